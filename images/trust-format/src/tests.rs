@@ -1,0 +1,319 @@
+use std::time::Duration;
+
+use ed25519_dalek::{Signer, SigningKey};
+use proptest::prelude::*;
+
+use crate::*;
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn public(key: &SigningKey) -> PublicKey {
+    PublicKey(key.verifying_key().to_bytes())
+}
+
+fn sign<T: Document>(document: &T, signers: &[&SigningKey]) -> Vec<u8> {
+    let bytes = document.to_signed_bytes();
+    let signatures = signers
+        .iter()
+        .map(|k| (public(k), Signature(k.sign(bytes.as_message()).to_bytes())))
+        .collect();
+    bytes.into_envelope(signatures).to_bytes()
+}
+
+const ROOT: u8 = 1;
+const IMAGE: u8 = 2;
+const ORDER: u8 = 3;
+const AUTHORITY: u8 = 4;
+const NODE_A: u8 = 5;
+const NODE_B: u8 = 6;
+const AGENT: u8 = 7;
+const SITE: SiteId = SiteId([9; 16]);
+
+fn root(number: u64) -> Root {
+    Root {
+        number,
+        threshold: 1,
+        root_keys: vec![public(&key(ROOT))],
+        image_keys: vec![public(&key(IMAGE))],
+        order_keys: vec![public(&key(ORDER))],
+        authority_keys: vec![public(&key(AUTHORITY))],
+    }
+}
+
+fn keys() -> TrustedKeys {
+    TrustedKeys::pin(&sign(&root(1), &[&key(ROOT)])).unwrap()
+}
+
+fn channel() -> Channel {
+    Channel {
+        site: SITE,
+        site_name: "Graz Süd".into(),
+        number: 7,
+        image: Some(Digest([1; 32])),
+        bundle: None,
+        release_floor: 3,
+        revocation: 2,
+        revoked: vec![public(&key(99))],
+        unknown: UnknownRule::Admit,
+        provisional: true,
+        admitted: vec![MachineId([4; 16])],
+        hq: HqContact {
+            urls: vec!["https://hq.example:8443".into()],
+            fingerprint: [8; 32],
+        },
+    }
+}
+
+fn certificate(node: u8, grade: Grade) -> NodeCertificate {
+    NodeCertificate {
+        node: public(&key(node)),
+        site: SITE,
+        machine: MachineId([node; 16]),
+        name: format!("till-{node}"),
+        grade,
+    }
+}
+
+fn provisional(node: u8, issuer: u8) -> NodeCertificate {
+    let issuer = public(&key(issuer));
+    certificate(node, Grade::Provisional { issuer, order: 5 })
+}
+
+fn ticket(issuer: u8) -> Ticket {
+    Ticket {
+        issuer: public(&key(issuer)),
+        issuer_boot: 3,
+        issued: Duration::from_secs(100),
+        life: ticket_life::GIVEN,
+        agent: public(&key(AGENT)),
+        machine: MachineId([7; 16]),
+        site: SITE,
+        order: 5,
+    }
+}
+
+#[test]
+fn a_document_survives_the_wire() {
+    let bytes = sign(&channel(), &[&key(ORDER)]);
+    let back: Verified<Channel> = Verified::check(&bytes, &keys()).unwrap();
+    assert_eq!(*back, channel());
+    assert_eq!(back.as_bytes(), bytes);
+}
+
+#[test]
+fn only_the_right_role_signs() {
+    for wrong in [ROOT, IMAGE, AUTHORITY, NODE_A, 200] {
+        let bytes = sign(&channel(), &[&key(wrong)]);
+        assert!(matches!(
+            Verified::<Channel>::check(&bytes, &keys()),
+            Err(VerifyDocumentError::NotSigned { .. })
+        ));
+    }
+    // a wrong signature beside the right one does no harm
+    let bytes = sign(&channel(), &[&key(200), &key(ORDER)]);
+    assert!(Verified::<Channel>::check(&bytes, &keys()).is_ok());
+}
+
+#[test]
+fn one_kind_never_passes_for_another() {
+    let order = Order {
+        site: SITE,
+        number: 1,
+        image: Digest([0; 32]),
+        machine: None,
+        erase: true,
+    };
+    let bytes = sign(&order, &[&key(ORDER)]);
+    assert!(matches!(
+        Verified::<Channel>::check(&bytes, &keys()),
+        Err(VerifyDocumentError::WrongKind { .. })
+    ));
+}
+
+#[test]
+fn damaged_documents_are_refused_at_every_byte() {
+    let bytes = sign(&channel(), &[&key(ORDER)]);
+    for at in 0..bytes.len() {
+        assert!(Verified::<Channel>::check(&bytes[..at], &keys()).is_err());
+        for flip in [1u8, 0x80, 0xff] {
+            let mut bad = bytes.clone();
+            bad[at] ^= flip;
+            assert!(
+                Verified::<Channel>::check(&bad, &keys()).is_err(),
+                "byte {at}"
+            );
+        }
+    }
+    let mut long = bytes.clone();
+    long.push(0);
+    assert!(Verified::<Channel>::check(&long, &keys()).is_err());
+}
+
+#[test]
+fn roots_only_go_forward_and_by_both_keys() {
+    let first = keys();
+    let mut next = root(2);
+    next.root_keys = vec![public(&key(50))];
+    let by_new = sign(&next, &[&key(50)]);
+    assert!(matches!(
+        first.advance(&by_new),
+        Err(TrustRootError::TooFewSignatures {
+            whose: "the trusted root's",
+            ..
+        })
+    ));
+    let by_both = sign(&next, &[&key(50), &key(ROOT)]);
+    let second = first.advance(&by_both).unwrap();
+    assert_eq!(second.root().number, 2);
+    // back to the first, with all its signatures
+    assert!(
+        second
+            .advance(&sign(&root(1), &[&key(ROOT), &key(50)]))
+            .is_err()
+    );
+    let older = sign(&root(1), &[&key(ROOT)]);
+    let again = TrustedKeys::pin(&sign(&root(5), &[&key(ROOT)])).unwrap();
+    assert_eq!(
+        again.advance(&older).unwrap_err(),
+        TrustRootError::Older {
+            offered: 1,
+            trusted: 5
+        }
+    );
+}
+
+#[test]
+fn a_root_needs_its_threshold() {
+    let mut two_of_two = root(1);
+    two_of_two.root_keys.push(public(&key(51)));
+    two_of_two.threshold = 2;
+    assert!(TrustedKeys::pin(&sign(&two_of_two, &[&key(ROOT)])).is_err());
+    // the same key twice is one signature
+    assert!(TrustedKeys::pin(&sign(&two_of_two, &[&key(ROOT), &key(ROOT)])).is_err());
+    assert!(TrustedKeys::pin(&sign(&two_of_two, &[&key(ROOT), &key(51)])).is_ok());
+    let mut none = root(1);
+    none.threshold = 0;
+    assert!(TrustedKeys::pin(&sign(&none, &[&key(ROOT)])).is_err());
+}
+
+fn check(
+    node: u8,
+    document: &[u8],
+    issuer: Option<&[u8]>,
+    channel: &Channel,
+) -> Result<CheckedNode, CheckNodeError> {
+    CheckedNode::check(&public(&key(node)), document, issuer, &keys(), channel)
+}
+
+#[test]
+fn nodes_are_believed_one_step_deep() {
+    let a = sign(&certificate(NODE_A, Grade::Certified), &[&key(AUTHORITY)]);
+    let b = sign(&provisional(NODE_B, NODE_A), &[&key(NODE_A)]);
+    let c = sign(&provisional(20, NODE_B), &[&key(NODE_B)]);
+    assert!(check(NODE_A, &a, None, &channel()).unwrap().may_certify());
+    assert!(
+        !check(NODE_B, &b, Some(&a), &channel())
+            .unwrap()
+            .may_certify()
+    );
+    assert!(check(NODE_B, &b, None, &channel()).is_err());
+    assert!(check(20, &c, Some(&b), &channel()).is_err());
+    // a stolen certificate on another key
+    assert!(matches!(
+        check(NODE_B, &a, None, &channel()),
+        Err(CheckNodeError::OtherKey { .. })
+    ));
+    // signed by itself
+    let forged = sign(&certificate(NODE_B, Grade::Certified), &[&key(NODE_B)]);
+    assert!(check(NODE_B, &forged, None, &channel()).is_err());
+}
+
+#[test]
+fn site_rule_and_revocation_hold() {
+    let a = sign(&certificate(NODE_A, Grade::Certified), &[&key(AUTHORITY)]);
+    let b = sign(&provisional(NODE_B, NODE_A), &[&key(NODE_A)]);
+    let mut strict = channel();
+    strict.provisional = false;
+    assert!(matches!(
+        check(NODE_B, &b, Some(&a), &strict),
+        Err(CheckNodeError::ProvisionalForbidden(_))
+    ));
+    let mut revoked = channel();
+    revoked.revoked.push(public(&key(NODE_A)));
+    assert!(matches!(
+        check(NODE_A, &a, None, &revoked),
+        Err(CheckNodeError::Revoked(_))
+    ));
+    assert!(matches!(
+        check(NODE_B, &b, Some(&a), &revoked),
+        Err(CheckNodeError::Revoked(_))
+    ));
+    let mut elsewhere = channel();
+    elsewhere.site = SiteId([1; 16]);
+    assert!(matches!(
+        check(NODE_A, &a, None, &elsewhere),
+        Err(CheckNodeError::OtherSite { .. })
+    ));
+}
+
+#[test]
+fn tickets_hold_for_one_agent_of_one_site() {
+    let a = sign(&certificate(NODE_A, Grade::Certified), &[&key(AUTHORITY)]);
+    let issuer = check(NODE_A, &a, None, &channel()).unwrap();
+    let bytes = sign(&ticket(NODE_A), &[&key(NODE_A)]);
+    let agent = public(&key(AGENT));
+    assert_eq!(
+        *check_ticket(&bytes, &agent, &issuer, SITE).unwrap(),
+        ticket(NODE_A)
+    );
+    assert!(check_ticket(&bytes, &public(&key(8)), &issuer, SITE).is_err());
+    assert!(check_ticket(&bytes, &agent, &issuer, SiteId([0; 16])).is_err());
+    let forged = sign(&ticket(NODE_A), &[&key(NODE_B)]);
+    assert!(check_ticket(&forged, &agent, &issuer, SITE).is_err());
+    let mut eternal = ticket(NODE_A);
+    eternal.life = Duration::from_secs(u64::from(u32::MAX));
+    let eternal = sign(&eternal, &[&key(NODE_A)]);
+    assert!(check_ticket(&eternal, &agent, &issuer, SITE).is_err());
+}
+
+#[test]
+fn the_encoding_does_not_change() {
+    let order = Order {
+        site: SITE,
+        number: 0x0102,
+        image: Digest([0xab; 32]),
+        machine: Some(MachineId([0xcd; 16])),
+        erase: true,
+    };
+    let expect = [
+        b"LMPL\x04\x01".to_vec(),
+        vec![9; 16],
+        vec![2, 1, 0, 0, 0, 0, 0, 0],
+        vec![0xab; 32],
+        vec![1],
+        vec![0xcd; 16],
+        vec![1],
+    ]
+    .concat();
+    assert_eq!(order.to_signed_bytes().as_message(), expect);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn noise_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        prop_assert!(Verified::<Channel>::check(&bytes, &keys()).is_err());
+        prop_assert!(TrustedKeys::pin(&bytes).is_err());
+    }
+
+    #[test]
+    fn orders_come_back_as_they_were(number: u64, site: [u8; 16], image: [u8; 32], machine: Option<[u8; 16]>, erase: bool) {
+        let order = Order { site: SiteId(site), number, image: Digest(image), machine: machine.map(MachineId), erase };
+        let bytes = sign(&order, &[&key(ORDER)]);
+        let back: Verified<Order> = Verified::check(&bytes, &keys()).unwrap();
+        prop_assert_eq!(&*back, &order);
+    }
+}
