@@ -1,1 +1,19 @@
-//! placeholder
+//! The durable record: objects and documents by their hash, import, export, and the only keys that sign for the chain.
+//! Decides nothing about sites or machines; never part of what boots in RAM.
+//! Called by HQ and by the command line.
+
+mod export;
+mod import;
+mod inspect;
+mod signer;
+mod store;
+
+pub use export::{ExportError, ObjectSource, VerifyReport, export, verify};
+pub use import::{ImportError, ImportOptions, ObjectSink, Progress, import, import_files};
+pub use inspect::{DiskReport, InspectError, RootReport, inspect};
+pub use signer::{OpenSignerError, Signer};
+pub use store::{Store, StoreError};
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small test inputs")]
+mod tests;
