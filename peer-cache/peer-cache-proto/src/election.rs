@@ -1,0 +1,235 @@
+//! Which node of a site asks the origin: exactly one in a stable view, replaced within a deadline.
+//!
+//! Nothing is voted on. Every node sees the same ranks over live authenticated connections and draws the same conclusion;
+//! while views differ two may fetch, which costs bytes and never correctness, and HQ's lease stops the second.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use trust_format::PublicKey;
+
+/// How long a view must hold before a node begins: peers of a store that powers up find each other first.
+pub const SETTLE: Duration = Duration::from_millis(700);
+/// How long a fetcher may go without progress.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How often a fetcher says that it goes on.
+pub const CLAIM_EVERY: Duration = Duration::from_secs(2);
+
+/// Who is preferred; compared field by field, the higher one fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// A node that stays, before an agent that reboots soon.
+    pub node: bool,
+    /// Free bytes for objects, in GiB.
+    pub free_gib: u32,
+    /// Time since start, in minutes, at most a day: what has run for long goes on running.
+    pub uptime_minutes: u16,
+}
+
+/// What the shell has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Begin to fetch under this term.
+    Start {
+        /// Grows with each change of fetcher that this node saw.
+        term: u64,
+    },
+    /// Stop fetching: somebody with a better right does.
+    Stop,
+    /// Tell all peers that this node fetches.
+    Claim {
+        /// Our term.
+        term: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Candidate {
+    rank: Rank,
+    /// Passed over until then: it claimed and made no progress.
+    barred_until: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    by: PublicKey,
+    term: u64,
+    seen: Duration,
+}
+
+/// The election of one manifest's fetcher.
+#[derive(Debug)]
+pub struct Election {
+    me: PublicKey,
+    rank: Rank,
+    barred_until: Duration,
+    peers: BTreeMap<PublicKey, Candidate>,
+    changed: Duration,
+    claim: Option<Claim>,
+    fetching: Option<u64>,
+    progress: Duration,
+    next_claim: Duration,
+    actions: VecDeque<Action>,
+}
+
+impl Election {
+    /// An election in which this node stands with its rank.
+    pub fn new(now: Duration, me: PublicKey, rank: Rank) -> Self {
+        Self {
+            me,
+            rank,
+            barred_until: Duration::ZERO,
+            peers: BTreeMap::new(),
+            changed: now,
+            claim: None,
+            fetching: None,
+            progress: now,
+            next_claim: now,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The term under which this node fetches, if it does.
+    pub fn fetching(&self) -> Option<u64> {
+        self.fetching
+    }
+
+    /// A peer with a live authenticated connection.
+    pub fn handle_peer(&mut self, now: Duration, peer: PublicKey, rank: Rank) {
+        let barred_until = self
+            .peers
+            .get(&peer)
+            .map_or(Duration::ZERO, |c| c.barred_until);
+        if self
+            .peers
+            .insert(peer, Candidate { rank, barred_until })
+            .is_none()
+        {
+            self.changed = now;
+        }
+    }
+
+    /// A peer's connection ended.
+    pub fn handle_peer_gone(&mut self, now: Duration, peer: &PublicKey) {
+        if self.peers.remove(peer).is_some() {
+            self.changed = now;
+        }
+        if self.claim.is_some_and(|c| c.by == *peer) {
+            self.claim = None;
+        }
+    }
+
+    /// A peer says that it fetches. The better right is the higher term, then the lower key.
+    pub fn handle_claim(&mut self, now: Duration, by: PublicKey, term: u64) {
+        if !self.peers.contains_key(&by) {
+            return;
+        }
+        if let Some(mine) = self.fetching {
+            if (mine, std::cmp::Reverse(self.me)) > (term, std::cmp::Reverse(by)) {
+                return;
+            }
+            self.fetching = None;
+            self.actions.push_back(Action::Stop);
+        }
+        if self.claim.is_none_or(|c| term >= c.term) {
+            self.claim = Some(Claim {
+                by,
+                term,
+                seen: now,
+            });
+        }
+    }
+
+    /// Bytes came from the origin.
+    pub fn handle_progress(&mut self, now: Duration) {
+        self.progress = now;
+    }
+
+    /// HQ refused, or the origin cannot be reached: this node steps back until a deadline has passed.
+    pub fn handle_refused(&mut self, now: Duration) {
+        self.step_back(now);
+    }
+
+    /// Looks at the clock; call it at [`Self::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if let Some(claim) = self.claim
+            && now >= claim.seen + DEADLINE
+        {
+            if let Some(candidate) = self.peers.get_mut(&claim.by) {
+                candidate.barred_until = now + DEADLINE;
+            }
+            self.claim = None;
+        }
+        match self.fetching {
+            Some(_) if now >= self.progress + DEADLINE => self.step_back(now),
+            Some(term) if now >= self.next_claim => {
+                self.next_claim = now + CLAIM_EVERY;
+                self.actions.push_back(Action::Claim { term });
+            }
+            Some(_) => {}
+            None => self.stand(now),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let stand = (self.changed + SETTLE).max(self.barred_until);
+        Some(match (self.fetching, self.claim) {
+            (Some(_), _) => self.next_claim.min(self.progress + DEADLINE),
+            (None, Some(claim)) => claim.seen + DEADLINE,
+            (None, None) => self
+                .peers
+                .values()
+                .map(|c| c.barred_until)
+                .chain([stand])
+                .max()
+                .unwrap_or(stand),
+        })
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn stand(&mut self, now: Duration) {
+        let settled = now >= self.changed + SETTLE && now >= self.barred_until;
+        if !settled || self.claim.is_some() {
+            return;
+        }
+        let mine = (self.rank, std::cmp::Reverse(self.me));
+        let better = self
+            .peers
+            .iter()
+            .filter(|(_, c)| now >= c.barred_until)
+            .any(|(key, c)| (c.rank, std::cmp::Reverse(*key)) > mine);
+        if better {
+            // the better one has as long as a fetcher may go without progress
+            if now < self.changed + SETTLE + DEADLINE {
+                return;
+            }
+            for candidate in self.peers.values_mut().filter(|c| (c.rank) > self.rank) {
+                candidate.barred_until = now + DEADLINE;
+            }
+        }
+        let term = self.claim.map_or(0, |c| c.term) + 1;
+        self.fetching = Some(term);
+        self.progress = now;
+        self.next_claim = now + CLAIM_EVERY;
+        self.actions.push_back(Action::Start { term });
+        self.actions.push_back(Action::Claim { term });
+    }
+
+    fn step_back(&mut self, now: Duration) {
+        if self.fetching.take().is_some() {
+            self.actions.push_back(Action::Stop);
+        }
+        self.barred_until = now + DEADLINE;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small test inputs")]
+mod tests;

@@ -1,0 +1,177 @@
+use super::*;
+
+fn key(n: u8) -> PublicKey {
+    PublicKey([n; 32])
+}
+
+fn rank(free_gib: u32) -> Rank {
+    Rank {
+        node: true,
+        free_gib,
+        uptime_minutes: 5,
+    }
+}
+
+/// Nodes that all see each other at once.
+struct Site {
+    now: Duration,
+    nodes: Vec<(PublicKey, Rank, Option<Election>)>,
+    started: Vec<(PublicKey, Duration)>,
+}
+
+impl Site {
+    fn new(ranks: &[u32]) -> Self {
+        let mut site = Self {
+            now: Duration::ZERO,
+            nodes: Vec::new(),
+            started: Vec::new(),
+        };
+        for (n, free) in (1u8..).zip(ranks) {
+            let election = Election::new(Duration::ZERO, key(n), rank(*free));
+            site.nodes.push((key(n), rank(*free), Some(election)));
+        }
+        for i in 0..site.nodes.len() {
+            site.introduce(i);
+        }
+        site
+    }
+
+    fn introduce(&mut self, i: usize) {
+        for j in 0..self.nodes.len() {
+            let (key, rank) = (self.nodes[j].0, self.nodes[j].1);
+            if i != j
+                && let Some(election) = &mut self.nodes[i].2
+            {
+                election.handle_peer(self.now, key, rank);
+            }
+        }
+    }
+
+    fn kill(&mut self, i: usize) {
+        self.nodes[i].2 = None;
+        let gone = self.nodes[i].0;
+        for (_, _, election) in &mut self.nodes {
+            if let Some(election) = election {
+                election.handle_peer_gone(self.now, &gone);
+            }
+        }
+    }
+
+    fn fetchers(&self) -> Vec<PublicKey> {
+        let fetching = |e: &Option<Election>| e.as_ref().is_some_and(|e| e.fetching().is_some());
+        self.nodes
+            .iter()
+            .filter(|(_, _, e)| fetching(e))
+            .map(|(k, _, _)| *k)
+            .collect()
+    }
+
+    /// `progress`: whether the fetcher's origin delivers.
+    fn run(&mut self, until: Duration, progress: bool) {
+        while self.now < until {
+            self.now += Duration::from_millis(50);
+            let mut claims = Vec::new();
+            for (key, _, election) in &mut self.nodes {
+                let Some(election) = election else { continue };
+                if progress && election.fetching().is_some() {
+                    election.handle_progress(self.now);
+                }
+                if election.poll_timeout().is_some_and(|t| t <= self.now) {
+                    election.handle_timeout(self.now);
+                }
+                while let Some(action) = election.poll_action() {
+                    match action {
+                        Action::Start { .. } => self.started.push((*key, self.now)),
+                        Action::Claim { term } => claims.push((*key, term)),
+                        Action::Stop => {}
+                    }
+                }
+            }
+            for (by, term) in claims {
+                for (key, _, election) in &mut self.nodes {
+                    if let Some(election) = election
+                        && *key != by
+                    {
+                        election.handle_claim(self.now, by, term);
+                    }
+                }
+            }
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn in_a_stable_view_exactly_one_fetches() {
+    let mut site = Site::new(&[10, 30, 20, 30]);
+    site.run(60 * SECOND, true);
+    assert_eq!(
+        site.fetchers(),
+        [key(2)],
+        "the highest rank, and the lower key of two"
+    );
+    assert_eq!(site.started.len(), 1);
+}
+
+#[test]
+fn a_dead_fetcher_is_replaced_within_a_deadline() {
+    let mut site = Site::new(&[10, 30, 20]);
+    site.run(5 * SECOND, true);
+    site.kill(1);
+    let died = site.now;
+    site.run(died + DEADLINE, true);
+    assert_eq!(site.fetchers(), [key(3)]);
+    assert!(site.started[1].1 - died < DEADLINE);
+}
+
+#[test]
+fn a_fetcher_without_progress_gives_way() {
+    let mut site = Site::new(&[10, 30]);
+    site.run(5 * SECOND, false);
+    assert_eq!(site.fetchers(), [key(2)]);
+    site.run(40 * SECOND, false);
+    assert!(
+        site.started.iter().any(|(k, _)| *k == key(1)),
+        "{:?}",
+        site.started
+    );
+    assert!(site.fetchers().len() <= 1);
+}
+
+#[test]
+fn a_better_one_that_never_starts_is_passed_over() {
+    let mut election = Election::new(Duration::ZERO, key(5), rank(1));
+    election.handle_peer(Duration::ZERO, key(1), rank(99));
+    election.handle_timeout(SETTLE);
+    assert_eq!(election.fetching(), None);
+    election.handle_timeout(SETTLE + DEADLINE);
+    assert!(election.fetching().is_some());
+}
+
+#[test]
+fn of_two_fetchers_one_stops() {
+    let mut a = Election::new(Duration::ZERO, key(1), rank(1));
+    let mut b = Election::new(Duration::ZERO, key(2), rank(9));
+    for e in [&mut a, &mut b] {
+        e.handle_timeout(SETTLE);
+        assert!(e.fetching().is_some());
+    }
+    let now = SETTLE + SECOND;
+    a.handle_peer(now, key(2), rank(9));
+    b.handle_peer(now, key(1), rank(1));
+    a.handle_claim(now, key(2), 1);
+    b.handle_claim(now, key(1), 1);
+    assert_eq!(
+        (a.fetching().is_some(), b.fetching().is_some()),
+        (true, false)
+    );
+}
+
+#[test]
+fn strangers_elect_nobody() {
+    let mut election = Election::new(Duration::ZERO, key(5), rank(1));
+    election.handle_claim(Duration::ZERO, key(9), 1000);
+    election.handle_timeout(SETTLE);
+    assert!(election.fetching().is_some());
+}

@@ -1,0 +1,148 @@
+//! Which machine this is, from what its firmware says.
+
+use trust_format::{
+    MachineId,
+    codec::{DecodeError, Reader, Writer},
+};
+
+/// More MAC addresses than this are not listed.
+pub const MACS_MAX: usize = 16;
+const TEXT_BYTES_MAX: usize = 128;
+
+/// UUIDs that boards carry when nobody set one.
+const PLACEHOLDER_UUIDS: [[u8; 16]; 4] = [
+    [0; 16],
+    [0xff; 16],
+    [
+        0x03, 0x00, 0x02, 0x00, 0x04, 0x00, 0x05, 0x00, 0x00, 0x06, 0x00, 0x07, 0x00, 0x08, 0x00,
+        0x09,
+    ],
+    [
+        0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x56, 0x78, 0x90, 0xab, 0xcd, 0xde, 0xef, 0xaa, 0xbb,
+        0xcc,
+    ],
+];
+
+/// Serials that boards carry when nobody set one, in lower case.
+const PLACEHOLDER_SERIALS: [&str; 9] = [
+    "",
+    "0",
+    "none",
+    "default string",
+    "not specified",
+    "to be filled by o.e.m.",
+    "system serial number",
+    "123456789",
+    "0123456789",
+];
+
+/// What a machine says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MachineFacts {
+    /// SMBIOS UUID in the order in which it is printed (RFC 9562); placeholders are left out.
+    pub uuid: Option<[u8; 16]>,
+    /// SMBIOS serial; placeholders are left out.
+    pub serial: Option<String>,
+    /// MAC addresses of wired interfaces.
+    pub macs: Vec<[u8; 6]>,
+    /// Maker and model.
+    pub model: String,
+}
+
+impl MachineFacts {
+    /// Facts without placeholders and within limits.
+    pub fn new(
+        uuid: Option<[u8; 16]>,
+        serial: Option<&str>,
+        macs: &[[u8; 6]],
+        model: &str,
+    ) -> Self {
+        let serial = serial.map(str::trim).filter(|s| {
+            s.len() <= TEXT_BYTES_MAX && !PLACEHOLDER_SERIALS.contains(&s.to_lowercase().as_str())
+        });
+        let mut macs = macs.to_vec();
+        macs.sort_unstable();
+        macs.dedup();
+        macs.truncate(MACS_MAX);
+        Self {
+            uuid: uuid.filter(|u| !PLACEHOLDER_UUIDS.contains(u)),
+            serial: serial.map(str::to_owned),
+            macs,
+            model: model.chars().take(TEXT_BYTES_MAX / 4).collect(),
+        }
+    }
+
+    /// The machine's identity: by UUID, else by serial, else by its lowest MAC address; none of a machine that says nothing.
+    pub fn id(&self) -> Option<MachineId> {
+        let (kind, value): (&str, &[u8]) = match (&self.uuid, &self.serial, self.macs.first()) {
+            (Some(uuid), _, _) => ("uuid", uuid),
+            (None, Some(serial), _) => ("serial", serial.as_bytes()),
+            (None, None, Some(mac)) => ("mac", mac),
+            (None, None, None) => return None,
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("lamplighter machine 2026");
+        hasher.update(kind.as_bytes()).update(&[0]).update(value);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Some(MachineId(id))
+    }
+
+    pub(crate) fn encode(&self, out: &mut Writer) {
+        out.flag(self.uuid.is_some());
+        if let Some(uuid) = &self.uuid {
+            out.raw(uuid);
+        }
+        out.flag(self.serial.is_some());
+        if let Some(serial) = &self.serial {
+            out.bytes(serial.as_bytes());
+        }
+        out.count(self.macs.len());
+        for mac in &self.macs {
+            out.raw(mac);
+        }
+        out.bytes(self.model.as_bytes());
+    }
+
+    pub(crate) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let uuid = match input.flag("uuid")? {
+            true => Some(input.array("uuid")?),
+            false => None,
+        };
+        let serial = match input.flag("serial")? {
+            true => Some(input.text(TEXT_BYTES_MAX, "serial")?),
+            false => None,
+        };
+        let count = input.count(MACS_MAX, 6, "macs")?;
+        let macs = (0..count)
+            .map(|_| input.array("mac"))
+            .collect::<Result<Vec<_>, _>>()?;
+        let model = input.text(TEXT_BYTES_MAX, "model")?;
+        Ok(Self::new(uuid, serial.as_deref(), &macs, &model))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_count_as_absent() {
+        let mac = [2, 0, 0, 0, 0, 1];
+        let facts = MachineFacts::new(Some([0xff; 16]), Some(" Default String "), &[mac], "x");
+        assert_eq!((facts.uuid, &facts.serial), (None, &None));
+        assert_eq!(facts.id(), MachineFacts::new(None, None, &[mac], "y").id());
+        assert_eq!(
+            MachineFacts::new(Some([0; 16]), Some("0"), &[], "").id(),
+            None
+        );
+    }
+
+    #[test]
+    fn the_strongest_sign_decides() {
+        let by_uuid = MachineFacts::new(Some([7; 16]), Some("S1"), &[[2; 6]], "");
+        let dongle = MachineFacts::new(Some([7; 16]), Some("S1"), &[[1; 6], [2; 6]], "");
+        assert_eq!(by_uuid.id(), dongle.id());
+        let by_serial = MachineFacts::new(None, Some("S1"), &[[2; 6]], "");
+        assert_ne!(by_uuid.id(), by_serial.id());
+    }
+}
