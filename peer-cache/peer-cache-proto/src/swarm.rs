@@ -252,7 +252,7 @@ impl Swarm {
     }
 
     /// A source said which chunk the answer to [`Want::Next`] will be.
-    pub fn handle_assigned(&mut self, id: RequestId, chunk: ChunkId) {
+    pub fn handle_assigned(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
         let Some(flight) = self.flights.get_mut(&id) else {
             return;
         };
@@ -262,11 +262,16 @@ impl Swarm {
         {
             return;
         }
-        flight.chunk = Some(chunk);
-        self.take_off(chunk);
-        if self.holds(chunk) {
+        // held already, or another source assigned the same: either way these bytes are not needed
+        if self.holds(chunk) || self.copies[chunk.0 as usize] > 0 {
             self.drop_flight(id);
             self.actions.push_back(Action::Cancel { id });
+            self.choose(now);
+        } else {
+            self.take_off(chunk);
+            if let Some(flight) = self.flights.get_mut(&id) {
+                flight.chunk = Some(chunk);
+            }
         }
     }
 
@@ -514,7 +519,7 @@ impl Swarm {
             // a source is not asked for more first copies than there can be
             (PeerKind::Source, None) => (self.unassigned() > 0).then_some(Want::Next),
             (PeerKind::Source, Some(since)) => {
-                self.from_exhausted(peer, now.saturating_sub(since) >= GRACE)
+                self.helping(peer, now.saturating_sub(since) >= GRACE)
             }
         };
         first.or_else(|| self.second_copy(now, id))
@@ -534,7 +539,7 @@ impl Swarm {
     }
 
     /// First copies are all given: a source helps with the rest, but leaves what a receiver is about to announce alone.
-    fn from_exhausted(&self, peer: &Peer, lost: bool) -> Option<Want> {
+    fn helping(&self, peer: &Peer, lost: bool) -> Option<Want> {
         let announced = self
             .wanted
             .range((1, 0, 0)..)

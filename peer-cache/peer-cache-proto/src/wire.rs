@@ -1,1 +1,690 @@
+//! The messages between two programs of a site: control frames on one stream, requests on a stream each.
+//!
+//! The first thing on a connection is a [`Frame::Hello`] from either side; nothing is served before both are read.
 
+use image_format::{ChunkId, Form, OBJECT_BYTES_MAX};
+use trust_format::{
+    Digest, PublicKey,
+    codec::{DecodeError, Reader, Writer},
+};
+
+use crate::{election::Rank, machine::MachineFacts};
+
+/// Version of everything in this module. Programs of different versions do not talk.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Application protocol of the QUIC handshake (RFC 7301).
+pub const ALPN: &[u8] = b"lamplighter/1";
+/// UDP port of a node's QUIC endpoint.
+pub const PEER_PORT: u16 = 4433;
+/// Longest control frame.
+pub const FRAME_BYTES_MAX: usize = 2 << 20;
+/// Ranges of chunks in one [`Frame::Have`]; more are sent as several frames.
+pub const HAVE_RANGES_MAX: usize = 16_384;
+/// Longest report of an agent that a node takes.
+pub const REPORT_BYTES_MAX: usize = 16 << 10;
+/// Peers named in one [`Frame::Peers`].
+pub const PEER_HINTS_MAX: usize = 256;
+const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+const CERTIFICATE_BYTES_MAX: usize = 1024;
+const TEXT_BYTES_MAX: usize = 512;
+const NUMBERS_MAX: usize = 1024;
+/// Documents in one [`Frame::Documents`].
+pub const DOCUMENTS_MAX: usize = 1024;
+
+/// Why a node or agent is worth talking to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// Certified for the site.
+    Node {
+        /// A node certificate.
+        certificate: Vec<u8>,
+        /// Its issuer's, when it is provisional.
+        issuer: Option<Vec<u8>>,
+    },
+    /// Admitted to one install.
+    Agent {
+        /// A ticket; none yet when the agent begins.
+        ticket: Option<TicketProof>,
+    },
+}
+
+/// A ticket and the certificates that prove its issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TicketProof {
+    /// The ticket.
+    pub ticket: Vec<u8>,
+    /// Of the node that signed it.
+    pub issuer: Vec<u8>,
+    /// Of the node that certified that node, when that is provisional.
+    pub issuers_issuer: Option<Vec<u8>>,
+}
+
+/// The first frame in each direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: u16,
+    /// Who speaks.
+    pub credentials: Credentials,
+    /// How well it could fetch for the site.
+    pub rank: Rank,
+    /// The port on which it takes connections.
+    pub port: u16,
+    /// Its boot number.
+    pub boot: u64,
+    /// Time since that boot, in milliseconds.
+    pub uptime_ms: u64,
+    /// Number of its root.
+    pub root: u64,
+    /// Number of its channel; 0 without one.
+    pub channel: u64,
+}
+
+/// A node's answer to [`Frame::AdmitMe`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdmissionAnswer {
+    /// Served from now on.
+    Granted {
+        /// The right to be served, also by others.
+        proof: TicketProof,
+        /// The order, as signed.
+        order: Vec<u8>,
+    },
+    /// A person has to decide; the answer is sent again when it changes.
+    Wait {
+        /// What the person at the machine reads.
+        reason: String,
+    },
+    /// Nothing is ordered.
+    NoOrder,
+    /// The machine's order was carried out.
+    Done {
+        /// The order's number.
+        order: u64,
+    },
+    /// Something is wrong with the request.
+    Refused {
+        /// In words.
+        reason: String,
+    },
+}
+
+/// Where another peer may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerHint {
+    /// Its key.
+    pub key: PublicKey,
+    /// Its address and port as text, with a scope where IPv6 needs one.
+    pub address: String,
+}
+
+/// Chunks as ranges: first and count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChunkRanges(pub Vec<(u32, u32)>);
+
+impl ChunkRanges {
+    /// Ranges over chunks in any order.
+    pub fn of(chunks: &[ChunkId]) -> Self {
+        let mut sorted: Vec<u32> = chunks.iter().map(|c| c.0).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for chunk in sorted {
+            match ranges.last_mut() {
+                Some((first, count)) if *first + *count == chunk => *count += 1,
+                _ => ranges.push((chunk, 1)),
+            }
+        }
+        Self(ranges)
+    }
+
+    /// The chunks below `limit`; a lying range costs no more than that.
+    pub fn chunks(&self, limit: u32) -> Vec<ChunkId> {
+        let clip = |(first, count): &(u32, u32)| {
+            (*first).min(limit)..first.saturating_add(*count).min(limit)
+        };
+        let mut chunks: Vec<ChunkId> = Vec::new();
+        for range in &self.0 {
+            if chunks.len() > limit as usize {
+                break;
+            }
+            chunks.extend(clip(range).map(ChunkId));
+        }
+        chunks
+    }
+}
+
+/// A control frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// Who speaks.
+    Hello(Hello),
+    /// An agent asks to be imaged.
+    AdmitMe {
+        /// Which machine it runs on.
+        facts: MachineFacts,
+        /// Only this version.
+        wish: Option<Digest>,
+        /// Orders that the machine's own disk says are finished.
+        finished: Vec<u64>,
+    },
+    /// The answer.
+    Admission(AdmissionAnswer),
+    /// An admitted agent asks for a certificate for the node that it puts on the disk.
+    CertifyMe {
+        /// The new node's key.
+        node: PublicKey,
+    },
+    /// The answer.
+    Certificate {
+        /// Of the new node.
+        certificate: Vec<u8>,
+        /// Of its issuer, when it is provisional.
+        issuer: Option<Vec<u8>>,
+    },
+    /// The answer when it cannot be given.
+    NotCertified {
+        /// In words.
+        reason: String,
+    },
+    /// The speaker takes part in a swarm.
+    Join {
+        /// Of this manifest.
+        manifest: Digest,
+        /// Whether it gives out first copies.
+        source: bool,
+    },
+    /// The speaker has these chunks.
+    Have {
+        /// Of this manifest.
+        manifest: Digest,
+        /// Which.
+        chunks: ChunkRanges,
+    },
+    /// The speaker fetches over the WAN.
+    Claim {
+        /// This manifest.
+        manifest: Digest,
+        /// Its term.
+        term: u64,
+    },
+    /// Signed documents of the site.
+    Documents(Documents),
+    /// An agent's report on its install, for HQ and people; opaque here.
+    Report(Vec<u8>),
+    /// Where others may be.
+    Peers(Vec<PeerHint>),
+}
+
+/// Signed documents that nodes hand to each other and to agents. The reader verifies each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Documents {
+    /// The root.
+    pub root: Option<Vec<u8>>,
+    /// The channel.
+    pub channel: Option<Vec<u8>>,
+    /// Orders.
+    pub orders: Vec<Vec<u8>>,
+    /// Completions.
+    pub completions: Vec<Vec<u8>>,
+}
+
+impl Frame {
+    /// The frame's bytes, without their length.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        match self {
+            Self::Hello(hello) => hello.encode(out.u8(0)),
+            Self::AdmitMe {
+                facts,
+                wish,
+                finished,
+            } => {
+                facts.encode(out.u8(1));
+                put_optional(&mut out, wish.as_ref().map(|d| &d.0[..]));
+                out.count(finished.len());
+                finished.iter().for_each(|n| {
+                    out.u64(*n);
+                });
+            }
+            Self::Admission(answer) => answer.encode(out.u8(2)),
+            Self::CertifyMe { node } => {
+                out.u8(3).raw(&node.0);
+            }
+            Self::Certificate {
+                certificate,
+                issuer,
+            } => {
+                out.u8(4).bytes(certificate);
+                put_optional(&mut out, issuer.as_deref());
+            }
+            Self::NotCertified { reason } => {
+                out.u8(5).bytes(clip(reason));
+            }
+            Self::Join { manifest, source } => {
+                out.u8(6).raw(&manifest.0).flag(*source);
+            }
+            Self::Have { manifest, chunks } => {
+                out.u8(7).raw(&manifest.0).count(chunks.0.len());
+                for (first, count) in &chunks.0 {
+                    out.u32(*first).u32(*count);
+                }
+            }
+            Self::Claim { manifest, term } => {
+                out.u8(8).raw(&manifest.0).u64(*term);
+            }
+            Self::Documents(documents) => documents.encode(out.u8(9)),
+            Self::Report(report) => {
+                out.u8(10).bytes(report);
+            }
+            Self::Peers(peers) => {
+                out.u8(11).count(peers.len());
+                for peer in peers {
+                    out.raw(&peer.key.0).bytes(clip(&peer.address));
+                }
+            }
+        }
+        out.finish()
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: the sender broke the protocol.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(bytes);
+        let frame = match input.u8("frame type")? {
+            0 => Self::Hello(Hello::decode(&mut input)?),
+            1 => decode_admit_me(&mut input)?,
+            2 => Self::Admission(AdmissionAnswer::decode(&mut input)?),
+            3 => Self::CertifyMe {
+                node: PublicKey(input.array("node")?),
+            },
+            4 => Self::Certificate {
+                certificate: input.bytes(CERTIFICATE_BYTES_MAX, "certificate")?.to_vec(),
+                issuer: read_optional(&mut input, CERTIFICATE_BYTES_MAX, "issuer")?,
+            },
+            5 => Self::NotCertified {
+                reason: input.text(TEXT_BYTES_MAX, "reason")?,
+            },
+            6 => Self::Join {
+                manifest: Digest(input.array("manifest")?),
+                source: input.flag("source")?,
+            },
+            7 => {
+                let manifest = Digest(input.array("manifest")?);
+                let count = input.count(HAVE_RANGES_MAX, 8, "ranges")?;
+                let ranges = (0..count).map(|_| Ok((input.u32("first")?, input.u32("count")?)));
+                let chunks = ChunkRanges(ranges.collect::<Result<_, DecodeError>>()?);
+                Self::Have { manifest, chunks }
+            }
+            8 => Self::Claim {
+                manifest: Digest(input.array("manifest")?),
+                term: input.u64("term")?,
+            },
+            9 => Self::Documents(Documents::decode(&mut input)?),
+            10 => Self::Report(input.bytes(REPORT_BYTES_MAX, "report")?.to_vec()),
+            11 => {
+                let count = input.count(PEER_HINTS_MAX, 36, "peers")?;
+                let hints = (0..count).map(|_| {
+                    Ok(PeerHint {
+                        key: PublicKey(input.array("peer")?),
+                        address: input.text(TEXT_BYTES_MAX, "address")?,
+                    })
+                });
+                Self::Peers(hints.collect::<Result<_, DecodeError>>()?)
+            }
+            other => return Err(input.bad("frame type", 1, other.into())),
+        };
+        input.finish()?;
+        Ok(frame)
+    }
+}
+
+fn clip(text: &str) -> &[u8] {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text.as_bytes()[..end]
+}
+
+fn put_optional(out: &mut Writer, bytes: Option<&[u8]>) {
+    out.flag(bytes.is_some());
+    if let Some(bytes) = bytes {
+        out.bytes(bytes);
+    }
+}
+
+fn read_optional(
+    input: &mut Reader<'_>,
+    max: usize,
+    field: &'static str,
+) -> Result<Option<Vec<u8>>, DecodeError> {
+    match input.flag(field)? {
+        true => Ok(Some(input.bytes(max, field)?.to_vec())),
+        false => Ok(None),
+    }
+}
+
+fn decode_admit_me(input: &mut Reader<'_>) -> Result<Frame, DecodeError> {
+    let facts = MachineFacts::decode(input)?;
+    let wish = match read_optional(input, 32, "wish")? {
+        None => None,
+        Some(bytes) => {
+            Some(Digest(bytes.as_slice().try_into().map_err(|_| {
+                input.bad("wish", bytes.len(), bytes.len() as u64)
+            })?))
+        }
+    };
+    let count = input.count(NUMBERS_MAX, 8, "finished orders")?;
+    let finished = (0..count)
+        .map(|_| input.u64("finished order"))
+        .collect::<Result<_, _>>()?;
+    Ok(Frame::AdmitMe {
+        facts,
+        wish,
+        finished,
+    })
+}
+
+impl Hello {
+    fn encode(&self, out: &mut Writer) {
+        out.u16(self.protocol);
+        match &self.credentials {
+            Credentials::Node {
+                certificate,
+                issuer,
+            } => {
+                out.u8(0).bytes(certificate);
+                put_optional(out, issuer.as_deref());
+            }
+            Credentials::Agent { ticket } => {
+                out.u8(1).flag(ticket.is_some());
+                if let Some(proof) = ticket {
+                    proof.encode(out);
+                }
+            }
+        }
+        out.flag(self.rank.node)
+            .u32(self.rank.free_gib)
+            .u16(self.rank.uptime_minutes);
+        out.u16(self.port)
+            .u64(self.boot)
+            .u64(self.uptime_ms)
+            .u64(self.root)
+            .u64(self.channel);
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            protocol: input.u16("protocol")?,
+            credentials: match input.u8("credentials")? {
+                0 => Credentials::Node {
+                    certificate: input.bytes(CERTIFICATE_BYTES_MAX, "certificate")?.to_vec(),
+                    issuer: read_optional(input, CERTIFICATE_BYTES_MAX, "issuer")?,
+                },
+                1 => Credentials::Agent {
+                    ticket: match input.flag("ticket")? {
+                        true => Some(TicketProof::decode(input)?),
+                        false => None,
+                    },
+                },
+                other => return Err(input.bad("credentials", 1, other.into())),
+            },
+            rank: Rank {
+                node: input.flag("rank")?,
+                free_gib: input.u32("free space")?,
+                uptime_minutes: input.u16("uptime")?,
+            },
+            port: input.u16("port")?,
+            boot: input.u64("boot number")?,
+            uptime_ms: input.u64("uptime")?,
+            root: input.u64("root number")?,
+            channel: input.u64("channel number")?,
+        })
+    }
+}
+
+impl TicketProof {
+    fn encode(&self, out: &mut Writer) {
+        out.bytes(&self.ticket).bytes(&self.issuer);
+        put_optional(out, self.issuers_issuer.as_deref());
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            ticket: input.bytes(CERTIFICATE_BYTES_MAX, "ticket")?.to_vec(),
+            issuer: input.bytes(CERTIFICATE_BYTES_MAX, "issuer")?.to_vec(),
+            issuers_issuer: read_optional(input, CERTIFICATE_BYTES_MAX, "issuer's issuer")?,
+        })
+    }
+}
+
+impl AdmissionAnswer {
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Granted { proof, order } => {
+                proof.encode(out.u8(0));
+                out.bytes(order);
+            }
+            Self::Wait { reason } => {
+                out.u8(1).bytes(clip(reason));
+            }
+            Self::NoOrder => {
+                out.u8(2);
+            }
+            Self::Done { order } => {
+                out.u8(3).u64(*order);
+            }
+            Self::Refused { reason } => {
+                out.u8(4).bytes(clip(reason));
+            }
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match input.u8("answer")? {
+            0 => Self::Granted {
+                proof: TicketProof::decode(input)?,
+                order: input.bytes(CERTIFICATE_BYTES_MAX, "order")?.to_vec(),
+            },
+            1 => Self::Wait {
+                reason: input.text(TEXT_BYTES_MAX, "reason")?,
+            },
+            2 => Self::NoOrder,
+            3 => Self::Done {
+                order: input.u64("order number")?,
+            },
+            4 => Self::Refused {
+                reason: input.text(TEXT_BYTES_MAX, "reason")?,
+            },
+            other => return Err(input.bad("answer", 1, other.into())),
+        })
+    }
+}
+
+impl Documents {
+    fn encode(&self, out: &mut Writer) {
+        put_optional(out, self.root.as_deref());
+        put_optional(out, self.channel.as_deref());
+        for list in [&self.orders, &self.completions] {
+            out.count(list.len());
+            list.iter().for_each(|d| {
+                out.bytes(d);
+            });
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let root = read_optional(input, DOCUMENT_BYTES_MAX, "root")?;
+        let channel = read_optional(input, DOCUMENT_BYTES_MAX, "channel")?;
+        let mut list = |field| {
+            let count = input.count(DOCUMENTS_MAX, 4, field)?;
+            (0..count)
+                .map(|_| Ok(input.bytes(CERTIFICATE_BYTES_MAX, field)?.to_vec()))
+                .collect::<Result<Vec<_>, DecodeError>>()
+        };
+        let orders = list("order")?;
+        let completions = list("completion")?;
+        Ok(Self {
+            root,
+            channel,
+            orders,
+            completions,
+        })
+    }
+}
+
+/// What a request stream asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Of this manifest.
+    pub manifest: Digest,
+    /// What of it.
+    pub ask: Ask,
+}
+
+/// Part of a [`Request`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// The manifest itself.
+    Manifest,
+    /// The next chunk that nobody has, as object.
+    Next,
+    /// A chunk in one form; `offset` and `bytes` for a part of it, 0 and [`WHOLE`] for all.
+    Chunk {
+        /// Which.
+        chunk: ChunkId,
+        /// As what.
+        form: Form,
+        /// First byte.
+        offset: u32,
+        /// How many.
+        bytes: u32,
+    },
+}
+
+/// "To the end" in [`Ask::Chunk`].
+pub const WHOLE: u32 = u32::MAX;
+/// Length of a request.
+pub const REQUEST_BYTES: usize = 32 + 1 + 4 + 1 + 4 + 4;
+/// Length of an answer's head.
+pub const ANSWER_BYTES: usize = 1 + 4 + 1 + 4;
+
+impl Request {
+    /// The bytes on the stream.
+    pub fn to_bytes(&self) -> [u8; REQUEST_BYTES] {
+        let (kind, chunk, form, offset, bytes) = match self.ask {
+            Ask::Manifest => (0, 0, 0, 0, 0),
+            Ask::Next => (1, 0, 0, 0, 0),
+            Ask::Chunk {
+                chunk,
+                form,
+                offset,
+                bytes,
+            } => (2, chunk.0, form as u8, offset, bytes),
+        };
+        let mut out = Writer::new();
+        out.raw(&self.manifest.0)
+            .u8(kind)
+            .u32(chunk)
+            .u8(form)
+            .u32(offset)
+            .u32(bytes);
+        let mut array = [0; REQUEST_BYTES];
+        array.copy_from_slice(&out.finish());
+        array
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: the sender broke the protocol.
+    pub fn from_bytes(bytes: &[u8; REQUEST_BYTES]) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(bytes);
+        let manifest = Digest(input.array("manifest")?);
+        let kind = input.u8("request")?;
+        let chunk = ChunkId(input.u32("chunk")?);
+        let form = input.u8("form")?;
+        let form = Form::from_number(form).ok_or_else(|| input.bad("form", 1, form.into()))?;
+        let (offset, bytes) = (input.u32("offset")?, input.u32("length")?);
+        let ask = match kind {
+            0 => Ask::Manifest,
+            1 => Ask::Next,
+            2 => Ask::Chunk {
+                chunk,
+                form,
+                offset,
+                bytes,
+            },
+            other => return Err(input.bad("request", 14, other.into())),
+        };
+        Ok(Self { manifest, ask })
+    }
+}
+
+/// The head of an answer; the bytes follow on the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Here it is.
+    Found {
+        /// Which chunk it is; for [`Ask::Next`] the source's choice.
+        chunk: ChunkId,
+        /// As what.
+        form: Form,
+        /// How many bytes follow.
+        bytes: u32,
+    },
+    /// Every chunk was given out once.
+    Exhausted,
+    /// It is not here.
+    Missing,
+    /// The asker has no right to it.
+    Refused,
+}
+
+impl Answer {
+    /// The bytes on the stream.
+    pub fn to_bytes(&self) -> [u8; ANSWER_BYTES] {
+        let (kind, chunk, form, bytes) = match self {
+            Self::Found { chunk, form, bytes } => (0, chunk.0, *form as u8, *bytes),
+            Self::Exhausted => (1, 0, 0, 0),
+            Self::Missing => (2, 0, 0, 0),
+            Self::Refused => (3, 0, 0, 0),
+        };
+        let mut out = Writer::new();
+        out.u8(kind).u32(chunk).u8(form).u32(bytes);
+        let mut array = [0; ANSWER_BYTES];
+        array.copy_from_slice(&out.finish());
+        array
+    }
+
+    /// Reads an answer about a chunk. `bytes_max` caps what may follow.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: the sender broke the protocol.
+    pub fn from_bytes(bytes: &[u8; ANSWER_BYTES], bytes_max: usize) -> Result<Self, DecodeError> {
+        let mut input = Reader::new(bytes);
+        let kind = input.u8("answer")?;
+        let chunk = ChunkId(input.u32("chunk")?);
+        let form = input.u8("form")?;
+        let form = Form::from_number(form).ok_or_else(|| input.bad("form", 1, form.into()))?;
+        let bytes = input.u32("length")?;
+        match kind {
+            0 if bytes as usize > bytes_max => Err(input.bad("length", 4, bytes.into())),
+            0 => Ok(Self::Found { chunk, form, bytes }),
+            1 => Ok(Self::Exhausted),
+            2 => Ok(Self::Missing),
+            3 => Ok(Self::Refused),
+            other => Err(input.bad("answer", 10, other.into())),
+        }
+    }
+}
+
+/// The longest answer to a request for a chunk.
+pub const CHUNK_ANSWER_BYTES_MAX: usize = OBJECT_BYTES_MAX;
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small test inputs")]
+mod tests;

@@ -126,7 +126,7 @@ impl Site {
                     self.swarms[i].handle_timeout(now);
                 }
                 self.drain(i);
-                if self.now.as_millis() % 7 == 0 {
+                if self.now.as_millis().is_multiple_of(7) {
                     self.invariant_one_request_per_chunk(i);
                 }
             }
@@ -165,7 +165,7 @@ impl Site {
             }
             Want::Next => match self.duty.give(PeerId(to as u64)) {
                 Give::Chunk(chunk) => {
-                    self.swarms[to].handle_assigned(id, chunk);
+                    self.swarms[to].handle_assigned(self.now, id, chunk);
                     self.send(from, to, id, chunk);
                 }
                 Give::Exhausted => self.swarms[to].handle_exhausted(self.now, id),
@@ -305,7 +305,7 @@ fn nonsense_from_peers_is_ignored() {
     swarm.handle_have(STEP, PeerId(1), &[ChunkId(0)]);
     swarm.handle_peer(STEP, PeerId(1), PeerKind::Receiver);
     swarm.handle_have(STEP, PeerId(1), &[ChunkId(99)]);
-    swarm.handle_assigned(RequestId(5), ChunkId(0));
+    swarm.handle_assigned(STEP, RequestId(5), ChunkId(0));
     swarm.handle_exhausted(STEP, RequestId(6));
     swarm.handle_failed(STEP, RequestId(7), Failure::Broken);
     swarm.handle_arrived(STEP, RequestId(8), ChunkId(99));

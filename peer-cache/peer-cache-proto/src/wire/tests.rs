@@ -1,0 +1,170 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn proof() -> TicketProof {
+    TicketProof {
+        ticket: vec![1; 200],
+        issuer: vec![2; 180],
+        issuers_issuer: Some(vec![3; 190]),
+    }
+}
+
+fn hello(credentials: Credentials) -> Frame {
+    Frame::Hello(Hello {
+        protocol: PROTOCOL_VERSION,
+        credentials,
+        rank: Rank {
+            node: true,
+            free_gib: 3,
+            uptime_minutes: 9,
+        },
+        port: PEER_PORT,
+        boot: 7,
+        uptime_ms: 1234,
+        root: 1,
+        channel: 8,
+    })
+}
+
+fn every_frame() -> Vec<Frame> {
+    let manifest = Digest([9; 32]);
+    vec![
+        hello(Credentials::Node {
+            certificate: vec![1; 99],
+            issuer: Some(vec![2; 98]),
+        }),
+        hello(Credentials::Agent { ticket: None }),
+        hello(Credentials::Agent {
+            ticket: Some(proof()),
+        }),
+        Frame::AdmitMe {
+            facts: MachineFacts::new(Some([5; 16]), Some("SN-1"), &[[2; 6], [3; 6]], "Till 9000"),
+            wish: Some(manifest),
+            finished: vec![1, 5],
+        },
+        Frame::Admission(AdmissionAnswer::Granted {
+            proof: proof(),
+            order: vec![4; 100],
+        }),
+        Frame::Admission(AdmissionAnswer::Wait {
+            reason: "wartet auf Graz Süd".into(),
+        }),
+        Frame::Admission(AdmissionAnswer::NoOrder),
+        Frame::Admission(AdmissionAnswer::Done { order: 3 }),
+        Frame::Admission(AdmissionAnswer::Refused {
+            reason: "no".into(),
+        }),
+        Frame::CertifyMe {
+            node: PublicKey([1; 32]),
+        },
+        Frame::Certificate {
+            certificate: vec![1; 9],
+            issuer: None,
+        },
+        Frame::NotCertified {
+            reason: "one step deep".into(),
+        },
+        Frame::Join {
+            manifest,
+            source: true,
+        },
+        Frame::Have {
+            manifest,
+            chunks: ChunkRanges(vec![(0, 5), (9, 1)]),
+        },
+        Frame::Claim { manifest, term: 4 },
+        Frame::Documents(Documents {
+            root: Some(vec![1; 50]),
+            channel: None,
+            orders: vec![vec![2; 20], vec![3; 30]],
+            completions: vec![vec![4; 40]],
+        }),
+        Frame::Report(b"{}".to_vec()),
+        Frame::Peers(vec![PeerHint {
+            key: PublicKey([7; 32]),
+            address: "10.0.0.1:4433".into(),
+        }]),
+    ]
+}
+
+#[test]
+fn frames_survive_the_wire() {
+    for frame in every_frame() {
+        assert_eq!(Frame::from_bytes(&frame.to_bytes()).unwrap(), frame);
+    }
+}
+
+#[test]
+fn frames_cut_and_flipped_are_survived() {
+    for frame in every_frame() {
+        let bytes = frame.to_bytes();
+        for at in 0..bytes.len() {
+            assert!(
+                Frame::from_bytes(&bytes[..at]).is_err(),
+                "{frame:?} cut at {at}"
+            );
+            for flip in 1..=255u8 {
+                let mut bad = bytes.clone();
+                bad[at] ^= flip;
+                let _ = Frame::from_bytes(&bad);
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_and_answers_survive_the_wire() {
+    let chunk = Ask::Chunk {
+        chunk: ChunkId(7),
+        form: Form::Rebuilt,
+        offset: 9,
+        bytes: WHOLE,
+    };
+    for ask in [Ask::Manifest, Ask::Next, chunk] {
+        let request = Request {
+            manifest: Digest([3; 32]),
+            ask,
+        };
+        assert_eq!(Request::from_bytes(&request.to_bytes()).unwrap(), request);
+    }
+    let found = Answer::Found {
+        chunk: ChunkId(7),
+        form: Form::Delta,
+        bytes: 1000,
+    };
+    for answer in [found, Answer::Exhausted, Answer::Missing, Answer::Refused] {
+        assert_eq!(
+            Answer::from_bytes(&answer.to_bytes(), 1000).unwrap(),
+            answer
+        );
+    }
+    assert!(
+        Answer::from_bytes(&found.to_bytes(), 999).is_err(),
+        "an endless answer is refused"
+    );
+}
+
+#[test]
+fn ranges_are_bounded_by_the_manifest() {
+    let lie = ChunkRanges(vec![(0, u32::MAX); 100]);
+    assert!(lie.chunks(10).len() <= 20);
+    assert_eq!(ChunkRanges(vec![(u32::MAX, u32::MAX)]).chunks(10), []);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+    #[test]
+    fn noise_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        let _ = Frame::from_bytes(&bytes);
+    }
+}
+
+proptest! {
+    #[test]
+    fn ranges_hold_what_they_were_made_of(chunks in proptest::collection::btree_set(0u32..500, 0..200)) {
+        let chunks: Vec<ChunkId> = chunks.into_iter().map(ChunkId).collect();
+        prop_assert_eq!(ChunkRanges::of(&chunks).chunks(500), chunks);
+    }
+}
