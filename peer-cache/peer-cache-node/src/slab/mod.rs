@@ -1,0 +1,512 @@
+//! The slab: one preallocated file or partition that holds objects, mapped for reading and written with pwrite.
+//!
+//! It is its own index. Every record starts on a page with a header that says what follows and how long it is, so
+//! opening a slab is one walk from header to header. A record counts only after its bytes were hashed, which happens
+//! before it is first served; so a power cut at any write leaves the old content or the new, never half of one.
+//! Why there is no separate index file: `docs/design/0003-slab-is-its-own-index.md`.
+
+mod medium;
+mod record;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use image_format::{ChunkHash, ChunkRecord, Form, ObjectHash, VerifiedObject};
+use memmap2::Mmap;
+use thiserror::Error;
+
+pub use medium::Medium;
+use record::{HEADER_BYTES, Header, PAGE};
+
+/// The smallest useful slab: a few objects.
+pub const SLAB_BYTES_MIN: u64 = 16 << 20;
+const MAGIC_PAGE: &[u8; 16] = b"lamplighter slab";
+const SLAB_VERSION: u8 = 1;
+
+/// Why a slab cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenSlabError {
+    /// The file or device refused.
+    #[error("slab {path}")]
+    Io {
+        /// Where it is.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Too small to be of use.
+    #[error("slab {path} has {bytes} bytes; it needs at least {SLAB_BYTES_MIN}")]
+    TooSmall {
+        /// Where it is.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Something else is in that place; it is left alone.
+    #[error("{path} holds something that is not a slab; clear its first 4096 bytes to use it")]
+    Foreign {
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+/// Why an object was not kept.
+#[derive(Debug, Error)]
+pub enum KeepError {
+    /// No room, and nothing that may go.
+    #[error(
+        "the slab of {capacity} bytes has no room for {bytes} more: all it holds is assigned or being sent"
+    )]
+    Full {
+        /// Bytes of the object.
+        bytes: usize,
+        /// The slab's size.
+        capacity: u64,
+    },
+    /// The medium failed.
+    #[error("writing to the slab")]
+    Io(#[source] io::Error),
+}
+
+/// What one slab holds. Cheap to clone.
+#[derive(Clone)]
+pub struct Slab {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    map: Bytes,
+    medium: Box<dyn Medium>,
+    capacity: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<(ChunkHash, Form), Entry>,
+    /// Free extents: offset to length.
+    free: BTreeMap<u64, u64>,
+    /// Objects of assigned versions, which are not evicted.
+    assigned: BTreeSet<ChunkHash>,
+    /// Records that are gone and whose headers still stand on the medium. They are wiped before their space is used
+    /// again: a walk that met one would step over what was written inside it.
+    dead: Vec<u64>,
+    generation: u64,
+    dirty: bool,
+}
+
+struct Entry {
+    offset: u64,
+    header: Header,
+    /// Its bytes were hashed since the slab was opened, or written by us.
+    verified: bool,
+    /// Alive as long as somebody sends from it.
+    pin: Arc<()>,
+}
+
+impl Entry {
+    fn extent(&self) -> u64 {
+        self.header.extent()
+    }
+}
+
+/// Bytes of the map that keep their record from being overwritten.
+struct Pinned {
+    bytes: Bytes,
+    _pin: Arc<()>,
+}
+
+impl AsRef<[u8]> for Pinned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Slab {
+    /// Opens a slab file, making it with `bytes` preallocated if it is not there. An existing one keeps its size.
+    ///
+    /// # Errors
+    /// [`OpenSlabError`].
+    pub fn open_file(path: &Path, bytes: u64) -> Result<Self, OpenSlabError> {
+        let io_error = |source| OpenSlabError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(io_error)?;
+        }
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(io_error)?;
+        if file.metadata().map_err(io_error)?.len() < SLAB_BYTES_MIN {
+            let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
+            let mode = nix::fcntl::FallocateFlags::empty();
+            nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
+        }
+        Self::open_on(file, path)
+    }
+
+    /// Opens a partition or any other file that has its final size. An all-zero first page becomes an empty slab.
+    ///
+    /// # Errors
+    /// [`OpenSlabError`].
+    pub fn open_device(path: &Path) -> Result<Self, OpenSlabError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|source| OpenSlabError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        Self::open_on(file, path)
+    }
+
+    /// An empty slab on a file that is removed at once and lives as long as the program.
+    ///
+    /// # Errors
+    /// [`OpenSlabError`].
+    pub fn temporary(path: &Path, bytes: u64) -> Result<Self, OpenSlabError> {
+        let _ = std::fs::remove_file(path);
+        let slab = Self::open_file(path, bytes)?;
+        std::fs::remove_file(path).map_err(|source| OpenSlabError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(slab)
+    }
+
+    fn open_on(file: File, path: &Path) -> Result<Self, OpenSlabError> {
+        let io_error = |source| OpenSlabError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let bytes = medium::length(&file).map_err(io_error)?;
+        let capacity = bytes - bytes % PAGE;
+        if capacity < SLAB_BYTES_MIN {
+            return Err(OpenSlabError::TooSmall {
+                path: path.to_owned(),
+                bytes,
+            });
+        }
+        let map = map_whole(&file).map_err(io_error)?;
+        Self::open_medium(map, Box::new(file), capacity).map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => OpenSlabError::Foreign {
+                path: path.to_owned(),
+            },
+            _ => io_error(e),
+        })
+    }
+
+    fn open_medium(map: Bytes, medium: Box<dyn Medium>, capacity: u64) -> io::Result<Self> {
+        let first = &map[..record::page_usize()];
+        if first.iter().all(|b| *b == 0) {
+            let mut page = vec![0; record::page_usize()];
+            page[..16].copy_from_slice(MAGIC_PAGE);
+            page[16] = SLAB_VERSION;
+            medium.write_all_at(&page, 0)?;
+            medium.sync_data()?;
+        } else if first[..16] != MAGIC_PAGE[..] || first[16] != SLAB_VERSION {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let state = State::scan(&map, capacity);
+        let slab = Self {
+            inner: Arc::new(Inner {
+                map,
+                medium,
+                capacity,
+                state: Mutex::new(state),
+            }),
+        };
+        slab.wipe_dead(&mut slab.state())?;
+        Ok(slab)
+    }
+
+    fn wipe_dead(&self, state: &mut State) -> io::Result<()> {
+        while let Some(offset) = state.dead.last().copied() {
+            self.inner.medium.write_all_at(&[0; HEADER_BYTES], offset)?;
+            state.dead.pop();
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.inner
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Size in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.inner.capacity
+    }
+
+    /// Bytes that nothing occupies.
+    pub fn free_bytes(&self) -> u64 {
+        self.state().free.values().sum()
+    }
+
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.state().entries.len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a chunk is here in a form. It may still turn out damaged when it is first read.
+    pub fn holds(&self, chunk: &ChunkHash, form: Form) -> bool {
+        self.state().entries.contains_key(&(*chunk, form))
+    }
+
+    /// Names the chunks that are not evicted: those of the versions that the site is assigned.
+    pub fn assign(&self, chunks: BTreeSet<ChunkHash>) {
+        self.state().assigned = chunks;
+    }
+
+    /// Keeps an object. What is here already is left alone. Durable after the next [`Slab::sync`].
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub fn keep(&self, object: &VerifiedObject) -> Result<(), KeepError> {
+        let record = object.record();
+        let header = Header {
+            form: Form::Object,
+            chunk: record.hash,
+            object: record.object_hash,
+            bytes: record.object_bytes,
+            generation: 0,
+        };
+        self.write(header, object.bytes())
+    }
+
+    fn write(&self, mut header: Header, bytes: &[u8]) -> Result<(), KeepError> {
+        let key = (header.chunk, header.form);
+        let offset = {
+            let mut state = self.state();
+            if state.entries.contains_key(&key) {
+                return Ok(());
+            }
+            state.generation += 1;
+            header.generation = state.generation;
+            let offset = state.allocate(header.extent()).ok_or(KeepError::Full {
+                bytes: bytes.len(),
+                capacity: self.inner.capacity,
+            })?;
+            if let Err(error) = self.wipe_dead(&mut state) {
+                state.release(offset, header.extent());
+                return Err(KeepError::Io(error));
+            }
+            offset
+        };
+        // one write: the header is torn from its bytes only by a power cut, and then the hash says so
+        let mut buffer = Vec::with_capacity(HEADER_BYTES + bytes.len());
+        buffer.extend_from_slice(&header.to_bytes());
+        buffer.extend_from_slice(bytes);
+        let written = self.inner.medium.write_all_at(&buffer, offset);
+        let mut state = self.state();
+        if let Err(error) = written {
+            state.release(offset, header.extent());
+            return Err(KeepError::Io(error));
+        }
+        state.dirty = true;
+        let entry = Entry {
+            offset,
+            header,
+            verified: true,
+            pin: Arc::new(()),
+        };
+        if let Some(twin) = state.entries.insert(key, entry) {
+            // two threads kept the same object at once; both copies are good, one goes
+            state.bury(&twin);
+        }
+        Ok(())
+    }
+
+    /// The bytes of a chunk's object, straight from the map. The first time since the slab was opened they are hashed;
+    /// a damaged record is dropped and counts as missing.
+    pub fn read(&self, record: &ChunkRecord) -> Option<Bytes> {
+        let key = (record.hash, Form::Object);
+        let (bytes, verified) = {
+            let state = self.state();
+            let entry = state.entries.get(&key)?;
+            let first = usize::try_from(entry.offset).ok()? + HEADER_BYTES;
+            let bytes = self
+                .inner
+                .map
+                .slice(first..first + entry.header.bytes as usize);
+            let pinned = Pinned {
+                bytes,
+                _pin: entry.pin.clone(),
+            };
+            (Bytes::from_owner(pinned), entry.verified)
+        };
+        if verified {
+            return Some(bytes);
+        }
+        let good = bytes.len() == record.object_bytes as usize
+            && ObjectHash::of(&bytes) == record.object_hash;
+        let mut state = self.state();
+        if good {
+            if let Some(entry) = state.entries.get_mut(&key) {
+                entry.verified = true;
+            }
+            return Some(bytes);
+        }
+        tracing::warn!(chunk = %record.hash, "dropped a damaged object from the slab");
+        drop(bytes);
+        if let Some(entry) = state.entries.remove(&key) {
+            state.bury(&entry);
+        }
+        None
+    }
+
+    /// Makes everything kept so far durable.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn sync(&self) -> io::Result<()> {
+        if !std::mem::take(&mut self.state().dirty) {
+            return Ok(());
+        }
+        self.inner.medium.sync_data()
+    }
+}
+
+impl std::fmt::Debug for Slab {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slab")
+            .field("capacity", &self.inner.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Walks from header to header. A page without a true header is free space; of two records of one chunk the newer counts.
+    fn scan(map: &[u8], capacity: u64) -> Self {
+        let mut state = Self::default();
+        let mut records: BTreeMap<u64, Header> = BTreeMap::new();
+        let mut offset = PAGE;
+        while offset < capacity {
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            let header = map
+                .get(at..at + HEADER_BYTES)
+                .and_then(Header::from_bytes)
+                .filter(|h| offset + h.extent() <= capacity);
+            match header {
+                None => offset += PAGE,
+                Some(header) => {
+                    state.generation = state.generation.max(header.generation);
+                    let step = header.extent();
+                    records.insert(offset, header);
+                    offset += step;
+                }
+            }
+        }
+        let mut newest: BTreeMap<(ChunkHash, Form), (u64, u64)> = BTreeMap::new();
+        for (offset, header) in &records {
+            let best = newest
+                .entry((header.chunk, header.form))
+                .or_insert((header.generation, *offset));
+            *best = (*best).max((header.generation, *offset));
+        }
+        let mut next = PAGE;
+        for (offset, header) in records {
+            if newest.get(&(header.chunk, header.form)) != Some(&(header.generation, offset)) {
+                state.dead.push(offset);
+                continue;
+            }
+            state.release(next, offset - next);
+            next = offset + header.extent();
+            let entry = Entry {
+                offset,
+                header,
+                verified: false,
+                pin: Arc::new(()),
+            };
+            state
+                .entries
+                .insert((entry.header.chunk, entry.header.form), entry);
+        }
+        state.release(next, capacity - next);
+        state
+    }
+
+    fn allocate(&mut self, bytes: u64) -> Option<u64> {
+        loop {
+            let fit = self
+                .free
+                .iter()
+                .find(|(_, length)| **length >= bytes)
+                .map(|(o, l)| (*o, *l));
+            if let Some((offset, length)) = fit {
+                self.free.remove(&offset);
+                if length > bytes {
+                    self.free.insert(offset + bytes, length - bytes);
+                }
+                return Some(offset);
+            }
+            // the oldest record that is neither assigned nor being sent makes room
+            let victim = self
+                .entries
+                .iter()
+                .filter(|(key, entry)| {
+                    !self.assigned.contains(&key.0) && Arc::strong_count(&entry.pin) == 1
+                })
+                .min_by_key(|(_, entry)| entry.header.generation)
+                .map(|(key, _)| *key)?;
+            let entry = self.entries.remove(&victim)?;
+            self.bury(&entry);
+        }
+    }
+
+    /// A record is gone.
+    fn bury(&mut self, entry: &Entry) {
+        self.dead.push(entry.offset);
+        self.release(entry.offset, entry.extent());
+    }
+
+    /// Gives an extent back, joined with its free neighbours.
+    fn release(&mut self, mut offset: u64, mut length: u64) {
+        if length == 0 {
+            return;
+        }
+        if let Some(after) = self.free.remove(&(offset + length)) {
+            length += after;
+        }
+        let before = self.free.range(..offset).next_back().map(|(o, l)| (*o, *l));
+        if let Some((before, before_length)) = before
+            && before + before_length == offset
+        {
+            offset = before;
+            length += before_length;
+        }
+        self.free.insert(offset, length);
+    }
+}
+
+#[allow(unsafe_code, reason = "the one map of this program")]
+fn map_whole(file: &File) -> io::Result<Bytes> {
+    // SAFETY: the file is never shortened while it is mapped: this type owns it and has no call that does; other
+    // programs are kept out by its folder's mode. Bytes under the map change only in free records, and every record is
+    // hashed after it was written and before it is served.
+    Ok(Bytes::from_owner(unsafe { Mmap::map(file)? }))
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small test inputs")]
+mod tests;
