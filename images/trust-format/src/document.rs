@@ -270,6 +270,14 @@ impl<T: Document> Verified<T> {
     }
 }
 
+/// What a document claims, before anything is verified. For finding the key that must have signed it, and for nothing else.
+///
+/// # Errors
+/// When the bytes are no such document.
+pub fn peek<T: Document>(bytes: &[u8]) -> Result<T, VerifyDocumentError> {
+    Ok(decode_unverified(bytes)?.1)
+}
+
 /// Reads a document without believing it.
 pub(crate) fn decode_unverified<T: Document>(
     bytes: &[u8],

@@ -12,7 +12,7 @@ mod trusted;
 
 pub use document::{
     Digest, Document, DocumentKind, ENVELOPE_SIGNATURES_MAX, Envelope, SignedBytes, SignerRole,
-    Verified, VerifyDocumentError,
+    Verified, VerifyDocumentError, peek,
 };
 pub use documents::{
     CHANNEL_ADMITTED_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,

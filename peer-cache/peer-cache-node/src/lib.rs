@@ -2,4 +2,536 @@
 //! Decides nothing: every choice is a core's in `peer-cache-proto`.
 //! Called by the appliance's node and by the imaging agent.
 
+mod discovery;
+mod download;
+mod endpoint;
+mod identity;
+mod keeper;
+mod origin;
+mod serve;
+mod session;
+mod share;
+mod shared;
+mod site;
 pub mod slab;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use image_format::{ChunkHash, Form, Manifest};
+use peer_cache_proto::{
+    machine::MachineFacts,
+    wire::{
+        ANSWER_BYTES, AdmissionAnswer, Answer, Ask, Credentials, Documents, Frame, Request,
+        TicketProof,
+    },
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use trust_format::{Digest, Document, MachineId, PublicKey, Verified};
+
+pub use endpoint::crypto_provider;
+pub use identity::{Identity, OpenIdentityError, key_of_spki};
+pub use keeper::{Arrived, ChunkKeeper};
+pub use origin::{BoxFuture, Lease, LeaseError, Origin};
+pub use session::ConnectError;
+pub use site::{AcceptManifestError, Learned, Site};
+
+use share::Share;
+use shared::{Shared, lock};
+
+/// Events that the main may be behind with; further ones are dropped with a warning.
+const EVENTS_MAX: usize = 4096;
+const MANIFEST_WITHIN: Duration = Duration::from_secs(20);
+const HINT_RETRY_MIN: Duration = Duration::from_millis(300);
+const HINT_RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What a program is in its site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Stays, serves, admits.
+    Node,
+    /// Images one machine.
+    Agent,
+}
+
+/// How to start a peer cache.
+pub struct PeerCacheConfig {
+    /// The key of this program.
+    pub identity: Identity,
+    /// Node or agent.
+    pub role: Role,
+    /// Grows with each start of a node; random for an agent.
+    pub boot: u64,
+    /// Where it takes connections; with a port that is taken it uses any.
+    pub listen: SocketAddr,
+    /// Whether to send beacons and to listen for them.
+    pub discover: bool,
+    /// The site's documents.
+    pub site: Site,
+    /// What it shows of itself.
+    pub credentials: Credentials,
+    /// Where chunks go.
+    pub keeper: Arc<dyn ChunkKeeper>,
+    /// HQ, for a node.
+    pub origin: Option<Arc<dyn Origin>>,
+}
+
+/// What happened, for the main to act on, show and report.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection is up.
+    PeerUp {
+        /// Who.
+        key: PublicKey,
+        /// Where.
+        address: SocketAddr,
+        /// Whether it is a certified node.
+        node: bool,
+    },
+    /// A connection ended.
+    PeerGone {
+        /// Who.
+        key: PublicKey,
+    },
+    /// A node answered our wish to be admitted.
+    Admission {
+        /// Who.
+        by: PublicKey,
+        /// What.
+        answer: AdmissionAnswer,
+    },
+    /// A node certified the node that this agent puts on the disk.
+    Certificate {
+        /// Of the new node.
+        certificate: Vec<u8>,
+        /// Of its issuer, when it is provisional.
+        issuer: Option<Vec<u8>>,
+    },
+    /// A node could not.
+    NotCertified {
+        /// In words.
+        reason: String,
+    },
+    /// A machine waits for a person's yes, or for an order.
+    Waiting {
+        /// Which.
+        machine: MachineId,
+        /// What it says of itself.
+        facts: MachineFacts,
+    },
+    /// A machine was admitted.
+    Admitted {
+        /// Which.
+        machine: MachineId,
+        /// What it says of itself.
+        facts: MachineFacts,
+        /// Under which order.
+        order: u64,
+    },
+    /// An agent reported on its install.
+    Report {
+        /// Its machine.
+        machine: MachineId,
+        /// As the agent wrote it.
+        report: Vec<u8>,
+    },
+    /// New documents were learned.
+    Learned(Learned),
+    /// Every chunk of a manifest is here.
+    Complete {
+        /// Which.
+        manifest: Digest,
+        /// How many chunks came from whom.
+        from: Vec<(String, u64)>,
+    },
+    /// A peer sent bytes that are not what was signed, and was cut off.
+    Accused {
+        /// Who.
+        key: PublicKey,
+        /// Where.
+        address: SocketAddr,
+        /// What it was asked for.
+        chunk: Option<ChunkHash>,
+    },
+    /// HQ sent bytes that are not what was signed, twice.
+    OriginWrong {
+        /// In words.
+        reason: String,
+    },
+    /// A chunk could not be kept.
+    KeepFailed {
+        /// In words.
+        reason: String,
+    },
+}
+
+/// Why a manifest cannot be had.
+#[derive(Debug, Error)]
+pub enum FetchManifestError {
+    /// Nobody who is connected has it, nor can HQ be reached.
+    #[error("manifest {digest} is nowhere to be had: {tried}")]
+    Nowhere {
+        /// Which.
+        digest: Digest,
+        /// Who was asked, and what they said.
+        tried: String,
+    },
+}
+
+/// A connected peer.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Who.
+    pub key: PublicKey,
+    /// Where.
+    pub address: SocketAddr,
+    /// Whether it is a certified node.
+    pub node: bool,
+    /// UDP bytes sent to it.
+    pub sent_bytes: u64,
+    /// UDP bytes received from it.
+    pub received_bytes: u64,
+}
+
+/// A running peer cache. Cheap to clone; it ends with [`PeerCache::close`].
+#[derive(Clone)]
+pub struct PeerCache {
+    shared: Arc<Shared>,
+}
+
+impl PeerCache {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When no socket can be opened.
+    pub fn start(config: PeerCacheConfig) -> io::Result<(Self, mpsc::Receiver<Event>)> {
+        let endpoint = endpoint::open(&config.identity, config.listen)?;
+        let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let shared = Arc::new(Shared::new(
+            config.identity,
+            config.role,
+            config.boot,
+            endpoint,
+            config.keeper,
+            config.origin,
+            config.site,
+            config.credentials,
+            events,
+        ));
+        tokio::spawn(session::accept(shared.clone()));
+        tokio::spawn(discovery::dial_known(shared.clone()));
+        if config.discover
+            && let Err(error) = discovery::start(&shared)
+        {
+            // hints still work
+            tracing::warn!(%error, "beacons are off");
+        }
+        Ok((Self { shared }, inbox))
+    }
+
+    /// The key of this program.
+    pub fn key(&self) -> PublicKey {
+        self.shared.identity.public()
+    }
+
+    /// The key of this program, to sign with.
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    /// Where it takes connections.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.shared.endpoint.local_addr()
+    }
+
+    /// Connects to an address and stays connected.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn dial(&self, address: SocketAddr) -> Result<PublicKey, ConnectError> {
+        session::dial(&self.shared, address).await.map(|p| p.key)
+    }
+
+    /// Keeps trying to be connected to an address, with back-off.
+    pub fn keep_dialling(&self, address: SocketAddr) {
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let mut pause = HINT_RETRY_MIN;
+            loop {
+                let connected = |s: &Shared| {
+                    s.peers()
+                        .iter()
+                        .any(|p| p.listens_at() == address || p.address == address)
+                };
+                if connected(&shared) {
+                    pause = HINT_RETRY_MIN;
+                } else {
+                    match session::dial(&shared, address).await {
+                        Ok(_) | Err(ConnectError::Twice { .. }) => pause = HINT_RETRY_MIN,
+                        Err(error) => {
+                            tracing::debug!(%error, "dialling a hint");
+                            pause = (pause * 2).min(HINT_RETRY_MAX);
+                        }
+                    }
+                }
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+
+    /// Looks at the site's documents.
+    pub fn site<R>(&self, look: impl FnOnce(&Site) -> R) -> R {
+        look(&lock(&self.shared.site))
+    }
+
+    /// Takes documents from a place other than a peer: HQ, or this agent's own completion.
+    pub fn learn(&self, documents: &Documents) -> Learned {
+        let learned = lock(&self.shared.site).learn(documents);
+        session::spread(&self.shared, &learned, None);
+        learned
+    }
+
+    /// Shows something else of itself from now on, also on connections that are up.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        *lock(&self.shared.credentials) = credentials;
+        for peer in self.shared.peers() {
+            peer.send(Frame::Hello(self.shared.hello()));
+        }
+    }
+
+    /// Takes a ticket that a node gave, and shows it to everybody.
+    pub fn set_ticket(&self, proof: TicketProof) {
+        self.set_credentials(Credentials::Agent {
+            ticket: Some(proof),
+        });
+        for peer in self.shared.peers() {
+            session::introduce(&self.shared, &peer);
+        }
+    }
+
+    /// Asks a node to be admitted. The answer is an [`Event::Admission`]; there may be several.
+    pub fn ask_admission(
+        &self,
+        node: &PublicKey,
+        facts: MachineFacts,
+        wish: Option<Digest>,
+        finished: Vec<u64>,
+    ) {
+        self.send_to(
+            node,
+            Frame::AdmitMe {
+                facts,
+                wish,
+                finished,
+            },
+        );
+    }
+
+    /// Asks a node for a certificate. The answer is an [`Event::Certificate`] or [`Event::NotCertified`].
+    pub fn ask_certificate(&self, node: &PublicKey, certified: PublicKey) {
+        self.send_to(node, Frame::CertifyMe { node: certified });
+    }
+
+    /// Reports to a node, which passes it on.
+    pub fn report(&self, node: &PublicKey, report: Vec<u8>) {
+        self.send_to(node, Frame::Report(report));
+    }
+
+    /// Passes a completion on to every connected node.
+    pub fn tell_completion(&self, completion: &[u8]) {
+        let documents = Documents {
+            completions: vec![completion.to_vec()],
+            ..Documents::default()
+        };
+        for peer in self.shared.peers().iter().filter(|p| p.is_node()) {
+            peer.send(Frame::Documents(documents.clone()));
+        }
+    }
+
+    fn send_to(&self, key: &PublicKey, frame: Frame) {
+        if let Some(peer) = self.shared.peers().into_iter().find(|p| p.key == *key) {
+            peer.send(frame);
+        }
+    }
+
+    /// Everybody who is connected.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.shared
+            .peers()
+            .iter()
+            .map(|p| {
+                let stats = p.connection.stats();
+                PeerInfo {
+                    key: p.key,
+                    address: p.address,
+                    node: p.is_node(),
+                    sent_bytes: stats.udp_tx.bytes,
+                    received_bytes: stats.udp_rx.bytes,
+                }
+            })
+            .collect()
+    }
+
+    /// Object bytes that came from the origin.
+    pub fn origin_bytes(&self) -> u64 {
+        self.shared.origin_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A manifest, from a connected peer or from HQ.
+    ///
+    /// # Errors
+    /// [`FetchManifestError`].
+    pub async fn manifest(&self, digest: Digest) -> Result<Verified<Manifest>, FetchManifestError> {
+        if let Some(share) = self.shared.share(&digest) {
+            return Ok(share.manifest.clone());
+        }
+        let mut tried = Vec::new();
+        let mut peers = self.shared.peers();
+        peers.sort_by_key(|p| !p.is_node());
+        for peer in peers {
+            let asked =
+                tokio::time::timeout(MANIFEST_WITHIN, ask_manifest(&peer.connection, digest)).await;
+            let bytes = match asked {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(error)) => {
+                    tried.push(format!("{}: {error}", peer.address));
+                    continue;
+                }
+                Err(_) => {
+                    tried.push(format!("{}: no answer", peer.address));
+                    continue;
+                }
+            };
+            match lock(&self.shared.site).accept_manifest(&digest, &bytes) {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => tried.push(format!("{}: {error}", peer.address)),
+            }
+        }
+        if let Some(origin) = &self.shared.origin {
+            match origin.manifest(digest).await {
+                Ok(bytes) => match lock(&self.shared.site).accept_manifest(&digest, &bytes) {
+                    Ok(manifest) => return Ok(manifest),
+                    Err(error) => tried.push(format!("HQ: {error}")),
+                },
+                Err(error) => tried.push(format!("HQ: {error}")),
+            }
+        }
+        Err(FetchManifestError::Nowhere {
+            digest,
+            tried: if tried.is_empty() {
+                "nobody is connected".into()
+            } else {
+                tried.join("; ")
+            },
+        })
+    }
+
+    /// Serves a manifest's chunks from now on, and brings here what is missing. The answer turns true when all is here.
+    pub fn share(&self, manifest: Verified<Manifest>) -> watch::Receiver<bool> {
+        let digest = manifest.digest();
+        let (share, new) = {
+            let mut shares = lock(&self.shared.shares);
+            match shares.get(&digest) {
+                Some(share) => (share.clone(), false),
+                None => {
+                    let key = self.key().0;
+                    let rotation = u64::from_le_bytes([
+                        key[8], key[9], key[10], key[11], key[12], key[13], key[14], key[15],
+                    ]);
+                    let share = Arc::new(Share::new(manifest, rotation));
+                    shares.insert(digest, share.clone());
+                    (share, true)
+                }
+            }
+        };
+        if new {
+            self.take_in(&share);
+        }
+        share.complete.subscribe()
+    }
+
+    fn take_in(&self, share: &Arc<Share>) {
+        let manifests: Vec<Verified<Manifest>> = self
+            .shared
+            .shares()
+            .iter()
+            .map(|s| s.manifest.clone())
+            .collect();
+        self.shared.keeper.assign(&manifests);
+        for chunk in (0..share.chunk_count()).map(image_format::ChunkId) {
+            if self.shared.keeper.holds(&share.manifest, chunk) {
+                share.hold(chunk);
+            }
+        }
+        if share.is_complete() {
+            if self.shared.role == Role::Node {
+                share.set_source(true);
+            }
+            session::join_everywhere(&self.shared, share);
+        } else {
+            download::start(&self.shared, share);
+        }
+    }
+
+    /// Stops serving a manifest.
+    pub fn unshare(&self, digest: &Digest) {
+        lock(&self.shared.shares).remove(digest);
+    }
+
+    /// How many of a manifest's chunks are here.
+    pub fn held(&self, digest: &Digest) -> Option<(usize, usize)> {
+        let share = self.shared.share(digest)?;
+        Some((share.held().len(), share.manifest.chunks.len()))
+    }
+
+    /// The object of a chunk that is here.
+    pub fn object(
+        &self,
+        manifest: &Verified<Manifest>,
+        chunk: image_format::ChunkId,
+    ) -> Option<Bytes> {
+        match self.shared.keeper.open(manifest, chunk, Form::Object)? {
+            (Form::Object, bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Ends every connection.
+    pub async fn close(&self) {
+        if let Err(error) = self.shared.keeper.sync() {
+            tracing::error!(%error, "making the cache durable");
+        }
+        self.shared.endpoint.close(0u32.into(), b"closing");
+        // a peer that does not answer is not waited for
+        let _ =
+            tokio::time::timeout(Duration::from_secs(1), self.shared.endpoint.wait_idle()).await;
+    }
+}
+
+async fn ask_manifest(connection: &quinn::Connection, digest: Digest) -> io::Result<Vec<u8>> {
+    let (mut send, mut recv) = connection.open_bi().await?;
+    let request = Request {
+        manifest: digest,
+        ask: Ask::Manifest,
+    };
+    send.write_all(&request.to_bytes()).await?;
+    send.finish()?;
+    let mut head = [0; ANSWER_BYTES];
+    recv.read_exact(&mut head).await.map_err(io::Error::other)?;
+    match Answer::from_bytes(&head, Manifest::PAYLOAD_BYTES_MAX).map_err(io::Error::other)? {
+        Answer::Found { bytes, .. } => recv
+            .read_to_end(bytes as usize)
+            .await
+            .map_err(io::Error::other),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}

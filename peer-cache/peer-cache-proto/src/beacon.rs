@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use trust_format::{
-    Document, DocumentKind, PublicKey, SignerRole, SiteId, Ticket,
+    Document, DocumentKind, PublicKey, SignerRole, SiteId, Ticket, VerifyDocumentError,
     codec::{DecodeError, Reader, Writer},
 };
 
@@ -61,6 +61,16 @@ impl Document for Beacon {
             channel: input.u64("channel number")?,
             revocation: input.u64("revocation number")?,
         })
+    }
+}
+
+impl Beacon {
+    /// The key that a beacon claims, before anything is verified.
+    ///
+    /// # Errors
+    /// When it is no beacon.
+    pub fn node_of(bytes: &[u8]) -> Result<PublicKey, VerifyDocumentError> {
+        Ok(trust_format::peek::<Self>(bytes)?.node)
     }
 }
 

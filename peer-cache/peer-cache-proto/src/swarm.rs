@@ -194,6 +194,19 @@ impl Swarm {
         list(&self.held)
     }
 
+    /// Missing chunks that are not in flight and that no connected peer has announced: what only the origin can give.
+    pub fn unavailable(&self) -> Vec<ChunkId> {
+        let nobody_has = |chunk: u32| self.peers.values().all(|p| !p.have[chunk as usize]);
+        let mut chunks: Vec<ChunkId> = self
+            .wanted
+            .range(..(1, 0, 0))
+            .filter(|(_, _, c)| nobody_has(*c))
+            .map(|(_, _, c)| ChunkId(*c))
+            .collect();
+        chunks.sort_unstable();
+        chunks
+    }
+
     /// What came from where.
     pub fn counters(&self) -> &Counters {
         &self.counters

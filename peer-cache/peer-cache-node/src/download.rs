@@ -1,0 +1,540 @@
+//! Brings one manifest's chunks here: the shell around `Swarm` and `Election`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use image_format::{CHUNK_BYTES, ChunkCodec, ChunkId, Form, VerifiedChunk, VerifiedObject};
+use peer_cache_proto::{
+    election::{self, Election},
+    swarm::{self, Failure, RequestId, Swarm, Want},
+    wire::{ANSWER_BYTES, Answer, Ask, CHUNK_ANSWER_BYTES_MAX, Frame, Request, WHOLE},
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+use trust_format::PublicKey;
+
+use crate::{
+    Event, Role,
+    keeper::Arrived,
+    origin::{Lease, LeaseError, Origin},
+    session::{announce, join_everywhere},
+    share::{SWARM_EVENTS_MAX, Share, SwarmEvent},
+    shared::{ACCUSED_FOR, Peer, Shared, lock},
+};
+
+const TICK: Duration = Duration::from_millis(200);
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// Objects asked of the origin at once: enough to hide its round-trip time.
+const ORIGIN_REQUESTS_MAX: usize = 4;
+/// The lease is renewed when this much has come.
+const RENEW_EVERY_BYTES: u64 = 16 << 20;
+/// A wrong object from the origin is asked for once more, past caches.
+const ORIGIN_TRIES: usize = 2;
+/// How often in a row a transfer from the origin may be cut without a byte before the fetcher steps back.
+const ORIGIN_RESUMES_MAX: u32 = 5;
+const ORIGIN_RESUME_AFTER: Duration = Duration::from_millis(300);
+const REQUEST_PRIORITY: i32 = 50;
+
+struct Download {
+    shared: Arc<Shared>,
+    share: Arc<Share>,
+    swarm: Swarm,
+    election: Option<Election>,
+    candidates: BTreeSet<PublicKey>,
+    events: mpsc::Sender<SwarmEvent>,
+    flights: BTreeMap<RequestId, AbortHandle>,
+    requests: JoinSet<()>,
+    fetch: Option<AbortHandle>,
+    last_sync: Instant,
+}
+
+/// Starts to download, unless that is going on or nothing is missing.
+pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
+    if share.is_complete() || share.is_downloading() {
+        return;
+    }
+    let (events, inbox) = mpsc::channel(SWARM_EVENTS_MAX);
+    share.set_download(Some(events.clone()));
+    let key = shared.identity.public();
+    let salt = u64::from_le_bytes([
+        key.0[0], key.0[1], key.0[2], key.0[3], key.0[4], key.0[5], key.0[6], key.0[7],
+    ]);
+    let stands = shared.role == Role::Node && shared.origin.is_some();
+    let download = Download {
+        swarm: Swarm::new(share.chunk_count(), salt),
+        election: stands.then(|| Election::new(shared.now(), key, shared.rank())),
+        candidates: BTreeSet::new(),
+        shared: shared.clone(),
+        share: share.clone(),
+        events,
+        flights: BTreeMap::new(),
+        requests: JoinSet::new(),
+        fetch: None,
+        last_sync: Instant::now(),
+    };
+    tokio::spawn(download.run(inbox));
+}
+
+impl Download {
+    async fn run(mut self, mut inbox: mpsc::Receiver<SwarmEvent>) {
+        for chunk in self.share.held() {
+            self.swarm.handle_local(self.shared.now(), chunk);
+        }
+        join_everywhere(&self.shared, &self.share);
+        let mut tick = tokio::time::interval(TICK);
+        while !self.swarm.is_finished() {
+            self.act();
+            let now = self.shared.now();
+            let deadline = self
+                .swarm
+                .poll_timeout()
+                .map_or(TICK, |t| t.saturating_sub(now));
+            tokio::select! {
+                event = inbox.recv() => match event {
+                    Some(event) => self.handle(event),
+                    None => break,
+                },
+                () = sleep_until(Instant::now() + deadline) => self.swarm.handle_timeout(self.shared.now()),
+                _ = tick.tick() => self.handle_tick(),
+                Some(_) = self.requests.join_next() => {}
+            }
+        }
+        self.act();
+        self.finish();
+    }
+
+    fn finish(mut self) {
+        if let Some(fetch) = self.fetch.take() {
+            fetch.abort();
+        }
+        self.share.set_download(None);
+        if let Err(error) = self.shared.keeper.sync() {
+            tracing::error!(%error, "making a version durable");
+        }
+        if self.shared.role == Role::Node {
+            self.share.set_source(true);
+        }
+        join_everywhere(&self.shared, &self.share);
+        let from: Vec<(String, u64)> = self
+            .swarm
+            .counters()
+            .received
+            .iter()
+            .map(|(id, chunks)| (self.shared.name_of(*id), *chunks))
+            .collect();
+        let counters = self.swarm.counters();
+        tracing::info!(
+            manifest = %self.share.digest(),
+            duplicates = counters.duplicates,
+            second_copies = counters.second_copies,
+            failures = counters.failures,
+            ?from,
+            "everything is here"
+        );
+        self.shared.emit(Event::Complete {
+            manifest: self.share.digest(),
+            from,
+        });
+    }
+
+    fn handle(&mut self, event: SwarmEvent) {
+        let now = self.shared.now();
+        match event {
+            SwarmEvent::Peer { id, source } => {
+                let kind = if source {
+                    swarm::PeerKind::Source
+                } else {
+                    swarm::PeerKind::Receiver
+                };
+                self.swarm.handle_peer(now, id, kind);
+            }
+            SwarmEvent::Have { id, chunks } => self.swarm.handle_have(now, id, &chunks),
+            SwarmEvent::Gone { id } => self.swarm.handle_peer_gone(now, id),
+            SwarmEvent::Assigned { request, chunk } => {
+                self.swarm.handle_assigned(now, request, chunk)
+            }
+            SwarmEvent::Exhausted { request } => self.swarm.handle_exhausted(now, request),
+            SwarmEvent::Arrived { request, chunk } => {
+                self.flights.remove(&request);
+                self.swarm.handle_arrived(now, request, chunk);
+            }
+            SwarmEvent::Failed { request, failure } => {
+                self.flights.remove(&request);
+                self.swarm.handle_failed(now, request, failure);
+            }
+            SwarmEvent::Local { chunk } => {
+                if let Some(election) = &mut self.election {
+                    election.handle_progress(now);
+                }
+                self.swarm.handle_local(now, chunk);
+            }
+            SwarmEvent::Claim { by, term } => {
+                if let Some(election) = &mut self.election {
+                    election.handle_claim(now, by, term);
+                }
+            }
+            SwarmEvent::OriginDone => self.fetch = None,
+            SwarmEvent::OriginFailed => {
+                self.fetch = None;
+                if let Some(election) = &mut self.election {
+                    election.handle_refused(now);
+                }
+            }
+        }
+    }
+
+    fn handle_tick(&mut self) {
+        let now = self.shared.now();
+        if self.last_sync.elapsed() > SYNC_EVERY {
+            self.last_sync = Instant::now();
+            let keeper = self.shared.keeper.clone();
+            tokio::task::spawn_blocking(move || keeper.sync());
+        }
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        let nodes: BTreeMap<PublicKey, election::Rank> = self
+            .shared
+            .peers()
+            .iter()
+            .filter(|p| p.is_node())
+            .map(|p| (p.key, p.rank))
+            .collect();
+        for gone in self.candidates.iter().filter(|k| !nodes.contains_key(*k)) {
+            election.handle_peer_gone(now, gone);
+        }
+        for (key, rank) in &nodes {
+            election.handle_peer(now, *key, *rank);
+        }
+        self.candidates = nodes.into_keys().collect();
+        // nobody is elected to fetch what neighbours hold
+        let unavailable = !self.swarm.unavailable().is_empty();
+        let term = election.fetching();
+        if term.is_some() && self.fetch.is_none() && !unavailable {
+            // what is left is in flight from neighbours
+            election.handle_progress(now);
+        }
+        if (term.is_some() || unavailable) && election.poll_timeout().is_some_and(|t| t <= now) {
+            election.handle_timeout(now);
+        }
+        // some chunks were in flight from a neighbour that vanished when the last fetch began
+        if let Some(term) = term.filter(|_| unavailable && self.fetch.is_none()) {
+            self.start_fetch(term);
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.swarm.poll_action() {
+            match action {
+                swarm::Action::Request { id, peer, want } => self.request(id, peer, want),
+                swarm::Action::Cancel { id } => {
+                    if let Some(flight) = self.flights.remove(&id) {
+                        flight.abort();
+                    }
+                }
+                swarm::Action::Announce { chunks } => {
+                    for peer in self.shared.peers() {
+                        if self.shared.may_be_served(&peer) {
+                            announce(&self.share, &peer, &chunks);
+                        }
+                    }
+                }
+                swarm::Action::Accuse { peer, chunk } => {
+                    self.shared.accuse(peer, &self.share, chunk)
+                }
+                swarm::Action::Finished => {}
+            }
+        }
+        while let Some(action) = self.election.as_mut().and_then(Election::poll_action) {
+            match action {
+                election::Action::Start { term } => self.start_fetch(term),
+                election::Action::Stop => {
+                    if let Some(fetch) = self.fetch.take() {
+                        fetch.abort();
+                    }
+                    if self.share.set_source(false) {
+                        join_everywhere(&self.shared, &self.share);
+                    }
+                }
+                election::Action::Claim { term } => {
+                    let manifest = self.share.digest();
+                    for peer in self.shared.peers().iter().filter(|p| p.is_node()) {
+                        peer.send(Frame::Claim { manifest, term });
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, id: RequestId, peer: peer_cache_proto::PeerId, want: Want) {
+        let Some(peer) = self.shared.peer(peer) else {
+            self.swarm
+                .handle_failed(self.shared.now(), id, Failure::Broken);
+            return;
+        };
+        let (shared, share, events) =
+            (self.shared.clone(), self.share.clone(), self.events.clone());
+        let flight = self.requests.spawn(async move {
+            let event = match fetch(&shared, &share, &peer, id, want, &events).await {
+                Ok(Some(chunk)) => SwarmEvent::Arrived { request: id, chunk },
+                Ok(None) => SwarmEvent::Exhausted { request: id },
+                Err(failure) => SwarmEvent::Failed {
+                    request: id,
+                    failure,
+                },
+            };
+            // the download ended meanwhile: it needs no more events
+            let _ = events.send(event).await;
+        });
+        self.flights.insert(id, flight);
+    }
+
+    fn start_fetch(&mut self, term: u64) {
+        let Some(origin) = self.shared.origin.clone() else {
+            return;
+        };
+        if self.share.set_source(true) {
+            join_everywhere(&self.shared, &self.share);
+        }
+        tracing::info!(term, manifest = %self.share.digest(), "this node fetches for the site");
+        let wanted: Vec<ChunkId> = self.swarm.unavailable();
+        let (shared, share, events) =
+            (self.shared.clone(), self.share.clone(), self.events.clone());
+        let fetch = self.requests.spawn(async move {
+            let event = match fetch_from_origin(&shared, &share, &*origin, wanted, &events).await {
+                Ok(()) => SwarmEvent::OriginDone,
+                Err(error) => {
+                    tracing::warn!(%error, "fetching over the WAN");
+                    SwarmEvent::OriginFailed
+                }
+            };
+            let _ = events.send(event).await;
+        });
+        self.fetch = Some(fetch);
+    }
+}
+
+/// One request to a peer: ask, read the whole chunk, check it, keep it.
+async fn fetch(
+    shared: &Shared,
+    share: &Share,
+    peer: &Peer,
+    id: RequestId,
+    want: Want,
+    events: &mpsc::Sender<SwarmEvent>,
+) -> Result<Option<ChunkId>, Failure> {
+    let permit = shared
+        .intake
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(|_| Failure::Broken)?;
+    let broken = |_| Failure::Broken;
+    let (mut send, mut recv) = peer.connection.open_bi().await.map_err(broken)?;
+    let ask = match want {
+        Want::Next => Ask::Next,
+        Want::Chunk(chunk) => Ask::Chunk {
+            chunk,
+            form: Form::Object,
+            offset: 0,
+            bytes: WHOLE,
+        },
+    };
+    let request = Request {
+        manifest: share.digest(),
+        ask,
+    };
+    let _ = send.set_priority(REQUEST_PRIORITY);
+    send.write_all(&request.to_bytes())
+        .await
+        .map_err(|_| Failure::Broken)?;
+    send.finish().map_err(|_| Failure::Broken)?;
+    let mut head = [0; ANSWER_BYTES];
+    recv.read_exact(&mut head)
+        .await
+        .map_err(|_| Failure::Broken)?;
+    let answer = Answer::from_bytes(&head, CHUNK_ANSWER_BYTES_MAX).map_err(|_| Failure::Invalid)?;
+    let (chunk, form, bytes) = match answer {
+        Answer::Found { chunk, form, bytes } => (chunk, form, bytes),
+        Answer::Exhausted if want == Want::Next => return Ok(None),
+        Answer::Exhausted | Answer::Missing | Answer::Refused => return Err(Failure::Missing),
+    };
+    let record = share.manifest.chunk(chunk).ok_or(Failure::Invalid)?;
+    match want {
+        Want::Next => {
+            let _ = events
+                .send(SwarmEvent::Assigned { request: id, chunk })
+                .await;
+        }
+        Want::Chunk(asked) if asked != chunk => return Err(Failure::Invalid),
+        Want::Chunk(_) => {}
+    }
+    let mut body = vec![0; bytes as usize];
+    recv.read_exact(&mut body)
+        .await
+        .map_err(|_| Failure::Broken)?;
+    // read to the end: a stream dropped before its FIN looks like a cancellation to the sender
+    if recv
+        .read(&mut [0])
+        .await
+        .map_err(|_| Failure::Broken)?
+        .is_some()
+    {
+        return Err(Failure::Invalid);
+    }
+    let arrived = match form {
+        Form::Object => Arrived::Object(
+            VerifiedObject::check(record, body.into()).map_err(|e| invalid(peer, &e))?,
+        ),
+        Form::Rebuilt => {
+            let mut codec = ChunkCodec::new(1).map_err(|_| Failure::Broken)?;
+            let chunk =
+                VerifiedChunk::check_rebuilt(record, &body, &mut codec, vec![0; CHUNK_BYTES]);
+            Arrived::Rebuilt(chunk.map_err(|e| invalid(peer, &e))?)
+        }
+        Form::Delta => return Err(Failure::Missing),
+    };
+    keep(shared, share, chunk, arrived, permit).map_err(|()| Failure::Broken)?;
+    Ok(Some(chunk))
+}
+
+fn invalid(peer: &Peer, error: &image_format::InvalidChunkError) -> Failure {
+    tracing::warn!(peer.id = %peer.key.short(), peer.address = %peer.address, %error, "a peer sent wrong bytes");
+    Failure::Invalid
+}
+
+fn keep(
+    shared: &Shared,
+    share: &Share,
+    chunk: ChunkId,
+    arrived: Arrived,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) -> Result<(), ()> {
+    match shared.keeper.keep(&share.manifest, chunk, arrived, permit) {
+        Ok(()) => {
+            share.hold(chunk);
+            Ok(())
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::error!(%error, "an object could not be kept");
+            shared.emit(Event::KeepFailed { reason });
+            Err(())
+        }
+    }
+}
+
+async fn fetch_from_origin(
+    shared: &Arc<Shared>,
+    share: &Arc<Share>,
+    origin: &dyn Origin,
+    wanted: Vec<ChunkId>,
+    events: &mpsc::Sender<SwarmEvent>,
+) -> Result<(), LeaseError> {
+    let mut lease = origin.lease(share.digest()).await?;
+    let mut since_renewal = 0;
+    for batch in wanted.chunks(ORIGIN_REQUESTS_MAX) {
+        let mut objects = JoinSet::new();
+        for chunk in batch.iter().copied().filter(|c| !share.holds(*c)) {
+            let (shared, share, lease) = (shared.clone(), share.clone(), lease.clone());
+            objects.spawn(async move {
+                origin_object(&shared, &share, &lease, chunk)
+                    .await
+                    .map(|n| (chunk, n))
+            });
+        }
+        while let Some(done) = objects.join_next().await {
+            let done = done.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))?;
+            let (chunk, bytes) = done.map_err(LeaseError::Unreachable)?;
+            since_renewal += bytes;
+            let _ = events.send(SwarmEvent::Local { chunk }).await;
+        }
+        if since_renewal >= RENEW_EVERY_BYTES {
+            since_renewal = 0;
+            lease = origin.lease(share.digest()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One object over the WAN, resumed where a cut left it. A wrong one is asked for once more, then HQ is the culprit.
+async fn origin_object(
+    shared: &Shared,
+    share: &Share,
+    lease: &Lease,
+    chunk: ChunkId,
+) -> std::io::Result<u64> {
+    let origin = shared
+        .origin
+        .as_ref()
+        .ok_or(std::io::ErrorKind::NotConnected)?;
+    let record = share
+        .manifest
+        .chunk(chunk)
+        .ok_or(std::io::ErrorKind::NotFound)?;
+    let mut wrong = String::new();
+    for _ in 0..ORIGIN_TRIES {
+        let permit = shared
+            .intake
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(std::io::Error::other)?;
+        let mut body = Vec::with_capacity(record.object_bytes as usize);
+        let (mut resumes, mut before) = (0u32, 0);
+        while let Err(error) = origin.object(lease, record, &mut body).await {
+            // a line that is cut often still brings the object; one that brings nothing does not
+            resumes = if body.len() > before { 0 } else { resumes + 1 };
+            before = body.len();
+            if resumes > ORIGIN_RESUMES_MAX {
+                return Err(error);
+            }
+            tokio::time::sleep(ORIGIN_RESUME_AFTER * resumes).await;
+        }
+        let bytes = body.len() as u64;
+        shared.origin_bytes.fetch_add(bytes, Ordering::Relaxed);
+        match VerifiedObject::check(record, Bytes::from(body)) {
+            Ok(object) => {
+                return keep(shared, share, chunk, Arrived::Object(object), permit)
+                    .map(|()| bytes)
+                    .map_err(|()| std::io::ErrorKind::StorageFull.into());
+            }
+            Err(error) => wrong = error.to_string(),
+        }
+    }
+    shared.emit(Event::OriginWrong {
+        reason: wrong.clone(),
+    });
+    Err(std::io::Error::other(wrong))
+}
+
+impl Shared {
+    /// A peer sent bytes that are not what was signed: it is cut off, named, and not asked again.
+    fn accuse(&self, id: peer_cache_proto::PeerId, share: &Share, chunk: Option<ChunkId>) {
+        let Some(peer) = self.peer(id) else { return };
+        let mut accused = lock(&self.accused);
+        accused.retain(|_, since| since.elapsed() < ACCUSED_FOR);
+        accused.insert(peer.key, std::time::Instant::now());
+        peer.connection.close(4u32.into(), b"sent wrong bytes");
+        let chunk = chunk.and_then(|c| share.manifest.chunk(c)).map(|r| r.hash);
+        self.emit(Event::Accused {
+            key: peer.key,
+            address: peer.address,
+            chunk,
+        });
+    }
+
+    fn name_of(&self, id: peer_cache_proto::PeerId) -> String {
+        self.peer(id).map_or_else(
+            || format!("peer {}", id.0),
+            |p| format!("{} at {}", p.key.short(), p.address.ip()),
+        )
+    }
+}

@@ -1,0 +1,114 @@
+//! Where chunks go when they arrive and come from when they are served.
+
+use bytes::Bytes;
+use image_format::{ChunkId, ChunkRecord, Form, Manifest, VerifiedChunk, VerifiedObject};
+use tokio::sync::OwnedSemaphorePermit;
+use trust_format::Verified;
+
+use crate::slab::{KeepError, Slab};
+
+/// A chunk as it arrived, checked.
+#[derive(Debug)]
+pub enum Arrived {
+    /// As published.
+    Object(VerifiedObject),
+    /// Made by a peer from its plain bytes.
+    Rebuilt(VerifiedChunk<Vec<u8>>),
+}
+
+impl Arrived {
+    /// The manifest's record of the chunk.
+    pub fn record(&self) -> &ChunkRecord {
+        match self {
+            Self::Object(object) => object.record(),
+            Self::Rebuilt(chunk) => chunk.record(),
+        }
+    }
+}
+
+/// Keeps what arrives and opens what is asked for: the slab of a node, slab and disk of an agent.
+pub trait ChunkKeeper: Send + Sync + 'static {
+    /// Takes a chunk. When it returns, the chunk can be opened. The permit is one of a bounded number of chunks in
+    /// memory: it is dropped when the chunk is where it belongs.
+    ///
+    /// # Errors
+    /// [`KeepError`]: the download stops.
+    fn keep(
+        &self,
+        manifest: &Verified<Manifest>,
+        chunk: ChunkId,
+        arrived: Arrived,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), KeepError>;
+
+    /// Whether a chunk can be opened.
+    fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool;
+
+    /// The bytes of a chunk and their form; the one asked for if there is a choice. May block for a moment.
+    fn open(
+        &self,
+        manifest: &Verified<Manifest>,
+        chunk: ChunkId,
+        form: Form,
+    ) -> Option<(Form, Bytes)>;
+
+    /// Names the chunks that must not be evicted.
+    fn assign(&self, manifests: &[Verified<Manifest>]);
+
+    /// Makes what was kept durable.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    fn sync(&self) -> std::io::Result<()>;
+
+    /// Room for further objects, in bytes.
+    fn free_bytes(&self) -> u64;
+}
+
+impl ChunkKeeper for Slab {
+    fn keep(
+        &self,
+        _: &Verified<Manifest>,
+        _: ChunkId,
+        arrived: Arrived,
+        _permit: OwnedSemaphorePermit,
+    ) -> Result<(), KeepError> {
+        match arrived {
+            Arrived::Object(object) => Self::keep(self, &object),
+            // what a node has no object for it does not offer; the object comes from another peer or from HQ
+            Arrived::Rebuilt(_) => Ok(()),
+        }
+    }
+
+    fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool {
+        manifest
+            .chunk(chunk)
+            .is_some_and(|record| Self::holds(self, &record.hash, Form::Object))
+    }
+
+    fn open(
+        &self,
+        manifest: &Verified<Manifest>,
+        chunk: ChunkId,
+        _: Form,
+    ) -> Option<(Form, Bytes)> {
+        let bytes = self.read(manifest.chunk(chunk)?)?;
+        Some((Form::Object, bytes))
+    }
+
+    fn assign(&self, manifests: &[Verified<Manifest>]) {
+        let chunks = manifests
+            .iter()
+            .flat_map(|m| m.chunks.iter().map(|c| c.hash))
+            .collect();
+        Self::assign(self, chunks);
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        Self::sync(self)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        Self::free_bytes(self)
+    }
+}

@@ -1,0 +1,127 @@
+//! Answers requests: each on its own stream, straight from the map.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use image_format::{ChunkId, Form};
+use peer_cache_proto::{
+    duty::Give,
+    wire::{Answer, Ask, REQUEST_BYTES, Request, WHOLE},
+};
+use tokio::time::timeout;
+
+use crate::{
+    share::Share,
+    shared::{Peer, Shared},
+};
+
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// How long a request for the next chunk waits for one to come over the WAN.
+const NEXT_WITHIN: Duration = Duration::from_secs(20);
+const ANSWER_PRIORITY: i32 = 0;
+
+/// Takes request streams until the connection ends. QUIC's limit on open streams bounds how many are served at once.
+pub(crate) async fn serve_requests(shared: Arc<Shared>, peer: Arc<Peer>) {
+    while let Ok((send, recv)) = peer.connection.accept_bi().await {
+        let (shared, peer) = (shared.clone(), peer.clone());
+        tokio::spawn(async move {
+            // a broken stream is the asker's to notice
+            let _ = serve(&shared, &peer, send, recv).await;
+        });
+    }
+}
+
+async fn serve(
+    shared: &Shared,
+    peer: &Peer,
+    mut send: quinn::SendStream,
+    mut recv: quinn::RecvStream,
+) -> std::io::Result<()> {
+    let mut bytes = [0; REQUEST_BYTES];
+    timeout(REQUEST_WITHIN, recv.read_exact(&mut bytes))
+        .await?
+        .map_err(std::io::Error::other)?;
+    let request = Request::from_bytes(&bytes).map_err(std::io::Error::other)?;
+    send.set_priority(ANSWER_PRIORITY)?;
+    let (answer, body) = match shared.may_be_served(peer) {
+        false => (Answer::Refused, Bytes::new()),
+        true => answer(shared, peer, &request, &mut send).await,
+    };
+    send.write_all(&answer.to_bytes()).await?;
+    send.write_chunk(body).await?;
+    send.finish()?;
+    Ok(())
+}
+
+async fn answer(
+    shared: &Shared,
+    peer: &Peer,
+    request: &Request,
+    send: &mut quinn::SendStream,
+) -> (Answer, Bytes) {
+    let nothing = |answer| (answer, Bytes::new());
+    let Some(share) = shared.share(&request.manifest) else {
+        return nothing(Answer::Missing);
+    };
+    match request.ask {
+        Ask::Manifest => {
+            let bytes = Bytes::copy_from_slice(share.manifest.as_bytes());
+            found(ChunkId(0), Form::Object, bytes)
+        }
+        Ask::Chunk {
+            chunk,
+            form,
+            offset,
+            bytes,
+        } => match shared.keeper.open(&share.manifest, chunk, form) {
+            None => nothing(Answer::Missing),
+            Some((form, object)) => {
+                let end = if bytes == WHOLE {
+                    object.len()
+                } else {
+                    offset.saturating_add(bytes) as usize
+                };
+                let range = (offset as usize).min(object.len())
+                    ..end.clamp(offset as usize, object.len().max(offset as usize));
+                found(
+                    chunk,
+                    form,
+                    object.slice(range.start..range.end.min(object.len())),
+                )
+            }
+        },
+        Ask::Next => tokio::select! {
+            next = next_chunk(shared, peer, &share) => next,
+            // the asker has it from elsewhere: what is not given stays on the list
+            _ = send.stopped() => nothing(Answer::Missing),
+        },
+    }
+}
+
+fn found(chunk: ChunkId, form: Form, body: Bytes) -> (Answer, Bytes) {
+    let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    (Answer::Found { chunk, form, bytes }, body)
+}
+
+async fn next_chunk(shared: &Shared, peer: &Peer, share: &Share) -> (Answer, Bytes) {
+    let wait = async {
+        loop {
+            // registered before the list is looked at, so that no arrival slips between
+            let arrived = share.arrived.notified();
+            match share.give(peer.id) {
+                Give::Chunk(chunk) => {
+                    if let Some((form, body)) =
+                        shared.keeper.open(&share.manifest, chunk, Form::Object)
+                    {
+                        return found(chunk, form, body);
+                    }
+                }
+                Give::Exhausted => return (Answer::Exhausted, Bytes::new()),
+                Give::Later => arrived.await,
+            }
+        }
+    };
+    timeout(NEXT_WITHIN, wait)
+        .await
+        .unwrap_or((Answer::Missing, Bytes::new()))
+}

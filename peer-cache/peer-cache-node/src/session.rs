@@ -1,0 +1,527 @@
+//! One connection, from hello to end: reads frames and hands each to the place that decides about it.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use peer_cache_proto::wire::{
+    ChunkRanges, Credentials, Documents, FRAME_BYTES_MAX, Frame, HAVE_RANGES_MAX, Hello,
+    PROTOCOL_VERSION,
+};
+use thiserror::Error;
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    Event, Role, endpoint,
+    serve::serve_requests,
+    share::{Share, SwarmEvent},
+    shared::{CONNECTIONS_MAX, OUTBOX_MAX, Peer, Shared, Standing, lock},
+};
+
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+const DIAL_WITHIN: Duration = Duration::from_secs(3);
+/// Frames of control have the right of way over chunks.
+const CONTROL_PRIORITY: i32 = 100;
+
+/// Why a connection came to nothing. The words name the peer's fault where it is one.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// No such address, or no answer.
+    #[error("connecting to {address}: {reason}")]
+    Dial {
+        /// Where to.
+        address: SocketAddr,
+        /// What the transport said.
+        reason: String,
+    },
+    /// The stream broke.
+    #[error("connection to {address}")]
+    Broken {
+        /// Where to.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not speak this protocol, or not in this version.
+    #[error("{address} {reason}")]
+    Protocol {
+        /// Who.
+        address: SocketAddr,
+        /// What it did.
+        reason: String,
+    },
+    /// It is not believed.
+    #[error("{address} is refused: {reason}")]
+    Refused {
+        /// Who.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// There is a connection to this peer already.
+    #[error("{address} is connected already")]
+    Twice {
+        /// Who.
+        address: SocketAddr,
+    },
+}
+
+/// Connects to a peer and keeps the connection alive in a task.
+pub(crate) async fn dial(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+) -> Result<Arc<Peer>, ConnectError> {
+    let failed = |reason: String| ConnectError::Dial { address, reason };
+    let connecting = shared
+        .endpoint
+        .connect(address, "peer")
+        .map_err(|e| failed(e.to_string()))?;
+    let connection = timeout(DIAL_WITHIN, connecting)
+        .await
+        .map_err(|_| failed("no answer".into()))?
+        .map_err(|e| failed(e.to_string()))?;
+    open_session(shared, connection, true).await
+}
+
+/// Takes connections until the endpoint closes.
+pub(crate) async fn accept(shared: Arc<Shared>) {
+    while let Some(incoming) = shared.endpoint.accept().await {
+        if shared.endpoint.open_connections() > CONNECTIONS_MAX {
+            incoming.refuse();
+            continue;
+        }
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let Ok(Ok(connection)) = timeout(DIAL_WITHIN, incoming).await else {
+                return;
+            };
+            if let Err(error) = open_session(&shared, connection, false).await {
+                tracing::debug!(%error, "a connection came to nothing");
+            }
+        });
+    }
+}
+
+async fn open_session(
+    shared: &Arc<Shared>,
+    connection: quinn::Connection,
+    dialled: bool,
+) -> Result<Arc<Peer>, ConnectError> {
+    let result = timeout(HELLO_WITHIN, greet(shared, &connection, dialled)).await;
+    let address = connection.remote_address();
+    let result = result.unwrap_or_else(|_| {
+        Err(ConnectError::Protocol {
+            address,
+            reason: "sent no hello in time".into(),
+        })
+    });
+    match result {
+        Ok((peer, frames)) => {
+            let (shared, kept) = (shared.clone(), peer.clone());
+            tokio::spawn(run(shared, kept, frames));
+            Ok(peer)
+        }
+        Err(error) => {
+            connection.close(1u32.into(), error.to_string().as_bytes());
+            Err(error)
+        }
+    }
+}
+
+async fn greet(
+    shared: &Arc<Shared>,
+    connection: &quinn::Connection,
+    dialled: bool,
+) -> Result<(Arc<Peer>, FrameReader), ConnectError> {
+    let address = connection.remote_address();
+    let broken = |source| ConnectError::Broken { address, source };
+    let protocol = |reason: String| ConnectError::Protocol { address, reason };
+    let key =
+        endpoint::peer_key(connection).ok_or_else(|| protocol("has no Ed25519 key".into()))?;
+    let refused = |reason: String| ConnectError::Refused { address, reason };
+    if shared.is_accused(&key) {
+        return Err(refused("it sent wrong bytes".into()));
+    }
+    let (mut send, recv) = match dialled {
+        true => connection.open_bi().await,
+        false => connection.accept_bi().await,
+    }
+    .map_err(|e| broken(e.into()))?;
+    // priorities order the streams of one connection; a closed stream has none to set
+    let _ = send.set_priority(CONTROL_PRIORITY);
+    let mut frames = FrameReader(recv);
+    write_frame(&mut send, &Frame::Hello(shared.hello()))
+        .await
+        .map_err(broken)?;
+    let documents = lock(&shared.site).public_documents();
+    write_frame(&mut send, &Frame::Documents(documents))
+        .await
+        .map_err(broken)?;
+
+    let Frame::Hello(hello) = frames.next().await.map_err(broken)? else {
+        return Err(protocol("did not begin with a hello".into()));
+    };
+    if hello.protocol != PROTOCOL_VERSION {
+        return Err(protocol(format!(
+            "speaks protocol {}, this is {PROTOCOL_VERSION}",
+            hello.protocol
+        )));
+    }
+    let Frame::Documents(documents) = frames.next().await.map_err(broken)? else {
+        return Err(protocol("did not show its documents".into()));
+    };
+    // signed, so it matters not who shows them; without a channel there is nothing to judge the peer by
+    if matches!(hello.credentials, Credentials::Node { .. }) {
+        let learned = lock(&shared.site).learn(&documents);
+        spread(shared, &learned, None);
+    }
+    let standing = shared.judge(&key, &hello).map_err(refused)?;
+    let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
+    let peer = Arc::new(Peer {
+        id: shared.next_peer(),
+        key,
+        connection: connection.clone(),
+        address,
+        port: hello.port,
+        boot: hello.boot,
+        rank: hello.rank,
+        outbox,
+        standing: Mutex::new(standing),
+        waiting: Mutex::new(None),
+    });
+    register(shared, &peer)?;
+    tokio::spawn(write_frames(send, queue));
+    Ok((peer, frames))
+}
+
+/// One connection per peer: the one that is there stays, unless the peer has restarted since.
+fn register(shared: &Shared, peer: &Arc<Peer>) -> Result<(), ConnectError> {
+    let mut peers = lock(&shared.peers);
+    let twin = peers.values().find(|p| p.key == peer.key).cloned();
+    if let Some(twin) = twin {
+        if twin.boot == peer.boot && twin.connection.close_reason().is_none() {
+            return Err(ConnectError::Twice {
+                address: peer.address,
+            });
+        }
+        twin.connection
+            .close(2u32.into(), b"replaced by a newer connection");
+    }
+    peers.insert(peer.id, peer.clone());
+    Ok(())
+}
+
+async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
+    shared.emit(Event::PeerUp {
+        key: peer.key,
+        address: peer.address,
+        node: peer.is_node(),
+    });
+    introduce(&shared, &peer);
+    let requests = tokio::spawn(serve_requests(shared.clone(), peer.clone()));
+    let ended = loop {
+        match frames.next().await {
+            Ok(frame) => handle(&shared, &peer, frame).await,
+            Err(error) => break error,
+        }
+    };
+    tracing::debug!(peer.id = %peer.key.short(), %ended, "a connection ended");
+    requests.abort();
+    peer.connection.close(0u32.into(), b"");
+    lock(&shared.peers).remove(&peer.id);
+    for share in shared.shares() {
+        share.tell(SwarmEvent::Gone { id: peer.id }).await;
+    }
+    shared.emit(Event::PeerGone { key: peer.key });
+}
+
+/// Both may talk about chunks now: say what is here, and where others are.
+pub(crate) fn introduce(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    if !shared.may_be_served(peer) {
+        return;
+    }
+    for share in shared.shares() {
+        join(&share, peer);
+    }
+    if peer.is_node() && shared.role == Role::Node {
+        let documents = lock(&shared.site).all_documents();
+        peer.send(Frame::Documents(documents));
+    }
+    let hints = shared.hints_for(peer);
+    if !hints.is_empty() {
+        peer.send(Frame::Peers(hints));
+    }
+    for other in shared.peers() {
+        if other.id != peer.id && peer.port != 0 && shared.may_be_served(&other) {
+            let hint = peer_cache_proto::wire::PeerHint {
+                key: peer.key,
+                address: peer.listens_at().to_string(),
+            };
+            other.send(Frame::Peers(vec![hint]));
+        }
+    }
+}
+
+/// Says that we take part in a swarm, and what we have of it.
+pub(crate) fn join(share: &Share, peer: &Peer) {
+    let manifest = share.digest();
+    peer.send(Frame::Join {
+        manifest,
+        source: share.is_source(),
+    });
+    announce(share, peer, &share.held());
+}
+
+pub(crate) fn announce(share: &Share, peer: &Peer, chunks: &[image_format::ChunkId]) {
+    let ranges = ChunkRanges::of(chunks);
+    for part in ranges.0.chunks(HAVE_RANGES_MAX) {
+        peer.send(Frame::Have {
+            manifest: share.digest(),
+            chunks: ChunkRanges(part.to_vec()),
+        });
+    }
+}
+
+async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
+    let served = shared.may_be_served(peer);
+    match frame {
+        Frame::Hello(hello) => handle_hello(shared, peer, &hello),
+        Frame::AdmitMe {
+            facts,
+            wish,
+            finished,
+        } => {
+            if let Some(machine) = facts.id() {
+                lock(&shared.site).finished_by_its_disk(machine, &finished);
+            }
+            *lock(&peer.waiting) = Some((facts, wish));
+            answer_waiting(shared, peer);
+        }
+        Frame::Documents(documents) => handle_documents(shared, peer, documents),
+        Frame::Admission(answer) if peer.is_node() => shared.emit(Event::Admission {
+            by: peer.key,
+            answer,
+        }),
+        Frame::Certificate {
+            certificate,
+            issuer,
+        } if peer.is_node() => {
+            shared.emit(Event::Certificate {
+                certificate,
+                issuer,
+            });
+        }
+        Frame::NotCertified { reason } if peer.is_node() => {
+            shared.emit(Event::NotCertified { reason })
+        }
+        Frame::CertifyMe { node } => {
+            if let Standing::Agent(ticket) = peer.standing()
+                && served
+                && shared.role == Role::Node
+            {
+                let (shared, peer) = (shared.clone(), peer.clone());
+                tokio::spawn(async move { peer.send(shared.certify(&ticket, node).await) });
+            }
+        }
+        Frame::Report(report) => {
+            if let Some(machine) = shared.machine_of(peer).filter(|_| served) {
+                shared.emit(Event::Report { machine, report });
+            }
+        }
+        Frame::Peers(hints) if served => {
+            let mut known = lock(&shared.known);
+            for hint in hints {
+                if let (Ok(address), true) = (hint.address.parse(), known.len() < CONNECTIONS_MAX) {
+                    known.insert(hint.key, address);
+                }
+            }
+        }
+        Frame::Join { manifest, source } if served => {
+            if let Some(share) = shared.share(&manifest) {
+                if share.joined(peer.id) {
+                    join(&share, peer);
+                }
+                share
+                    .tell(SwarmEvent::Peer {
+                        id: peer.id,
+                        source,
+                    })
+                    .await;
+            }
+        }
+        Frame::Have { manifest, chunks } if served => {
+            if let Some(share) = shared.share(&manifest) {
+                let chunks = chunks.chunks(share.chunk_count());
+                share
+                    .tell(SwarmEvent::Have {
+                        id: peer.id,
+                        chunks,
+                    })
+                    .await;
+            }
+        }
+        Frame::Claim { manifest, term } if peer.is_node() => {
+            if let Some(share) = shared.share(&manifest) {
+                share.tell(SwarmEvent::Claim { by: peer.key, term }).await;
+            }
+        }
+        other => {
+            tracing::debug!(peer.id = %peer.key.short(), ?other, "ignored a frame that this peer has no right to");
+        }
+    }
+}
+
+fn handle_hello(shared: &Arc<Shared>, peer: &Arc<Peer>, hello: &Hello) {
+    match shared.judge(&peer.key, hello) {
+        Ok(standing) => {
+            let was_served = shared.may_be_served(peer);
+            *lock(&peer.standing) = standing;
+            if !was_served {
+                introduce(shared, peer);
+            }
+        }
+        Err(reason) => peer.connection.close(1u32.into(), reason.as_bytes()),
+    }
+}
+
+fn handle_documents(shared: &Arc<Shared>, peer: &Arc<Peer>, documents: Documents) {
+    let documents = match peer.standing() {
+        Standing::Node(_) => documents,
+        Standing::Agent(_) => Documents {
+            completions: documents.completions,
+            ..Documents::default()
+        },
+        Standing::Stranger => return,
+    };
+    let learned = lock(&shared.site).learn(&documents);
+    spread(shared, &learned, Some(peer));
+}
+
+/// Acts on what was learned: passes it on, answers those who waited, and cuts off who lost their right.
+pub(crate) fn spread(
+    shared: &Arc<Shared>,
+    learned: &crate::site::Learned,
+    from: Option<&Arc<Peer>>,
+) {
+    for refused in &learned.refused {
+        let peer = from.map_or_else(String::new, |p| p.key.short());
+        tracing::warn!(peer.id = peer, refused, "refused a document");
+    }
+    if !learned.is_news() {
+        return;
+    }
+    let documents = lock(&shared.site).all_documents();
+    for peer in shared.peers() {
+        let own = from.is_some_and(|f| f.id == peer.id);
+        match peer.standing() {
+            Standing::Node(node) => {
+                let revoked = lock(&shared.site).channel().is_some_and(|c| {
+                    c.revoked.contains(&node.certificate().node)
+                        || node.issuer().is_some_and(|i| c.revoked.contains(&i.node))
+                });
+                if revoked {
+                    peer.connection.close(1u32.into(), b"revoked");
+                } else if !own && shared.role == Role::Node {
+                    peer.send(Frame::Documents(documents.clone()));
+                }
+            }
+            Standing::Agent(_) | Standing::Stranger => {}
+        }
+        answer_waiting(shared, &peer);
+    }
+    shared.emit(Event::Learned(learned.clone()));
+}
+
+/// Answers an agent that asked to be admitted, unless it would be told once more to wait.
+fn answer_waiting(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    use peer_cache_proto::wire::AdmissionAnswer;
+    let Some((facts, wish)) = lock(&peer.waiting).clone() else {
+        return;
+    };
+    let answer = shared.admit(peer, &facts, wish);
+    let machine = facts.id();
+    match &answer {
+        AdmissionAnswer::Wait { .. } | AdmissionAnswer::NoOrder => {
+            if let Some(machine) = machine {
+                shared.emit(Event::Waiting { machine, facts });
+            }
+        }
+        AdmissionAnswer::Granted { .. } => {
+            *lock(&peer.waiting) = None;
+            if let (Standing::Agent(ticket), Some(machine)) = (peer.standing(), machine) {
+                let order = ticket.order;
+                shared.emit(Event::Admitted {
+                    machine,
+                    facts,
+                    order,
+                });
+            }
+        }
+        AdmissionAnswer::Done { .. } | AdmissionAnswer::Refused { .. } => {
+            *lock(&peer.waiting) = None
+        }
+    }
+    let granted = matches!(answer, AdmissionAnswer::Granted { .. });
+    peer.send(Frame::Admission(answer));
+    if granted {
+        introduce(shared, peer);
+    }
+}
+
+/// Every share's peers hear that we hold or seek something new.
+pub(crate) fn join_everywhere(shared: &Shared, share: &Share) {
+    for peer in shared.peers() {
+        if shared.may_be_served(&peer) {
+            join(share, &peer);
+        }
+    }
+}
+
+/// Peers with whom a share was exchanged.
+pub(crate) type Joined = Mutex<BTreeSet<peer_cache_proto::PeerId>>;
+
+pub(crate) struct FrameReader(quinn::RecvStream);
+
+impl FrameReader {
+    pub(crate) async fn next(&mut self) -> io::Result<Frame> {
+        let mut length = [0; 4];
+        self.0
+            .read_exact(&mut length)
+            .await
+            .map_err(io::Error::other)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "a frame of {length} bytes, at most {FRAME_BYTES_MAX} are allowed"
+            )));
+        }
+        let mut bytes = vec![0; length];
+        self.0
+            .read_exact(&mut bytes)
+            .await
+            .map_err(io::Error::other)?;
+        Frame::from_bytes(&bytes).map_err(io::Error::other)
+    }
+}
+
+async fn write_frame(send: &mut quinn::SendStream, frame: &Frame) -> io::Result<()> {
+    let bytes = frame.to_bytes();
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    let mut out = Vec::with_capacity(4 + bytes.len());
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&bytes);
+    send.write_all(&out).await.map_err(io::Error::other)
+}
+
+async fn write_frames(mut send: quinn::SendStream, mut queue: mpsc::Receiver<Frame>) {
+    while let Some(frame) = queue.recv().await {
+        if write_frame(&mut send, &frame).await.is_err() {
+            break;
+        }
+    }
+}

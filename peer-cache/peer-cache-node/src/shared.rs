@@ -1,0 +1,428 @@
+//! What all tasks of one peer cache share, and who may do what.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use peer_cache_proto::{
+    PeerId,
+    admission::Admission,
+    beacon::{IssuerClocks, TicketLife},
+    election::Rank,
+    machine::MachineFacts,
+    wire::{AdmissionAnswer, Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
+};
+use tokio::sync::{Semaphore, mpsc};
+use trust_format::{
+    CheckedNode, Digest, Grade, MachineId, NodeCertificate, PublicKey, Ticket, Verified,
+    check_ticket, peek, ticket_life,
+};
+
+use crate::{
+    Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, share::Share, site::Site,
+};
+
+/// Chunks in memory between network and medium.
+pub(crate) const INTAKE_MAX: usize = 48;
+/// Frames that a connection may be behind with before it counts as stuck.
+pub(crate) const OUTBOX_MAX: usize = 1024;
+/// Connections of one program.
+pub(crate) const CONNECTIONS_MAX: usize = 256;
+/// How long HQ has to certify a node before its neighbour does.
+const CERTIFY_BY_HQ_WITHIN: Duration = Duration::from_secs(4);
+
+/// What a connection may do.
+#[derive(Debug, Clone)]
+pub(crate) enum Standing {
+    /// May ask to be admitted, and see root and channel.
+    Stranger,
+    /// A node of this site.
+    Node(Arc<CheckedNode>),
+    /// An agent with a ticket.
+    Agent(Arc<Verified<Ticket>>),
+}
+
+/// One live connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) key: PublicKey,
+    pub(crate) connection: quinn::Connection,
+    pub(crate) address: SocketAddr,
+    pub(crate) port: u16,
+    pub(crate) boot: u64,
+    pub(crate) rank: Rank,
+    pub(crate) outbox: mpsc::Sender<Frame>,
+    pub(crate) standing: Mutex<Standing>,
+    /// An agent that waits for an answer.
+    pub(crate) waiting: Mutex<Option<(MachineFacts, Option<Digest>)>>,
+}
+
+impl Peer {
+    pub(crate) fn standing(&self) -> Standing {
+        lock(&self.standing).clone()
+    }
+
+    pub(crate) fn is_node(&self) -> bool {
+        matches!(self.standing(), Standing::Node(_))
+    }
+
+    /// Queues a frame. A peer that does not read is cut off.
+    pub(crate) fn send(&self, frame: Frame) {
+        if self.outbox.try_send(frame).is_err() {
+            self.connection.close(3u32.into(), b"does not read");
+        }
+    }
+
+    /// Where it takes connections.
+    pub(crate) fn listens_at(&self) -> SocketAddr {
+        SocketAddr::new(self.address.ip(), self.port)
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) role: Role,
+    pub(crate) started: Instant,
+    pub(crate) boot: u64,
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) keeper: Arc<dyn ChunkKeeper>,
+    pub(crate) origin: Option<Arc<dyn Origin>>,
+    pub(crate) intake: Arc<Semaphore>,
+    pub(crate) site: Mutex<Site>,
+    pub(crate) credentials: Mutex<Credentials>,
+    pub(crate) shares: Mutex<BTreeMap<Digest, Arc<Share>>>,
+    pub(crate) peers: Mutex<BTreeMap<PeerId, Arc<Peer>>>,
+    pub(crate) known: Mutex<BTreeMap<PublicKey, SocketAddr>>,
+    pub(crate) clocks: Mutex<IssuerClocks>,
+    pub(crate) accused: Mutex<BTreeMap<PublicKey, Instant>>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) origin_bytes: AtomicU64,
+    next_peer: AtomicU64,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a peer that sent wrong bytes is not talked to.
+pub(crate) const ACCUSED_FOR: Duration = Duration::from_secs(600);
+
+impl Shared {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the one place where the parts meet"
+    )]
+    pub(crate) fn new(
+        identity: Identity,
+        role: Role,
+        boot: u64,
+        endpoint: quinn::Endpoint,
+        keeper: Arc<dyn ChunkKeeper>,
+        origin: Option<Arc<dyn Origin>>,
+        site: Site,
+        credentials: Credentials,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self {
+            identity,
+            role,
+            started: Instant::now(),
+            boot,
+            endpoint,
+            keeper,
+            origin,
+            intake: Arc::new(Semaphore::new(INTAKE_MAX)),
+            site: Mutex::new(site),
+            credentials: Mutex::new(credentials),
+            shares: Mutex::default(),
+            peers: Mutex::default(),
+            known: Mutex::default(),
+            clocks: Mutex::default(),
+            accused: Mutex::default(),
+            events,
+            origin_bytes: AtomicU64::new(0),
+            next_peer: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn next_peer(&self) -> PeerId {
+        PeerId(self.next_peer.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Tells the main. News that nobody reads in time is dropped, and said so.
+    pub(crate) fn emit(&self, event: Event) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::warn!(?event, "dropped an event: nobody reads them");
+        }
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        let minutes = self.now().as_secs() / 60;
+        Rank {
+            node: self.role == Role::Node,
+            free_gib: u32::try_from(self.keeper.free_bytes() >> 30).unwrap_or(u32::MAX),
+            uptime_minutes: u16::try_from(minutes.min(24 * 60)).unwrap_or(u16::MAX),
+        }
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        let site = lock(&self.site);
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            credentials: lock(&self.credentials).clone(),
+            rank: self.rank(),
+            port: self.endpoint.local_addr().map_or(0, |a| a.port()),
+            boot: self.boot,
+            uptime_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
+            root: site.keys().map_or(0, |k| k.root().number),
+            channel: site.channel().map_or(0, |c| c.number),
+        }
+    }
+
+    pub(crate) fn share(&self, digest: &Digest) -> Option<Arc<Share>> {
+        lock(&self.shares).get(digest).cloned()
+    }
+
+    pub(crate) fn shares(&self) -> Vec<Arc<Share>> {
+        lock(&self.shares).values().cloned().collect()
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        lock(&self.peers).values().cloned().collect()
+    }
+
+    pub(crate) fn peer(&self, id: PeerId) -> Option<Arc<Peer>> {
+        lock(&self.peers).get(&id).cloned()
+    }
+
+    /// Whether a connection may be given objects and told who holds what.
+    pub(crate) fn may_be_served(&self, peer: &Peer) -> bool {
+        match peer.standing() {
+            Standing::Stranger => false,
+            Standing::Node(node) => !self.is_revoked(&node.certificate().node),
+            Standing::Agent(ticket) => {
+                !self.is_revoked(&ticket.issuer)
+                    && matches!(
+                        lock(&self.clocks).judge(self.now(), &ticket),
+                        TicketLife::Left(_)
+                    )
+            }
+        }
+    }
+
+    fn is_revoked(&self, key: &PublicKey) -> bool {
+        lock(&self.site)
+            .channel()
+            .is_some_and(|c| c.revoked.contains(key))
+    }
+
+    pub(crate) fn is_accused(&self, key: &PublicKey) -> bool {
+        lock(&self.accused)
+            .get(key)
+            .is_some_and(|since| since.elapsed() < ACCUSED_FOR)
+    }
+
+    /// Judges what a peer says of itself.
+    ///
+    /// # Errors
+    /// Why it is not believed, in words.
+    pub(crate) fn judge(&self, key: &PublicKey, hello: &Hello) -> Result<Standing, String> {
+        match &hello.credentials {
+            Credentials::Agent { ticket: None } => Ok(Standing::Stranger),
+            Credentials::Agent {
+                ticket: Some(proof),
+            } => self.judge_ticket(key, proof),
+            Credentials::Node {
+                certificate,
+                issuer,
+            } => {
+                let checked = lock(&self.site).check_node(key, certificate, issuer.as_deref());
+                match checked {
+                    Ok(node) => {
+                        let uptime = Duration::from_millis(hello.uptime_ms);
+                        lock(&self.clocks).handle_reading(self.now(), *key, hello.boot, uptime);
+                        Ok(Standing::Node(Arc::new(node)))
+                    }
+                    Err(Some(error)) => Err(error.to_string()),
+                    Err(None) => Err(
+                        "nothing is known here yet that a certificate could be checked against"
+                            .into(),
+                    ),
+                }
+            }
+        }
+    }
+
+    fn judge_ticket(&self, key: &PublicKey, proof: &TicketProof) -> Result<Standing, String> {
+        let ticket = {
+            let site = lock(&self.site);
+            let claimed = peek::<Ticket>(&proof.ticket)
+                .map_err(|e| e.to_string())?
+                .issuer;
+            let issuer = site
+                .check_node(&claimed, &proof.issuer, proof.issuers_issuer.as_deref())
+                .map_err(|e| e.map_or("no channel yet".into(), |e| e.to_string()))?;
+            let id = site.id().ok_or("no site yet")?;
+            check_ticket(&proof.ticket, key, &issuer, id).map_err(|e| e.to_string())?
+        };
+        match lock(&self.clocks).judge(self.now(), &ticket) {
+            TicketLife::Left(_) => Ok(Standing::Agent(Arc::new(ticket))),
+            TicketLife::Over => Err("the ticket's life is over".into()),
+        }
+    }
+
+    /// Answers an agent that asks to be imaged.
+    pub(crate) fn admit(
+        &self,
+        peer: &Peer,
+        facts: &MachineFacts,
+        wish: Option<Digest>,
+    ) -> AdmissionAnswer {
+        let refused = |reason: &str| AdmissionAnswer::Refused {
+            reason: reason.into(),
+        };
+        let Some(machine) = facts.id() else {
+            return refused("this machine has no UUID, no serial and no MAC address to know it by");
+        };
+        let Credentials::Node {
+            certificate,
+            issuer,
+        } = lock(&self.credentials).clone()
+        else {
+            return refused("an agent admits nobody");
+        };
+        let site = lock(&self.site);
+        let Some(channel) = site.channel() else {
+            return refused("this node has no channel yet");
+        };
+        let renewed = match peer.standing() {
+            Standing::Agent(ticket) if ticket.machine == machine => {
+                site.book().order(ticket.order).cloned()
+            }
+            _ => None,
+        };
+        let still_open =
+            renewed.filter(|o| !site.book().completed(&machine).any(|n| n == o.number));
+        let admission = still_open.map_or_else(
+            || site.book().admit(&machine, wish.as_ref(), channel),
+            Admission::Granted,
+        );
+        match admission {
+            Admission::Wait => AdmissionAnswer::Wait {
+                reason: format!(
+                    "machine {machine} is not known in {}: approve it at HQ",
+                    channel.site_name
+                ),
+            },
+            Admission::NoOrder => AdmissionAnswer::NoOrder,
+            Admission::Done { order } => AdmissionAnswer::Done { order },
+            Admission::Granted(order) => {
+                let ticket = Ticket {
+                    issuer: self.identity.public(),
+                    issuer_boot: self.boot,
+                    issued: self.now(),
+                    life: ticket_life::GIVEN,
+                    agent: peer.key,
+                    machine,
+                    site: channel.site,
+                    order: order.number,
+                };
+                let bytes = self.identity.sign(&ticket);
+                let Some(signed) = site.order(order.number) else {
+                    return refused("the order is gone");
+                };
+                let order = signed.as_bytes().to_vec();
+                if let Ok(ticket) = Verified::check_by(&bytes, &self.identity.public()) {
+                    *lock(&peer.standing) = Standing::Agent(Arc::new(ticket));
+                }
+                lock(&self.clocks).handle_reading(
+                    self.now(),
+                    self.identity.public(),
+                    self.boot,
+                    self.now(),
+                );
+                AdmissionAnswer::Granted {
+                    proof: TicketProof {
+                        ticket: bytes,
+                        issuer: certificate,
+                        issuers_issuer: issuer,
+                    },
+                    order,
+                }
+            }
+        }
+    }
+
+    /// Certifies the node of a machine that an admitted agent images: HQ if it answers in time, else this node.
+    pub(crate) async fn certify(&self, ticket: &Ticket, node: PublicKey) -> Frame {
+        if let Some(origin) = &self.origin {
+            let asked = origin.certify(node, ticket.machine, ticket.order);
+            if let Ok(Some(certificate)) = tokio::time::timeout(CERTIFY_BY_HQ_WITHIN, asked).await {
+                return Frame::Certificate {
+                    certificate,
+                    issuer: None,
+                };
+            }
+        }
+        let not = |reason: &str| Frame::NotCertified {
+            reason: reason.into(),
+        };
+        let Credentials::Node {
+            certificate,
+            issuer: None,
+        } = lock(&self.credentials).clone()
+        else {
+            return not("this node is certified provisionally itself and HQ cannot be reached");
+        };
+        let site = lock(&self.site);
+        let Some(channel) = site.channel().filter(|c| c.provisional) else {
+            return not("this site allows no provisional certificates and HQ cannot be reached");
+        };
+        let document = NodeCertificate {
+            node,
+            site: channel.site,
+            machine: ticket.machine,
+            name: format!("machine-{}", &ticket.machine.to_string()[..8]),
+            grade: Grade::Provisional {
+                issuer: self.identity.public(),
+                order: ticket.order,
+            },
+        };
+        Frame::Certificate {
+            certificate: self.identity.sign(&document),
+            issuer: Some(certificate),
+        }
+    }
+
+    /// Hints about everybody else that listens.
+    pub(crate) fn hints_for(&self, peer: &Peer) -> Vec<PeerHint> {
+        self.peers()
+            .iter()
+            .filter(|other| other.key != peer.key && other.port != 0 && self.may_be_served(other))
+            .map(|other| PeerHint {
+                key: other.key,
+                address: other.listens_at().to_string(),
+            })
+            .take(peer_cache_proto::wire::PEER_HINTS_MAX)
+            .collect()
+    }
+
+    pub(crate) fn machine_of(&self, peer: &Peer) -> Option<MachineId> {
+        match peer.standing() {
+            Standing::Agent(ticket) => Some(ticket.machine),
+            Standing::Node(node) => Some(node.certificate().machine),
+            Standing::Stranger => None,
+        }
+    }
+}
