@@ -1,1 +1,31 @@
-//! placeholder
+//! What HQ, its command line, its nodes and the agents say to each other: requests, answers and reports as JSON.
+//! No server and no client; keys and documents travel as text (`Hex`, `Base64`).
+//! Called by `web-server`, by the appliance and by the imaging agent.
+
+mod enrolment;
+mod node;
+mod people;
+mod report;
+mod text;
+
+pub use enrolment::{EnrolmentToken, ParseTokenError};
+pub use node::{
+    Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, LeaseAnswer, LeaseHeld,
+    LeaseRequest, NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest,
+};
+pub use people::{
+    AdmissionState, ApiError, ImageKind, ImageVersion, LedgerLine, Machine, MissingObjects,
+    NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange, SiteCreated, SiteInfo, SiteUnknown,
+    TokenInfo,
+};
+pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
+pub use text::{Base64, Hex};
+
+/// Header with which a node shows its lease when it asks for objects.
+pub const LEASE_HEADER: &str = "x-lamplighter-lease";
+/// Objects whose presence is asked for in one request.
+pub const MISSING_OBJECTS_MAX: usize = 4096;
+/// Reports in one request.
+pub const REPORTS_MAX: usize = 256;
+/// Port of HQ unless told otherwise.
+pub const HQ_PORT: u16 = 8443;

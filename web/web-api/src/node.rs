@@ -1,0 +1,138 @@
+//! Between a node and HQ. The node's key is proved by the TLS handshake; no request carries a secret but the first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    report::{Facts, NumberedReport},
+    text::{Base64, Hex},
+};
+
+/// `POST /api/v1/enrol`: a new node shows its token's secret.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// From the token.
+    pub secret: Hex<16>,
+    /// The computer's name for people.
+    pub name: String,
+    /// Which computer.
+    pub machine: Hex<16>,
+    /// What it says of itself.
+    pub facts: Facts,
+}
+
+/// The answer: the node belongs to the site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolled {
+    /// Its certificate.
+    pub certificate: Base64,
+    /// The site's documents.
+    pub documents: NodeDocuments,
+}
+
+/// `GET /api/v1/node/documents`: what the site means now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeDocuments {
+    /// The root.
+    pub root: Base64,
+    /// The channel.
+    pub channel: Base64,
+    /// Orders, newest last.
+    pub orders: Vec<Base64>,
+    /// Completions.
+    pub completions: Vec<Base64>,
+    /// Where other nodes of the site were last heard of.
+    pub peers: Vec<PeerAddress>,
+}
+
+/// Where a node was last heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerAddress {
+    /// Its key.
+    pub key: Hex<32>,
+    /// Address and port of its QUIC endpoint.
+    pub address: String,
+}
+
+/// `POST /api/v1/node/confirm`: a provisional node, or one that was certified by a neighbour, asks for HQ's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmRequest {
+    /// The provisional certificate.
+    pub certificate: Base64,
+    /// The certificate of the node that signed it.
+    pub issuer: Base64,
+}
+
+/// `POST /api/v1/node/certify`: a node asks for the certificate of a node on a machine that it admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertifyRequest {
+    /// The new node's key.
+    pub node: Hex<32>,
+    /// Its machine.
+    pub machine: Hex<16>,
+    /// The order under which it is imaged.
+    pub order: u64,
+}
+
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certified {
+    /// Signed by the chain's authority.
+    pub certificate: Base64,
+}
+
+/// `POST /api/v1/node/leases`: asks for the right to fetch a version for the site, or renews it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// Which manifest.
+    pub manifest: Hex<32>,
+}
+
+/// The lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseAnswer {
+    /// Goes into [`crate::LEASE_HEADER`].
+    pub token: String,
+    /// Grows with each lease for this site and version.
+    pub fence: u64,
+    /// How long it holds without renewal.
+    pub seconds: u64,
+}
+
+/// Status 409: another node of the site holds the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseHeld {
+    /// Its name.
+    pub holder: String,
+}
+
+/// `POST /api/v1/node/reports`: reports in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportsRequest {
+    /// Port of the node's QUIC endpoint; its address is seen on the connection.
+    pub peer_port: u16,
+    /// Ascending numbers. Those that HQ has already are skipped. May be empty: a sign of life.
+    pub reports: Vec<NumberedReport>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportsAnswer {
+    /// The highest number that HQ has stored durably; the node forgets all up to it.
+    pub stored: u64,
+    /// The number of the site's channel: when it is news, the node fetches the documents.
+    pub channel: u64,
+    /// How many orders the site has.
+    pub orders: u64,
+}

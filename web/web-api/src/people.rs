@@ -1,0 +1,228 @@
+//! Between people, by page or command line, and HQ.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    report::{Facts, InstallReport},
+    text::Hex,
+};
+
+/// Any refusal, with status 4xx or 5xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// One sentence: what is wrong, with what, and what to do.
+    pub error: String,
+}
+
+/// What happens to a machine that a site does not know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SiteUnknown {
+    /// It waits for approval.
+    #[default]
+    Wait,
+    /// It is imaged under the site's standing order.
+    Admit,
+}
+
+/// `POST /api/v1/sites`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSite {
+    /// Unique; 1 to 64 characters.
+    pub name: String,
+    /// The rule for unknown machines.
+    #[serde(default)]
+    pub unknown: SiteUnknown,
+}
+
+/// `PATCH /api/v1/sites/{name}`: what is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteChange {
+    /// The rule for unknown machines.
+    pub unknown: Option<SiteUnknown>,
+    /// Whether nodes may certify while HQ is away.
+    pub provisional: Option<bool>,
+    /// Manifests below this release are refused in the site from now on.
+    pub release_floor: Option<u64>,
+}
+
+/// A site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteInfo {
+    /// Its identity.
+    pub id: Hex<16>,
+    /// Its name.
+    pub name: String,
+    /// The rule for unknown machines.
+    pub unknown: SiteUnknown,
+    /// The number of its channel.
+    pub channel: u64,
+    /// Its image version.
+    pub image: Option<Hex<32>>,
+    /// Nodes that are enrolled and not revoked.
+    pub nodes: u64,
+    /// Machines that were seen.
+    pub machines: u64,
+    /// WAN bytes of all versions.
+    pub wan_bytes: u64,
+}
+
+/// A site and the first enrolment token for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteCreated {
+    /// The site.
+    pub site: SiteInfo,
+    /// Shown this once.
+    pub token: String,
+}
+
+/// An enrolment token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// Its number, to revoke it by.
+    pub id: u64,
+    /// For which site.
+    pub site: String,
+    /// `open`, `used`, `expired`, `revoked` or `frozen` (it was used twice).
+    pub state: String,
+    /// When it ends, in seconds since 1970 by HQ's clock.
+    pub expires_unix_seconds: u64,
+}
+
+/// What a manifest describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageKind {
+    /// A disk.
+    Image,
+    /// What machines boot to be imaged.
+    BootBundle,
+}
+
+/// A published version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVersion {
+    /// Its manifest's digest.
+    pub version: Hex<32>,
+    /// The image's name.
+    pub name: String,
+    /// Image or boot bundle.
+    pub kind: ImageKind,
+    /// Grows with each published version.
+    pub release: u64,
+    /// Size of the disk.
+    pub disk_bytes: u64,
+    /// Bytes in stored chunks.
+    pub used_bytes: u64,
+    /// Bytes of all objects.
+    pub object_bytes: u64,
+    /// When it was published.
+    pub unix_seconds: u64,
+}
+
+/// `POST /api/v1/objects/missing`, question and answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MissingObjects {
+    /// Object hashes; at most [`crate::MISSING_OBJECTS_MAX`].
+    pub objects: Vec<Hex<32>>,
+}
+
+/// `POST /api/v1/orders`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewOrder {
+    /// The site's name.
+    pub site: String,
+    /// A version: its digest, a beginning of it that fits one, or `NAME` for the newest of an image.
+    pub version: String,
+    /// One machine, or all of the site.
+    pub machine: Option<Hex<16>>,
+    /// Whether a finished version may be replaced.
+    #[serde(default)]
+    pub erase: bool,
+}
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderInfo {
+    /// The site's name.
+    pub site: String,
+    /// Its number in the site.
+    pub number: u64,
+    /// The version.
+    pub version: Hex<32>,
+    /// The image's name.
+    pub name: String,
+    /// One machine, or all.
+    pub machine: Option<Hex<16>>,
+    /// Whether a finished version may be replaced.
+    pub erase: bool,
+    /// Machines that finished it.
+    pub completed: u64,
+}
+
+/// Whether a machine may be imaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdmissionState {
+    /// It waits for approval.
+    Waiting,
+    /// A person approved it, or its site's rule did.
+    Admitted,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its identity.
+    pub id: Hex<16>,
+    /// The site's name.
+    pub site: String,
+    /// Whether it may be imaged.
+    pub admission: AdmissionState,
+    /// What it says of itself.
+    pub facts: Facts,
+    /// The newest report on its install.
+    pub install: Option<InstallReport>,
+    /// Orders that it finished.
+    pub completed: Vec<u64>,
+    /// When it was last heard of, by HQ's clock.
+    pub seen_unix_seconds: u64,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its key.
+    pub key: Hex<32>,
+    /// The site's name.
+    pub site: String,
+    /// Its name.
+    pub name: String,
+    /// Its machine.
+    pub machine: Hex<16>,
+    /// How it came: `enrolled` by a token, `certified` by HQ while its machine was imaged, `confirmed` after a neighbour certified it.
+    pub origin: String,
+    /// Whether it is revoked.
+    pub revoked: bool,
+    /// When it was last heard of, by HQ's clock; 0 if never.
+    pub seen_unix_seconds: u64,
+    /// Where it was last heard of.
+    pub address: Option<String>,
+}
+
+/// WAN bytes of one version in one site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerLine {
+    /// The site's name.
+    pub site: String,
+    /// The version.
+    pub version: Hex<32>,
+    /// Body bytes that HQ wrote to sockets of the site.
+    pub wan_bytes: u64,
+    /// Bytes of all objects of the version.
+    pub object_bytes: u64,
+}
