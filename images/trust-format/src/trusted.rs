@@ -5,8 +5,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::{
-    document::{SignerRole, Verified, VerifyDocumentError, decode_unverified},
-    documents::{Channel, Grade, NodeCertificate, Root, SiteId, Ticket},
+    document::{SignerRole, Verified, VerifyDocumentError, decode_unverified, peek},
+    documents::{Channel, Completion, Grade, NodeCertificate, Root, SiteId, Ticket},
     keys::PublicKey,
 };
 
@@ -258,4 +258,29 @@ pub fn check_ticket(
         });
     }
     Ok(ticket)
+}
+
+/// Believes a completion: signed by the agent that its ticket names, for the ticket's machine, order and site. That the
+/// ticket's issuer is a node of the site is for the caller to know: it comes from one, or has its certificate.
+///
+/// # Errors
+/// [`CheckNodeError`].
+pub fn check_completion(bytes: &[u8], site: SiteId) -> Result<Verified<Completion>, CheckNodeError> {
+    let claimed: Completion = peek(bytes)?;
+    let issuer = peek::<Ticket>(&claimed.ticket)?.issuer;
+    let ticket: Verified<Ticket> = Verified::check_by(&claimed.ticket, &issuer)?;
+    let completion: Verified<Completion> = Verified::check_by(bytes, &ticket.agent)?;
+    if completion.machine != ticket.machine || completion.order != ticket.order {
+        return Err(CheckNodeError::OtherKey {
+            certified: format!("machine {} under order {}", ticket.machine, ticket.order),
+            connected: format!("machine {} under order {}", completion.machine, completion.order),
+        });
+    }
+    if ticket.site != site {
+        return Err(CheckNodeError::OtherSite {
+            certified: ticket.site,
+            here: site,
+        });
+    }
+    Ok(completion)
 }

@@ -12,8 +12,8 @@ use image_format::Manifest;
 use peer_cache_proto::{admission::OrderBook, wire::Documents};
 use thiserror::Error;
 use trust_format::{
-    Channel, CheckNodeError, CheckedNode, Completion, Digest, MachineId, Order, PublicKey, SiteId,
-    Ticket, TrustedKeys, Verified, VerifyDocumentError, peek,
+    Channel, CheckNodeError, CheckedNode, Digest, MachineId, Order, PublicKey, SiteId,
+    TrustedKeys, Verified, VerifyDocumentError, check_completion,
 };
 
 /// Completions that are kept and passed on.
@@ -340,8 +340,9 @@ impl Site {
     }
 
     fn learn_completion(&mut self, bytes: &[u8], learned: &mut Learned) {
-        match check_completion(bytes, self.id()) {
-            Err(words) => learned.refused.push(words),
+        let Some(site) = self.id() else { return };
+        match check_completion(bytes, site) {
+            Err(error) => learned.refused.push(error.to_string()),
             Ok(completion) => {
                 let key = (completion.machine, completion.order);
                 if self.completions.contains_key(&key) || self.completions.len() >= COMPLETIONS_MAX
@@ -411,28 +412,6 @@ impl Site {
         let Some(folder) = &self.folder else { return };
         let _ = fs::remove_file(folder.join(name));
     }
-}
-
-/// A completion holds when the agent signed it that its ticket names, for the ticket's machine and order.
-fn check_completion(bytes: &[u8], site: Option<SiteId>) -> Result<Completion, String> {
-    let claimed: Completion = peek(bytes).map_err(|e| e.to_string())?;
-    let issuer = peek::<Ticket>(&claimed.ticket)
-        .map_err(|e| e.to_string())?
-        .issuer;
-    let ticket: Verified<Ticket> = Verified::check_by(&claimed.ticket, &issuer)
-        .map_err(|e| format!("ticket of a completion: {e}"))?;
-    let completion: Verified<Completion> =
-        Verified::check_by(bytes, &ticket.agent).map_err(|e| e.to_string())?;
-    if completion.machine != ticket.machine || completion.order != ticket.order {
-        return Err(format!(
-            "a completion of order {} under a ticket for order {}",
-            completion.order, ticket.order
-        ));
-    }
-    if site.is_some_and(|site| site != ticket.site) {
-        return Err(format!("a completion of site {}", ticket.site));
-    }
-    Ok((*completion).clone())
 }
 
 /// Temporary file, sync, rename, sync of the folder.
