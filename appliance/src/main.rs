@@ -1,1 +1,137 @@
-fn main() {}
+//! `lamplighter`: HQ, node and command line in one program. Introduces the rooms to each other and configures them.
+//! Decides nothing that a core can decide.
+//! Called by people, by systemd and by `./dev`.
+
+mod client;
+mod demo;
+mod hq;
+mod image;
+mod media;
+mod node;
+mod people;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Images the computers of a chain of stores; every imaged machine lights the next.
+#[derive(Parser)]
+#[command(name = "lamplighter", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs HQ: catalogue, sites, origin of objects, page and API.
+    Hq(hq::HqArguments),
+    /// Runs a node: wakes, feeds and admits the machines of its store.
+    Node(node::NodeArguments),
+    /// Images and their versions.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Stores' networks.
+    #[command(subcommand)]
+    Site(people::SiteCommand),
+    /// Instructions to image machines.
+    #[command(subcommand)]
+    Order(people::OrderCommand),
+    /// Computers that are imaged.
+    #[command(subcommand)]
+    Machine(people::MachineCommand),
+    /// Lists nodes, or revokes one.
+    Nodes(people::NodesArguments),
+    /// WAN bytes by site and version.
+    Ledger(people::LedgerArguments),
+    /// What machines boot to be imaged.
+    #[command(subcommand)]
+    Media(media::MediaCommand),
+    /// A whole chain in miniature on this computer: HQ, a site, a node, and machines imaged at once to files.
+    Demo(demo::DemoArguments),
+}
+
+/// Which HQ a command talks to: the one of this computer unless told otherwise.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct HqChoice {
+    /// HQ's address, such as https://hq.example:8443. By default the one in the token file.
+    #[arg(long, env = "LAMPLIGHTER_HQ")]
+    hq: Option<String>,
+    /// The file with the administrator's token, which HQ writes into its folder. By default that of the HQ of this computer.
+    #[arg(long, env = "LAMPLIGHTER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Output {
+    /// Prints a result as JSON or as text.
+    #[allow(
+        clippy::print_stdout,
+        reason = "the result of a command goes to standard output"
+    )]
+    pub(crate) fn print<T: serde::Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        match self.json {
+            true => println!("{}", serde_json::to_string_pretty(value)?),
+            false => println!("{}", text(value).trim_end()),
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("LAMPLIGHTER_LOG")
+                .unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(Box::pin(run(arguments.command))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Hq(arguments) => hq::run(arguments).await,
+        Command::Node(arguments) => Box::pin(node::run(arguments)).await,
+        Command::Image(command) => image::run(command).await,
+        Command::Site(command) => people::site(command).await,
+        Command::Order(command) => people::order(command).await,
+        Command::Machine(command) => people::machine(command).await,
+        Command::Nodes(arguments) => people::nodes(arguments).await,
+        Command::Ledger(arguments) => people::ledger(arguments).await,
+        Command::Media(command) => media::run(command).await,
+        Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
+    }
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "an error of a command goes to standard error"
+)]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("lamplighter: {error:#}");
+    ExitCode::FAILURE
+}

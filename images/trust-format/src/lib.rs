@@ -19,7 +19,9 @@ pub use documents::{
     NodeCertificate, Order, Root, SiteId, Ticket, UnknownRule, ticket_life,
 };
 pub use keys::{PublicKey, Signature};
-pub use trusted::{CheckNodeError, CheckedNode, TrustRootError, TrustedKeys, check_completion, check_ticket};
+pub use trusted::{
+    CheckNodeError, CheckedNode, TrustRootError, TrustedKeys, check_completion, check_ticket,
+};
 
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small test inputs")]

@@ -265,7 +265,10 @@ pub fn check_ticket(
 ///
 /// # Errors
 /// [`CheckNodeError`].
-pub fn check_completion(bytes: &[u8], site: SiteId) -> Result<Verified<Completion>, CheckNodeError> {
+pub fn check_completion(
+    bytes: &[u8],
+    site: SiteId,
+) -> Result<Verified<Completion>, CheckNodeError> {
     let claimed: Completion = peek(bytes)?;
     let issuer = peek::<Ticket>(&claimed.ticket)?.issuer;
     let ticket: Verified<Ticket> = Verified::check_by(&claimed.ticket, &issuer)?;
@@ -273,7 +276,10 @@ pub fn check_completion(bytes: &[u8], site: SiteId) -> Result<Verified<Completio
     if completion.machine != ticket.machine || completion.order != ticket.order {
         return Err(CheckNodeError::OtherKey {
             certified: format!("machine {} under order {}", ticket.machine, ticket.order),
-            connected: format!("machine {} under order {}", completion.machine, completion.order),
+            connected: format!(
+                "machine {} under order {}",
+                completion.machine, completion.order
+            ),
         });
     }
     if ticket.site != site {

@@ -1,1 +1,96 @@
-fn main() {}
+//! The program that images one machine: booted in RAM as `/init`, or run by hand against a file or disk.
+//! Introduces the peer cache, the plan and the disk to each other; decides nothing that a core can decide.
+//! Called by firmware, by a technician, or by `lamplighter demo`.
+
+mod customise;
+mod image;
+mod init;
+mod ram;
+mod screen;
+mod target;
+mod writer;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Images a machine from its neighbours.
+#[derive(Parser)]
+#[command(name = "lamplighter-agent", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Writes the version that the site orders to a disk or file.
+    Image(ImageArguments),
+    /// What the program does after it was booted in RAM.
+    #[command(hide = true)]
+    Run,
+}
+
+/// How to image by hand.
+#[derive(clap::Args)]
+pub(crate) struct ImageArguments {
+    /// The disk or file to write. A file that is not there is made as large as the image.
+    #[arg(long)]
+    to: PathBuf,
+    /// Address of a node of the site, with its port unless it is 4433.
+    #[arg(long)]
+    node: String,
+    /// Only this version: its digest or the beginning of it.
+    #[arg(long)]
+    version: Option<String>,
+    /// Serve what was received until the program is ended.
+    #[arg(long)]
+    stay: bool,
+    /// Write the outcome to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// The root document to trust. Without it the first root that the node shows is trusted, and said so.
+    #[arg(long)]
+    root: Option<PathBuf>,
+    /// Ends instead of waiting when the machine is not admitted at once.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+fn main() -> ExitCode {
+    if let Some(name) = init::modules::requested_by_kernel(std::env::args()) {
+        return match init::modules::load_for_kernel(&name) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    if init::is_pid_one() {
+        return ram::first_process();
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("LAMPLIGHTER_LOG")
+                .unwrap_or_else(|_| "warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = match (runtime, arguments.command) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(runtime), Command::Image(arguments)) => {
+            runtime.block_on(Box::pin(image::by_hand(arguments)))
+        }
+        (Ok(runtime), Command::Run) => runtime.block_on(Box::pin(ram::run())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen::say(&format!("failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

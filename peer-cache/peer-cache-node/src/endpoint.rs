@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
@@ -145,8 +145,15 @@ fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
         socket.bind(&address.into())?;
         Ok::<_, io::Error>(UdpSocket::from(socket))
     };
-    match bind(listen) {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => bind(SocketAddr::new(listen.ip(), 0)),
+    let bind_any_port = |address: SocketAddr| match bind(address) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => bind(SocketAddr::new(address.ip(), 0)),
+        other => other,
+    };
+    match bind_any_port(listen) {
+        // a kernel without IPv6
+        Err(_) if listen.ip() == Ipv6Addr::UNSPECIFIED => {
+            bind_any_port(SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port())))
+        }
         other => other,
     }
 }

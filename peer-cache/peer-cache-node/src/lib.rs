@@ -288,6 +288,18 @@ impl PeerCache {
         });
     }
 
+    /// Tries to be connected to a peer that somebody named, with back-off.
+    pub fn hint(&self, key: PublicKey, address: SocketAddr) {
+        self.shared.know(key, address);
+    }
+
+    /// A manifest that is shared here.
+    pub fn shared_manifest(&self, digest: &Digest) -> Option<Arc<Verified<Manifest>>> {
+        self.shared
+            .share(digest)
+            .map(|s| Arc::new(s.manifest.clone()))
+    }
+
     /// Looks at the site's documents.
     pub fn site<R>(&self, look: impl FnOnce(&Site) -> R) -> R {
         look(&lock(&self.shared.site))

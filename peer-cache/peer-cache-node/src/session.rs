@@ -71,6 +71,14 @@ pub enum ConnectError {
     },
 }
 
+/// An IPv4 address as such, also where the socket speaks IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        std::net::IpAddr::V4(v4) => SocketAddr::from((v4, address.port())),
+        std::net::IpAddr::V6(_) => address,
+    }
+}
+
 /// Connects to a peer and keeps the connection alive in a task.
 pub(crate) async fn dial(
     shared: &Arc<Shared>,
@@ -113,7 +121,7 @@ async fn open_session(
     dialled: bool,
 ) -> Result<Arc<Peer>, ConnectError> {
     let result = timeout(HELLO_WITHIN, greet(shared, &connection, dialled)).await;
-    let address = connection.remote_address();
+    let address = canonical(connection.remote_address());
     let result = result.unwrap_or_else(|_| {
         Err(ConnectError::Protocol {
             address,
@@ -138,7 +146,7 @@ async fn greet(
     connection: &quinn::Connection,
     dialled: bool,
 ) -> Result<(Arc<Peer>, FrameReader), ConnectError> {
-    let address = connection.remote_address();
+    let address = canonical(connection.remote_address());
     let broken = |source| ConnectError::Broken { address, source };
     let protocol = |reason: String| ConnectError::Protocol { address, reason };
     let key =

@@ -12,8 +12,8 @@ use image_format::Manifest;
 use peer_cache_proto::{admission::OrderBook, wire::Documents};
 use thiserror::Error;
 use trust_format::{
-    Channel, CheckNodeError, CheckedNode, Digest, MachineId, Order, PublicKey, SiteId,
-    TrustedKeys, Verified, VerifyDocumentError, check_completion,
+    Channel, CheckNodeError, CheckedNode, Digest, MachineId, Order, PublicKey, SiteId, TrustedKeys,
+    Verified, VerifyDocumentError, check_completion,
 };
 
 /// Completions that are kept and passed on.
@@ -201,6 +201,11 @@ impl Site {
     /// An order as it was signed.
     pub fn order(&self, number: u64) -> Option<&Verified<Order>> {
         self.orders.get(&number)
+    }
+
+    /// A completion as it was signed.
+    pub fn completion(&self, machine: &MachineId, order: u64) -> Option<Vec<u8>> {
+        self.completions.get(&(*machine, order)).cloned()
     }
 
     /// The channel's image and boot bundle, and the images of all orders.

@@ -1,1 +1,196 @@
-//! placeholder
+//! HQ's web server: API, database, ledger, and one plain page.
+//! Holds no secret keys of the chain: `image-store`'s signer does, and signs what is decided here.
+//! Called by the appliance.
+
+mod access;
+mod database;
+mod error;
+mod images;
+mod input;
+mod leases;
+mod machines;
+mod nodes;
+mod objects;
+mod orders;
+mod page;
+mod reports;
+mod routes;
+mod sites;
+mod tls;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use image_store::{OpenSignerError, Signer, Store, StoreError};
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+pub use access::{Access, AdminToken};
+use database::Database;
+pub use database::OpenDatabaseError;
+pub use routes::route_table;
+pub use tls::{ServerIdentity, TlsError, fingerprint};
+
+/// Where HQ keeps everything and where it listens.
+#[derive(Debug, Clone)]
+pub struct HqConfig {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its address; loopback unless told otherwise.
+    pub listen: SocketAddr,
+    /// Addresses under which nodes and people reach it, such as `https://hq.example:8443`.
+    pub urls: Vec<String>,
+}
+
+/// Why HQ does not start.
+#[derive(Debug, Error)]
+pub enum StartHqError {
+    /// The folder cannot be used.
+    #[error("folder {path}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The signing keys cannot be used.
+    #[error(transparent)]
+    Signer(#[from] OpenSignerError),
+    /// The objects cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] OpenDatabaseError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address cannot be listened on.
+    #[error("listening on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What the handlers share.
+pub(crate) struct Hq {
+    pub(crate) database: Database,
+    pub(crate) signer: Signer,
+    pub(crate) store: Store,
+    pub(crate) admin: AdminToken,
+    pub(crate) urls: Vec<String>,
+    pub(crate) fingerprint: [u8; 32],
+    /// Publishing and ordering read, decide and write: one at a time.
+    pub(crate) changes: tokio::sync::Mutex<()>,
+    pub(crate) object_lists: objects::ObjectLists,
+}
+
+/// A running HQ.
+#[derive(Debug)]
+pub struct RunningHq {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// BLAKE3 of its certificate.
+    pub fingerprint: [u8; 32],
+    /// Under which it is reached first.
+    pub url: String,
+    /// The file with the administrator's token.
+    pub admin_token_file: PathBuf,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl RunningHq {
+    /// Starts HQ. The first start makes keys, certificate, database and the administrator's token.
+    ///
+    /// # Errors
+    /// [`StartHqError`].
+    pub async fn start(config: HqConfig) -> Result<Self, StartHqError> {
+        let folder = &config.folder;
+        let private = |path: &Path| {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+        };
+        private(folder).map_err(|source| StartHqError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        let signer = Signer::open_or_create(&folder.join("keys"))?;
+        let store = Store::in_folder(&folder.join("store"))?;
+        let identity = ServerIdentity::open_or_create(folder, &config.urls)?;
+        let database = Database::open(&folder.join("hq.sqlite")).await?;
+        let listener =
+            TcpListener::bind(config.listen)
+                .await
+                .map_err(|source| StartHqError::Listen {
+                    address: config.listen,
+                    source,
+                })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartHqError::Listen {
+                address: config.listen,
+                source,
+            })?;
+        let mut urls = config.urls;
+        if urls.is_empty() {
+            urls.push(format!("https://{address}"));
+        }
+        let admin_token_file = folder.join("admin-token");
+        let fingerprint = identity.fingerprint();
+        let admin = AdminToken::open_or_create(&admin_token_file, &urls[0], &fingerprint).map_err(
+            |source| StartHqError::Folder {
+                path: admin_token_file.clone(),
+                source,
+            },
+        )?;
+        let url = urls[0].clone();
+        let hq = Arc::new(Hq {
+            database,
+            signer,
+            store,
+            admin,
+            urls,
+            fingerprint,
+            changes: tokio::sync::Mutex::new(()),
+            object_lists: objects::ObjectLists::default(),
+        });
+        // addresses may have changed since the last start: every channel names them
+        sites::refresh_all(&hq)
+            .await
+            .map_err(|e| StartHqError::Folder {
+                path: folder.clone(),
+                source: std::io::Error::other(e.to_string()),
+            })?;
+        let acceptor = identity.acceptor()?;
+        let server = tokio::spawn(tls::serve(listener, acceptor, routes::router(hq)));
+        Ok(Self {
+            address,
+            fingerprint,
+            url,
+            admin_token_file,
+            server,
+        })
+    }
+
+    /// Runs until the task ends, which it does not by itself.
+    pub async fn wait(self) {
+        // a panic in the accept loop ends HQ; systemd starts it again
+        let _ = self.server.await;
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,70 @@
+//! `lamplighter hq`.
+
+use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf};
+
+use anyhow::{Context, Result};
+use web_api::HQ_PORT;
+use web_server::{HqConfig, RunningHq};
+
+use crate::client::word_of_local_hq;
+
+/// How to run HQ.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HqArguments {
+    /// Where HQ keeps keys, database and objects; made at the first start.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Where to listen. Loopback unless told otherwise: then nobody else reaches it.
+    #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], HQ_PORT)))]
+    listen: SocketAddr,
+    /// An address under which stores reach this HQ, such as https://hq.example:8443; may be given several times.
+    #[arg(long = "url")]
+    urls: Vec<String>,
+}
+
+/// Runs until SIGTERM or Ctrl-C.
+#[allow(
+    clippy::print_stdout,
+    reason = "the address is what the user waits for"
+)]
+pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
+    let hq = RunningHq::start(HqConfig {
+        folder: arguments.dir.clone(),
+        listen: arguments.listen,
+        urls: arguments.urls,
+    })
+    .await
+    .with_context(|| format!("starting HQ in {}", arguments.dir.display()))?;
+    let token_file = std::path::absolute(&hq.admin_token_file)?;
+    if let Err(error) = leave_word(&token_file) {
+        tracing::warn!(%error, "commands on this computer need --token-file");
+    }
+    println!("HQ is listening on {} as {}", hq.address, hq.url);
+    println!(
+        "page: {} (any name, and as password the first line of {})",
+        hq.url,
+        token_file.display()
+    );
+    // systemd may not be there
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        () = hq.wait() => anyhow::bail!("HQ's server ended"),
+        result = tokio::signal::ctrl_c() => result?,
+        _ = term.recv() => {}
+    }
+    Ok(())
+}
+
+/// Commands on this computer find HQ without being told.
+fn leave_word(token_file: &std::path::Path) -> Result<()> {
+    let word = word_of_local_hq();
+    if let Some(folder) = word.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+    }
+    std::fs::write(&word, token_file.as_os_str().as_encoded_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Boot files out of the cache, and who may have them.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use boot_proto::dhcp::{BootAnswer, BootClient};
+use boot_server::{BootEvent, BootFile, Booter};
+use image_format::{BundleFile, CHUNK_BYTES, ChunkCodec, Manifest, VerifiedObject};
+use peer_cache_node::PeerCache;
+use peer_cache_proto::{admission::Admission, machine::MachineFacts};
+use trust_format::{Digest, Verified};
+use web_api::{Hex, NodeReport};
+
+use super::reports::Reports;
+
+/// Answers firmware on behalf of the peer cache.
+pub(crate) struct CacheBooter {
+    cache: PeerCache,
+    reports: Reports,
+}
+
+impl CacheBooter {
+    pub(crate) fn new(cache: PeerCache, reports: Reports) -> Self {
+        Self { cache, reports }
+    }
+
+    /// The site's boot bundle, when all of it is here.
+    fn bundle(&self) -> Option<Digest> {
+        let digest = self.cache.site(|s| s.channel().and_then(|c| c.bundle))?;
+        let (held, all) = self.cache.held(&digest)?;
+        (held == all).then_some(digest)
+    }
+
+    fn told(&self, client: &BootClient, message: String) {
+        self.reports.add(NodeReport::Boot {
+            mac: Hex(client.mac.0),
+            uuid: client.uuid.map(|u| Hex(u.smbios_order())),
+            message,
+        });
+    }
+}
+
+impl Booter for CacheBooter {
+    fn answer(&self, client: &BootClient) -> BootAnswer {
+        if self.bundle().is_none() {
+            return BootAnswer::Ignore("this node has no complete boot bundle yet".into());
+        }
+        let facts = MachineFacts::new(
+            client.uuid.map(|u| u.smbios_order()),
+            None,
+            &[client.mac.0],
+            "",
+        );
+        let Some(machine) = facts.id() else {
+            return BootAnswer::Ignore("the machine says nothing of itself".into());
+        };
+        let admission = self
+            .cache
+            .site(|s| s.channel().map(|c| s.book().admit(&machine, None, c)));
+        match admission {
+            // a machine that waits does so in the agent, where a person can read why
+            Some(Admission::Granted(_) | Admission::Wait) => BootAnswer::Agent,
+            Some(Admission::Done { .. } | Admission::NoOrder) => BootAnswer::LocalDisk,
+            None => BootAnswer::Ignore("this node has no channel yet".into()),
+        }
+    }
+
+    fn open(&self, name: &str) -> Option<Arc<dyn BootFile>> {
+        let manifest = self.cache.shared_manifest(&self.bundle()?)?;
+        let file = manifest.file(name)?.clone();
+        Some(Arc::new(CachedFile {
+            cache: self.cache.clone(),
+            manifest,
+            file,
+            last: Mutex::default(),
+        }))
+    }
+
+    fn event(&self, event: BootEvent) {
+        match event {
+            BootEvent::Offered { client, file } => {
+                tracing::info!(mac = %client.mac, file, "offered a boot file");
+                self.told(
+                    &client,
+                    format!("asked for a boot file and was offered {file}"),
+                );
+            }
+            BootEvent::TransferFinished {
+                peer,
+                file,
+                size_bytes,
+                took,
+                ..
+            } => {
+                tracing::info!(%peer, file, size_bytes, seconds = took.as_secs_f64(), "sent a boot file");
+            }
+            BootEvent::TransferFailed {
+                peer, file, reason, ..
+            } => {
+                tracing::info!(%peer, file, reason, "a boot file was not sent to its end");
+            }
+            BootEvent::ForeignServer { interface, server } => {
+                let ours = self
+                    .cache
+                    .peers()
+                    .iter()
+                    .any(|p| p.address.ip() == std::net::IpAddr::V4(server.server));
+                if !ours {
+                    tracing::warn!(interface, ?server, "another boot server answers here");
+                }
+            }
+            other => tracing::debug!(?other, "boot"),
+        }
+    }
+}
+
+/// A file of the boot bundle, unpacked chunk by chunk as it is read.
+struct CachedFile {
+    cache: PeerCache,
+    manifest: Arc<Verified<Manifest>>,
+    file: BundleFile,
+    /// The chunk that was read last: firmware reads in small steps.
+    last: Mutex<Option<(u64, Vec<u8>)>>,
+}
+
+impl BootFile for CachedFile {
+    fn len(&self) -> u64 {
+        self.file.bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.file.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let within = usize::try_from(offset % CHUNK_BYTES as u64).map_err(io::Error::other)?;
+        let count = buffer.len().min(left).min(CHUNK_BYTES - within);
+        let index = (self.file.offset + offset) / CHUNK_BYTES as u64;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(at, _)| *at != index) {
+            *last = Some((index, self.chunk(index)?));
+        }
+        if let Some((_, plain)) = &*last {
+            buffer[..count].copy_from_slice(&plain[within..within + count]);
+        }
+        Ok(count)
+    }
+}
+
+impl CachedFile {
+    /// A chunk's plain bytes, zeros behind its end.
+    fn chunk(&self, index: u64) -> io::Result<Vec<u8>> {
+        let place = self
+            .manifest
+            .layout
+            .iter()
+            .find(|p| u64::from(p.index) == index);
+        let Some(place) = place else {
+            return Ok(vec![0; CHUNK_BYTES]);
+        };
+        let record = self
+            .manifest
+            .chunk(place.chunk)
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let object = self
+            .cache
+            .object(&self.manifest, place.chunk)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let object = VerifiedObject::check(record, object).map_err(io::Error::other)?;
+        let mut codec = ChunkCodec::new(1)?;
+        let chunk = object
+            .unpack(&mut codec, vec![0; CHUNK_BYTES])
+            .map_err(io::Error::other)?;
+        Ok(chunk.into_buffer())
+    }
+}

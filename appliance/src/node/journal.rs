@@ -1,0 +1,131 @@
+//! What happens in the peer cache, in the log and on its way to HQ.
+
+use std::time::{Duration, Instant};
+
+use peer_cache_node::{Event, PeerCache};
+use tokio::sync::mpsc;
+use trust_format::MachineId;
+use web_api::{Base64, Hex, InstallReport, NodeReport};
+
+use super::{enrol::to_facts, origin::HqOrigin, reports::Reports, versions::Versions};
+
+/// A machine that waits is reported again after this long, and not each time it asks.
+const WAITING_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Waiting machines that are remembered.
+const WAITING_MAX: usize = 1024;
+
+pub(crate) struct Journal {
+    cache: PeerCache,
+    reports: Reports,
+    versions: Versions,
+    origin: HqOrigin,
+    waiting: std::collections::BTreeMap<MachineId, Instant>,
+}
+
+impl Journal {
+    pub(crate) fn new(
+        cache: PeerCache,
+        reports: Reports,
+        versions: Versions,
+        origin: HqOrigin,
+    ) -> Self {
+        Self {
+            cache,
+            reports,
+            versions,
+            origin,
+            waiting: std::collections::BTreeMap::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        while let Some(event) = events.recv().await {
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::PeerUp { key, address, node } => {
+                tracing::info!(peer.id = %key.short(), %address, node, "connected")
+            }
+            Event::PeerGone { key } => tracing::info!(peer.id = %key.short(), "disconnected"),
+            Event::Waiting { machine, facts } => {
+                let now = Instant::now();
+                self.waiting
+                    .retain(|_, since| now.duration_since(*since) < WAITING_AGAIN_AFTER);
+                if self.waiting.len() < WAITING_MAX && !self.waiting.contains_key(&machine) {
+                    self.waiting.insert(machine, now);
+                    tracing::info!(machine.id = %machine, "waits for approval");
+                    let (machine, facts) = (Hex(machine.0), to_facts(&facts));
+                    self.reports.add(NodeReport::Waiting { machine, facts });
+                }
+            }
+            Event::Admitted {
+                machine,
+                facts,
+                order,
+            } => {
+                tracing::info!(machine.id = %machine, order, "admitted");
+                let (machine, facts) = (Hex(machine.0), to_facts(&facts));
+                self.reports.add(NodeReport::Admitted {
+                    machine,
+                    facts,
+                    order,
+                });
+            }
+            Event::Report { machine, report } => {
+                match serde_json::from_slice::<InstallReport>(&report) {
+                    Ok(report) => self.reports.progress(Hex(machine.0), report),
+                    Err(error) => {
+                        tracing::info!(machine.id = %machine, %error, "a report that is none")
+                    }
+                }
+            }
+            Event::Learned(learned) => {
+                for (machine, order) in &learned.completions {
+                    tracing::info!(machine.id = %machine, order, "finished an order");
+                    if let Some(document) = self.cache.site(|s| s.completion(machine, *order)) {
+                        let document = Base64(document);
+                        self.reports.add(NodeReport::Completion { document });
+                    }
+                }
+                let contact = self.cache.site(|s| s.channel().map(|c| c.hq.clone()));
+                if let Some(contact) = contact.filter(|_| learned.channel) {
+                    self.origin.set_contact(contact);
+                }
+                self.versions.refresh();
+            }
+            Event::Complete { manifest, from } => {
+                tracing::info!(image.version = %manifest, ?from, "a version is complete");
+                self.reports.add(NodeReport::Holds {
+                    version: Hex(manifest.0),
+                    from,
+                });
+            }
+            Event::Accused {
+                key,
+                address,
+                chunk,
+            } => {
+                let chunk = chunk.map(|c| Hex(c.0));
+                let (peer, address) = (Hex(key.0), address.to_string());
+                self.reports.add(NodeReport::Accused {
+                    peer,
+                    address,
+                    chunk,
+                });
+            }
+            Event::OriginWrong { reason } => {
+                let message =
+                    format!("HQ sent an object that is not what was signed, twice: {reason}");
+                self.reports.add(NodeReport::Trouble { message });
+            }
+            Event::KeepFailed { reason } => {
+                self.reports.add(NodeReport::Trouble { message: reason });
+            }
+            // answers to an agent's questions; a node asks none
+            Event::Admission { .. } | Event::Certificate { .. } | Event::NotCertified { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Talks to HQ when HQ can be reached: delivers reports, fetches documents, is confirmed.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use peer_cache_node::PeerCache;
+use peer_cache_proto::wire::{Credentials, Documents};
+use web_api::{Base64, Certified, ConfirmRequest, NodeDocuments, ReportsAnswer, ReportsRequest};
+
+use super::{config::write_durably, origin::HqOrigin, reports::Reports, versions::Versions};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Pauses double while HQ is away, with up to half as much again by chance: after an outage all stores knock at once.
+const AWAY_MAX: Duration = Duration::from_secs(20);
+const ASK_WITHIN: Duration = Duration::from_secs(20);
+
+pub(crate) struct Sync {
+    cache: PeerCache,
+    origin: HqOrigin,
+    reports: Reports,
+    versions: Versions,
+    dir: PathBuf,
+    seen_orders: u64,
+}
+
+/// Documents from HQ, as peers would send them.
+pub(crate) fn to_documents(documents: &NodeDocuments) -> Documents {
+    let some = |b: &Base64| Some(b.0.clone()).filter(|b| !b.is_empty());
+    let list = |l: &[Base64]| l.iter().map(|b| b.0.clone()).collect();
+    Documents {
+        root: some(&documents.root),
+        channel: some(&documents.channel),
+        orders: list(&documents.orders),
+        completions: list(&documents.completions),
+    }
+}
+
+impl Sync {
+    pub(crate) fn new(
+        cache: PeerCache,
+        origin: HqOrigin,
+        reports: Reports,
+        versions: Versions,
+        dir: PathBuf,
+    ) -> Self {
+        Self {
+            cache,
+            origin,
+            reports,
+            versions,
+            dir,
+            seen_orders: 0,
+        }
+    }
+
+    /// For ever.
+    pub(crate) async fn run(mut self) {
+        let mut pause = EVERY;
+        let mut reachable = None;
+        loop {
+            let round = tokio::time::timeout(ASK_WITHIN, self.round())
+                .await
+                .context("HQ does not answer")
+                .flatten();
+            let ok = round.is_ok();
+            if reachable != Some(ok) {
+                match &round {
+                    Ok(()) => tracing::info!("HQ can be reached"),
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "HQ cannot be reached")
+                    }
+                }
+                reachable = Some(ok);
+            }
+            pause = if ok { EVERY } else { (pause * 2).min(AWAY_MAX) };
+            let jitter = if ok { 0.0 } else { rand::random::<f64>() / 2.0 };
+            tokio::time::sleep(pause.mul_f64(1.0 + jitter)).await;
+        }
+    }
+
+    async fn round(&mut self) -> Result<()> {
+        self.be_confirmed().await?;
+        let request = ReportsRequest {
+            peer_port: self.cache.local_addr().map_or(0, |a| a.port()),
+            reports: self.reports.to_send(),
+        };
+        let answer: ReportsAnswer = self.origin.post("/node/reports", &request).await?;
+        self.reports.forget(answer.stored);
+        let channel = self.cache.site(|s| s.channel().map_or(0, |c| c.number));
+        if answer.channel != channel || answer.orders != self.seen_orders {
+            self.fetch_documents().await?;
+            self.seen_orders = answer.orders;
+        }
+        Ok(())
+    }
+
+    async fn fetch_documents(&self) -> Result<()> {
+        let documents: NodeDocuments = self.origin.get("/node/documents").await?;
+        let learned = self.cache.learn(&to_documents(&documents));
+        for refused in learned.refused {
+            tracing::warn!(refused, "a document from HQ is refused");
+        }
+        if let Some(contact) = self.cache.site(|s| s.channel().map(|c| c.hq.clone())) {
+            self.origin.set_contact(contact);
+        }
+        self.versions.refresh();
+        for peer in &documents.peers {
+            if let Ok(address) = peer.address.parse() {
+                self.cache
+                    .hint(trust_format::PublicKey(peer.key.0), address);
+            }
+        }
+        Ok(())
+    }
+
+    /// A provisional certificate is exchanged for HQ's own.
+    async fn be_confirmed(&self) -> Result<()> {
+        let issuer_path = self.dir.join("issuer");
+        let Ok(issuer) = std::fs::read(&issuer_path) else {
+            return Ok(());
+        };
+        let certificate = std::fs::read(self.dir.join("certificate"))?;
+        let request = ConfirmRequest {
+            certificate: Base64(certificate),
+            issuer: Base64(issuer),
+        };
+        let confirmed: Certified = self.origin.post("/node/confirm", &request).await?;
+        let certificate = confirmed.certificate.0;
+        write_durably(&self.dir.join("certificate"), &certificate)?;
+        std::fs::remove_file(&issuer_path)?;
+        self.cache.set_credentials(Credentials::Node {
+            certificate,
+            issuer: None,
+        });
+        tracing::info!("confirmed by HQ");
+        Ok(())
+    }
+}

@@ -1,0 +1,343 @@
+//! Commands about sites, orders, machines, nodes and the ledger: the API in words.
+
+use anyhow::Result;
+use clap::{Subcommand, ValueEnum};
+use reqwest::Method;
+use web_api::{
+    Hex, LedgerLine, Machine, NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange, SiteCreated,
+    SiteInfo, SiteUnknown,
+};
+
+use crate::{HqChoice, Output, client::HqClient};
+
+/// What happens to unknown machines.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Unknown {
+    /// They wait for approval.
+    Wait,
+    /// They are imaged.
+    Admit,
+}
+
+impl From<Unknown> for SiteUnknown {
+    fn from(unknown: Unknown) -> Self {
+        match unknown {
+            Unknown::Wait => Self::Wait,
+            Unknown::Admit => Self::Admit,
+        }
+    }
+}
+
+/// `lamplighter site ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteCommand {
+    /// Adds a site and prints an enrolment token for its first node.
+    Add {
+        /// Its name.
+        name: String,
+        /// What happens to machines that it does not know.
+        #[arg(long, value_enum, default_value = "wait")]
+        unknown: Unknown,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Lists sites.
+    List {
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Changes a site's rules.
+    Set {
+        /// Its name.
+        name: String,
+        /// What happens to machines that it does not know.
+        #[arg(long, value_enum)]
+        unknown: Option<Unknown>,
+        /// Whether nodes may certify new nodes while HQ cannot be reached.
+        #[arg(long)]
+        provisional: Option<bool>,
+        /// Versions of a lower release are refused from now on.
+        #[arg(long)]
+        release_floor: Option<u64>,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Prints a further enrolment token: single use, 72 hours.
+    Token {
+        /// The site's name.
+        name: String,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Text in a path.
+fn quoted(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+    text.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct NewToken {
+    token: String,
+}
+
+pub(crate) async fn site(command: SiteCommand) -> Result<()> {
+    match command {
+        SiteCommand::Add {
+            name,
+            unknown,
+            hq,
+            output,
+        } => {
+            let new = NewSite {
+                name,
+                unknown: unknown.into(),
+            };
+            let created: SiteCreated = HqClient::for_people(&hq)?.post("/sites", &new).await?;
+            output.print(&created, |c| c.token.clone())
+        }
+        SiteCommand::List { hq, output } => {
+            let sites: Vec<SiteInfo> = HqClient::for_people(&hq)?.get("/sites").await?;
+            output.print(&sites, |sites| {
+                sites.iter().fold(
+                    format!(
+                        "{:24} {:>6} {:>9} {:>14}\n",
+                        "SITE", "NODES", "MACHINES", "WAN BYTES"
+                    ),
+                    |text, s| {
+                        text + &format!(
+                            "{:24} {:>6} {:>9} {:>14}\n",
+                            s.name, s.nodes, s.machines, s.wan_bytes
+                        )
+                    },
+                )
+            })
+        }
+        SiteCommand::Set {
+            name,
+            unknown,
+            provisional,
+            release_floor,
+            hq,
+            output,
+        } => {
+            let client = HqClient::for_people(&hq)?;
+            let change = SiteChange {
+                unknown: unknown.map(Into::into),
+                provisional,
+                release_floor,
+            };
+            let path = format!("/sites/{}", quoted(&name));
+            let response = client
+                .send(client.request(Method::PATCH, &path).json(&change))
+                .await?;
+            let site: SiteInfo = response.json().await?;
+            output.print(&site, |s| format!("{} is at channel {}", s.name, s.channel))
+        }
+        SiteCommand::Token { name, hq, output } => {
+            let path = format!("/sites/{}/tokens", quoted(&name));
+            let token: NewToken = HqClient::for_people(&hq)?
+                .post(&path, &serde_json::json!({}))
+                .await?;
+            output.print(&token, |t| t.token.clone())
+        }
+    }
+}
+
+/// `lamplighter order ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OrderCommand {
+    /// Orders a version for a site, or for one machine of it.
+    Add {
+        /// The site's name.
+        #[arg(long)]
+        site: String,
+        /// The version: its digest, the beginning of it, or an image's name for the newest.
+        #[arg(long)]
+        version: String,
+        /// Only this machine.
+        #[arg(long)]
+        machine: Option<Hex<16>>,
+        /// Also where a finished version stands already.
+        #[arg(long)]
+        erase: bool,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Lists orders.
+    List {
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+pub(crate) async fn order(command: OrderCommand) -> Result<()> {
+    match command {
+        OrderCommand::Add {
+            site,
+            version,
+            machine,
+            erase,
+            hq,
+            output,
+        } => {
+            let new = NewOrder {
+                site,
+                version,
+                machine,
+                erase,
+            };
+            let order: OrderInfo = HqClient::for_people(&hq)?.post("/orders", &new).await?;
+            output.print(&order, |o| {
+                format!("order {} of {}: {} {}", o.number, o.site, o.name, o.version)
+            })
+        }
+        OrderCommand::List { hq, output } => {
+            let orders: Vec<OrderInfo> = HqClient::for_people(&hq)?.get("/orders").await?;
+            output.print(&orders, |orders| {
+                let line = |o: &OrderInfo| {
+                    let scope = o.machine.map_or_else(|| "all".into(), |m| m.to_string());
+                    format!(
+                        "{:20} {:>5} {:20} {:34} {} done\n",
+                        o.site, o.number, o.name, scope, o.completed
+                    )
+                };
+                orders.iter().map(line).collect()
+            })
+        }
+    }
+}
+
+/// `lamplighter machine ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachineCommand {
+    /// Lists machines and how far each is.
+    List {
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Lets a waiting machine be imaged.
+    Approve {
+        /// Its identity, from the list.
+        machine: Hex<16>,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
+    match command {
+        MachineCommand::List { hq, output } => {
+            let machines: Vec<Machine> = HqClient::for_people(&hq)?.get("/machines").await?;
+            output.print(&machines, |machines| {
+                machines.iter().map(machine_line).collect()
+            })
+        }
+        MachineCommand::Approve {
+            machine,
+            hq,
+            output,
+        } => {
+            let path = format!("/machines/{machine}/approve");
+            let machine: Machine = HqClient::for_people(&hq)?
+                .post(&path, &serde_json::json!({}))
+                .await?;
+            output.print(&machine, |m| {
+                format!("{} may be imaged in {}", m.id, m.site)
+            })
+        }
+    }
+}
+
+fn machine_line(machine: &Machine) -> String {
+    let doing = match &machine.install {
+        None => format!("{:?}", machine.admission).to_lowercase(),
+        Some(install) => {
+            let percent = install.done_bytes * 100 / install.total_bytes.max(1);
+            format!("{:?} {percent} % {}", install.state, install.message).to_lowercase()
+        }
+    };
+    format!(
+        "{} {:20} {:24} {doing}\n",
+        machine.id, machine.site, machine.facts.model
+    )
+}
+
+/// `lamplighter nodes`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodesArguments {
+    /// Revoke the node with this key.
+    #[arg(long)]
+    revoke: Option<Hex<32>>,
+    #[command(flatten)]
+    hq: HqChoice,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) async fn nodes(arguments: NodesArguments) -> Result<()> {
+    let client = HqClient::for_people(&arguments.hq)?;
+    if let Some(key) = arguments.revoke {
+        let request = client.request(Method::POST, &format!("/nodes/{key}/revoke"));
+        client.send(request.json(&serde_json::json!({}))).await?;
+    }
+    let nodes: Vec<NodeInfo> = client.get("/nodes").await?;
+    arguments.output.print(&nodes, |nodes| {
+        let line = |n: &NodeInfo| {
+            let state = if n.revoked {
+                "revoked"
+            } else {
+                n.origin.as_str()
+            };
+            format!("{} {:20} {:24} {state}\n", n.key, n.site, n.name)
+        };
+        nodes.iter().map(line).collect()
+    })
+}
+
+/// `lamplighter ledger`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LedgerArguments {
+    #[command(flatten)]
+    hq: HqChoice,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) async fn ledger(arguments: LedgerArguments) -> Result<()> {
+    let lines: Vec<LedgerLine> = HqClient::for_people(&arguments.hq)?.get("/ledger").await?;
+    arguments.output.print(&lines, |lines| {
+        let line = |l: &LedgerLine| {
+            format!(
+                "{:20} {} {:>14} of {:>14}\n",
+                l.site, l.version, l.wan_bytes, l.object_bytes
+            )
+        };
+        lines.iter().map(line).collect()
+    })
+}

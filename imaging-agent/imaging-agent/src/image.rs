@@ -1,0 +1,871 @@
+//! One install from the first connection to the last sector.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use image_format::{CHUNK_BYTES, ChunkHash, Manifest};
+use imaging_plan::{Found, Install, InstallRecord, Layout, Phase, RecordState, TargetFacts, plan};
+use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, slab::Slab};
+use peer_cache_proto::{
+    machine::MachineFacts,
+    wire::{AdmissionAnswer, Credentials, Documents, PEER_PORT},
+};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use trust_format::{Completion, Digest, MachineId, Order, PublicKey, TrustedKeys, Verified, peek};
+use web_api::{Hex, InstallReport, InstallState};
+
+use crate::{
+    ImageArguments,
+    customise::NodeInstall,
+    screen::{Bar, say},
+    target::{AlignedBuffer, Target},
+    writer::{AgentKeeper, Writer},
+};
+
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+const MANIFEST_RETRY: Duration = Duration::from_millis(500);
+/// How long a node may need to have the manifest of a version that was ordered a moment ago.
+const MANIFEST_WITHIN: Duration = Duration::from_secs(120);
+const NODE_WITHIN: Duration = Duration::from_secs(120);
+/// A slab beside a target file holds every object of the version, and what its records' ends leave unused.
+const SLAB_SPARE_BYTES: u64 = 32 << 20;
+const SLAB_BYTES_PER_CHUNK: u64 = 8192;
+/// Name of the node's program in a boot bundle.
+const NODE_PROGRAM: &str = "lamplighter";
+/// Last words get this long to leave.
+const FAREWELL: Duration = Duration::from_millis(700);
+
+/// What kind of install this is.
+pub(crate) struct InstallOptions {
+    pub(crate) target: TargetChoice,
+    pub(crate) nodes: Vec<SocketAddr>,
+    pub(crate) discover: bool,
+    pub(crate) site: Site,
+    pub(crate) facts: MachineFacts,
+    pub(crate) version: Option<String>,
+    pub(crate) with_node: bool,
+    pub(crate) uefi: Option<bool>,
+    pub(crate) ram_bytes: Option<u64>,
+    pub(crate) wait: bool,
+}
+
+/// Where the image goes.
+pub(crate) enum TargetChoice {
+    /// A file or disk that somebody named.
+    Path(PathBuf),
+    /// The machine's own disk, chosen by rule.
+    Disk(imaging_plan::Disk),
+}
+
+/// How it ended.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    /// `installed`, or `spent` when there was nothing to do.
+    pub(crate) result: &'static str,
+    pub(crate) version: Option<String>,
+    pub(crate) order: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) seconds: f64,
+    pub(crate) verified: bool,
+    pub(crate) from: BTreeMap<String, u64>,
+}
+
+/// `lamplighter-agent image`.
+pub(crate) async fn by_hand(arguments: ImageArguments) -> Result<()> {
+    let node = resolve(&arguments.node).await?;
+    let site = match &arguments.root {
+        None => Site::trusting_the_first_root(),
+        Some(path) => {
+            let bytes =
+                std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            Site::new(TrustedKeys::pin(&bytes).with_context(|| format!("root {}", path.display()))?)
+        }
+    };
+    let options = InstallOptions {
+        facts: facts_by_hand(&arguments.to),
+        target: TargetChoice::Path(arguments.to),
+        nodes: vec![node],
+        discover: false,
+        site,
+        version: arguments.version,
+        with_node: false,
+        uefi: None,
+        ram_bytes: None,
+        wait: !arguments.no_wait,
+    };
+    let (cache, outcome) = Box::pin(install(options)).await?;
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_vec_pretty(&outcome)?;
+        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if arguments.stay {
+        say("stays and serves; end it with Ctrl-C");
+        wait_for_the_end().await?;
+    }
+    cache.close().await;
+    Ok(())
+}
+
+async fn wait_for_the_end() -> Result<()> {
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = term.recv() => {}
+    }
+    Ok(())
+}
+
+/// An address with or without port. Names are resolved by the peer cache's caller, in Rust: a static program has no
+/// name service.
+pub(crate) async fn resolve(text: &str) -> Result<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+        return Ok(SocketAddr::new(ip, PEER_PORT));
+    }
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (
+            name,
+            port.parse()
+                .with_context(|| format!("the port of {text}"))?,
+        ),
+        None => (text, PEER_PORT),
+    };
+    let resolver = hickory_resolver::TokioResolver::builder_tokio()
+        .and_then(hickory_resolver::ResolverBuilder::build)
+        .context("starting the resolver")?;
+    let found = resolver
+        .lookup_ip(name)
+        .await
+        .with_context(|| format!("resolving {name}"))?;
+    let ip = found
+        .iter()
+        .next()
+        .with_context(|| format!("{name} has no address"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A target that somebody names is a machine of its own: the computer's identity and the target's path make it one.
+fn facts_by_hand(target: &Path) -> MachineFacts {
+    let computer = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let path = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+    let name = blake3::hash(format!("{}\0{}", computer.trim(), path.display()).as_bytes()).to_hex();
+    MachineFacts::new(
+        None,
+        Some(&format!("by-hand-{}", &name[..24])),
+        &[],
+        &format!("by hand: {}", path.display()),
+    )
+}
+
+struct Running {
+    cache: PeerCache,
+    events: mpsc::Receiver<Event>,
+    keeper: Arc<AgentKeeper>,
+    options: InstallOptions,
+    /// The node that admitted us.
+    node: PublicKey,
+    order: Order,
+    ticket: Vec<u8>,
+    machine: MachineId,
+    started: Instant,
+    report: watch::Sender<InstallReport>,
+}
+
+fn empty_report() -> InstallReport {
+    InstallReport {
+        state: InstallState::Waiting,
+        version: None,
+        order: None,
+        done_bytes: 0,
+        total_bytes: 0,
+        received_bytes: 0,
+        from: Vec::new(),
+        message: String::new(),
+    }
+}
+
+/// Installs, or finds that there is nothing to do. The cache goes on serving until it is closed.
+pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outcome)> {
+    let started = Instant::now();
+    let machine = options
+        .facts
+        .id()
+        .context("this machine has no UUID, no serial and no MAC address")?;
+    let keeper = Arc::new(AgentKeeper::new());
+    let mut options = options;
+    let site = std::mem::replace(&mut options.site, Site::trusting_the_first_root());
+    let had_root = site.keys().is_some();
+    let (cache, mut events) = PeerCache::start(PeerCacheConfig {
+        identity: Identity::generate()?,
+        role: Role::Agent,
+        boot: rand::random(),
+        listen: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PEER_PORT)),
+        discover: options.discover,
+        site,
+        credentials: Credentials::Agent { ticket: None },
+        keeper: keeper.clone(),
+        origin: None,
+    })
+    .context("opening the network")?;
+    for node in &options.nodes {
+        cache.keep_dialling(*node);
+    }
+    say(&format!("machine {machine}, looking for a node"));
+    let finished = finished_orders(&options.target);
+    let Some(admitted) = be_admitted(&cache, &mut events, &options, finished, had_root).await?
+    else {
+        let outcome = Outcome {
+            result: "spent",
+            version: None,
+            order: 0,
+            disk_bytes: 0,
+            received_bytes: 0,
+            sent_bytes: 0,
+            seconds: started.elapsed().as_secs_f64(),
+            verified: false,
+            from: BTreeMap::new(),
+        };
+        return Ok((cache, outcome));
+    };
+    let report = watch::Sender::new(InstallReport {
+        version: Some(Hex(admitted.order.image.0)),
+        order: Some(admitted.order.number),
+        ..empty_report()
+    });
+    tokio::spawn(send_reports(
+        cache.clone(),
+        admitted.node,
+        report.subscribe(),
+    ));
+    let running = Running {
+        cache: cache.clone(),
+        events,
+        keeper,
+        options,
+        node: admitted.node,
+        order: admitted.order,
+        ticket: admitted.ticket,
+        machine,
+        started,
+        report,
+    };
+    let report = running.report.clone();
+    match Box::pin(running.run()).await {
+        Ok(outcome) => Ok((cache, outcome)),
+        Err(error) => {
+            report.send_modify(|r| {
+                r.state = InstallState::Failed;
+                r.message = format!("{error:#}");
+            });
+            tokio::time::sleep(FAREWELL).await;
+            cache.close().await;
+            Err(error)
+        }
+    }
+}
+
+/// Orders that the disk itself says are finished.
+fn finished_orders(target: &TargetChoice) -> Vec<u64> {
+    let path = match target {
+        TargetChoice::Path(path) => path,
+        TargetChoice::Disk(disk) => Path::new(&disk.path),
+    };
+    let Ok(target) = Target::open_existing(path) else {
+        return Vec::new();
+    };
+    let Some(record) = read_record(&target) else {
+        return Vec::new();
+    };
+    match record.state {
+        RecordState::Done => vec![record.order],
+        RecordState::Writing => Vec::new(),
+    }
+}
+
+/// The record stands at the same place from the end on every target that has room for one.
+fn read_record(target: &Target) -> Option<InstallRecord> {
+    let end = target.bytes() - target.bytes() % (1 << 20);
+    let offset = end.checked_sub((1 << 20) + imaging_plan::RECORD_BYTES)?;
+    let mut buffer = AlignedBuffer::new(usize::try_from(imaging_plan::RECORD_BYTES).ok()?);
+    target.read(buffer.as_mut(), offset).ok()?;
+    InstallRecord::from_extent(buffer.as_ref())
+}
+
+struct Admitted {
+    node: PublicKey,
+    order: Order,
+    ticket: Vec<u8>,
+}
+
+async fn be_admitted(
+    cache: &PeerCache,
+    events: &mut mpsc::Receiver<Event>,
+    options: &InstallOptions,
+    finished: Vec<u64>,
+    had_root: bool,
+) -> Result<Option<Admitted>> {
+    let wish = options
+        .version
+        .as_deref()
+        .and_then(|v| v.parse::<Hex<32>>().ok())
+        .map(|h| Digest(h.0));
+    let deadline = tokio::time::sleep(NODE_WITHIN);
+    tokio::pin!(deadline);
+    let mut found = false;
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event.context("the peer cache ended")?,
+            () = &mut deadline, if !found => bail!("no node was found within {} s: is one running here, and does the switch let beacons pass?", NODE_WITHIN.as_secs()),
+        };
+        match event {
+            Event::PeerUp {
+                key,
+                address,
+                node: true,
+            } => {
+                found = true;
+                say(&format!("node {} at {}", key.short(), address.ip()));
+                if !had_root {
+                    let root = cache
+                        .site(|s| s.keys().map(|k| k.root().digest().to_string()))
+                        .unwrap_or_default();
+                    say(&format!(
+                        "trusts root {root} because this node showed it (no --root was given)"
+                    ));
+                }
+                cache.ask_admission(&key, options.facts.clone(), wish, finished.clone());
+            }
+            Event::Admission { by, answer } => match answer {
+                AdmissionAnswer::Granted { proof, order } => {
+                    let learned = cache.learn(&Documents {
+                        orders: vec![order.clone()],
+                        ..Documents::default()
+                    });
+                    let document: Order = peek(&order).context("the order")?;
+                    // learn() verified it, or has it already
+                    if cache.site(|s| s.order(document.number).map(|o| (**o).clone()))
+                        != Some(document.clone())
+                    {
+                        bail!("the order is refused: {}", learned.refused.join("; "));
+                    }
+                    check_wish(options.version.as_deref(), &document)?;
+                    let ticket = proof.ticket.clone();
+                    cache.set_ticket(proof);
+                    let at = cache
+                        .peers()
+                        .into_iter()
+                        .find(|p| p.key == by)
+                        .map(|p| p.address.ip().to_string());
+                    say(&format!(
+                        "admitted by {} at {} under order {}",
+                        by.short(),
+                        at.unwrap_or_default(),
+                        document.number
+                    ));
+                    return Ok(Some(Admitted {
+                        node: by,
+                        order: document,
+                        ticket,
+                    }));
+                }
+                AdmissionAnswer::Done { order } => {
+                    say(&format!("nothing to do: order {order} is spent"));
+                    return Ok(None);
+                }
+                AdmissionAnswer::Wait { reason } => {
+                    anyhow::ensure!(options.wait, "not admitted: {reason}");
+                    say(&format!("waiting: {reason}"));
+                }
+                AdmissionAnswer::NoOrder => {
+                    anyhow::ensure!(options.wait, "nothing is ordered for this machine");
+                    say("waiting: nothing is ordered for this machine yet");
+                }
+                AdmissionAnswer::Refused { reason } => bail!("refused by the node: {reason}"),
+            },
+            _ => {}
+        }
+    }
+}
+
+fn check_wish(wish: Option<&str>, order: &Order) -> Result<()> {
+    match wish {
+        Some(wish) if !order.image.to_string().starts_with(&wish.to_lowercase()) => {
+            bail!(
+                "order {} is for version {}, not for {wish}",
+                order.number,
+                order.image
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells the node, which tells HQ. The newest counts; what lies between is not news.
+async fn send_reports(
+    cache: PeerCache,
+    node: PublicKey,
+    mut reports: watch::Receiver<InstallReport>,
+) {
+    let mut every = tokio::time::interval(REPORT_EVERY);
+    loop {
+        every.tick().await;
+        if reports.changed().await.is_err() {
+            return;
+        }
+        let bytes = serde_json::to_vec(&*reports.borrow_and_update()).unwrap_or_default();
+        let peers = cache.peers();
+        // the node that admitted us, or any other when it is gone
+        let to = peers
+            .iter()
+            .find(|p| p.key == node)
+            .or_else(|| peers.iter().find(|p| p.node));
+        if let Some(peer) = to {
+            cache.report(&peer.key, bytes);
+        }
+    }
+}
+
+impl Running {
+    async fn run(mut self) -> Result<Outcome> {
+        let manifest = self.manifest(self.order.image).await?;
+        let bundle = match self.options.with_node {
+            true => Some(self.bundle().await?),
+            false => None,
+        };
+        self.set_state(InstallState::Preflight, "checking the machine");
+        let object_bytes =
+            manifest.object_bytes() + bundle.as_ref().map_or(0, |b| b.object_bytes());
+        let target = self.open_target(&manifest)?;
+        let facts = TargetFacts {
+            bytes: target.bytes(),
+            sector_bytes: target.sector_bytes(),
+            ram_bytes: self.options.ram_bytes,
+            uefi: self.options.uefi,
+            with_node: self.options.with_node,
+            object_bytes,
+        };
+        let layout = plan(&manifest, &facts)
+            .with_context(|| format!("preflight of {}", target.path().display()))?;
+        let node = match self.options.with_node {
+            true => Some(self.certified_node().await?),
+            false => None,
+        };
+        // nothing was touched up to here
+        let (places, sequence) = find_places(&target, &manifest, &layout, self.order.image);
+        if !places.is_empty() {
+            say(&format!(
+                "{} of {} chunks are on the disk already",
+                places.len(),
+                manifest.layout.len()
+            ));
+        }
+        target.forget_partitions_if_device();
+        let slab = self.open_slab(&target, &layout, object_bytes, &manifest)?;
+        let found = Found {
+            places: &places,
+            sequence,
+            blank: target.is_blank(),
+        };
+        let slab_guid = rand::random();
+        let install = Install::new(
+            layout.clone(),
+            &manifest,
+            self.order.image,
+            self.order.number,
+            slab_guid,
+            found,
+        );
+        if let Some(slab) = slab {
+            self.keeper.set_slab(slab);
+        }
+        let bundle_here = bundle.clone().map(|b| self.cache.share(b));
+        let customise = node
+            .zip(bundle)
+            .zip(bundle_here)
+            .map(|((node, bundle), here)| {
+                self.customisation(node, bundle, here, &manifest, layout.slab.is_some())
+            });
+        let writer = Writer::start(target, install, customise);
+        self.write(&manifest, &writer).await
+    }
+
+    async fn manifest(&self, digest: Digest) -> Result<Verified<Manifest>> {
+        let deadline = Instant::now() + MANIFEST_WITHIN;
+        loop {
+            match self.cache.manifest(digest).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(error) => {
+                    tracing::debug!(%error, "no manifest yet");
+                    tokio::time::sleep(MANIFEST_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn bundle(&self) -> Result<Verified<Manifest>> {
+        let digest = self.cache.site(|s| s.channel().and_then(|c| c.bundle));
+        let digest =
+            digest.context("the site has no boot bundle: run `lamplighter media build` at HQ")?;
+        let bundle = self.manifest(digest).await?;
+        bundle
+            .file(NODE_PROGRAM)
+            .context("the boot bundle has no node program")?;
+        Ok(bundle)
+    }
+
+    fn open_target(&self, manifest: &Manifest) -> Result<Target> {
+        let path = match &self.options.target {
+            TargetChoice::Path(path) => path.clone(),
+            TargetChoice::Disk(disk) => PathBuf::from(&disk.path),
+        };
+        Ok(Target::open(
+            &path,
+            manifest.disk_bytes,
+            manifest.sector_bytes,
+        )?)
+    }
+
+    /// Where objects go so that others can have them: the partition on the disk, or a file that nobody sees.
+    fn open_slab(
+        &self,
+        target: &Target,
+        layout: &Layout,
+        object_bytes: u64,
+        manifest: &Manifest,
+    ) -> Result<Option<Slab>> {
+        if let Some(extent) = layout.slab {
+            // the old content of that place is no slab of ours, whatever it looks like
+            target.write(AlignedBuffer::new(4096).as_ref(), extent.offset)?;
+            target.flush()?;
+            let number = free_number(manifest);
+            let device = target.add_partition(number, extent.offset, extent.bytes)?;
+            return Ok(Some(Slab::open_device(&device)?));
+        }
+        if target.is_device() {
+            return Ok(None);
+        }
+        let bytes =
+            object_bytes + manifest.chunks.len() as u64 * SLAB_BYTES_PER_CHUNK + SLAB_SPARE_BYTES;
+        let mut name = std::ffi::OsString::from(".");
+        name.push(target.path().file_name().unwrap_or_default());
+        name.push(".slab");
+        let path = target.path().with_file_name(name);
+        match Slab::temporary(&path, bytes) {
+            Ok(slab) => Ok(Some(slab)),
+            Err(error) => {
+                tracing::warn!(%error, "no room for objects beside the target: chunks are read back for others");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn certified_node(&mut self) -> Result<(Identity, Vec<u8>, Option<Vec<u8>>)> {
+        let identity = Identity::generate()?;
+        self.cache.ask_certificate(&self.node, identity.public());
+        let asked = async {
+            loop {
+                match self.events.recv().await.context("the peer cache ended")? {
+                    Event::Certificate {
+                        certificate,
+                        issuer,
+                    } => return Ok((certificate, issuer)),
+                    Event::NotCertified { reason } => {
+                        bail!("no certificate for this machine's node: {reason}")
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let (certificate, issuer) = tokio::time::timeout(NODE_WITHIN, asked)
+            .await
+            .context("no node answered with a certificate")??;
+        Ok((identity, certificate, issuer))
+    }
+
+    fn customisation(
+        &self,
+        (identity, certificate, issuer): (Identity, Vec<u8>, Option<Vec<u8>>),
+        bundle: Verified<Manifest>,
+        mut here: watch::Receiver<bool>,
+        manifest: &Verified<Manifest>,
+        has_slab: bool,
+    ) -> crate::writer::Customise {
+        let cache = self.cache.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let completion = self.completion(Some(identity.public()));
+        let manifests = [manifest, &bundle]
+            .map(|m| (m.digest().to_string(), m.as_bytes().to_vec()))
+            .to_vec();
+        let root_number = match manifest.customisation {
+            image_format::Customisation::Ext4 { partition } => partition,
+            image_format::Customisation::None => 0,
+        };
+        Box::new(move |target, layout| {
+            runtime
+                .block_on(here.wait_for(|complete| *complete))
+                .context("the boot bundle")?;
+            let program = read_file(&cache, &bundle, NODE_PROGRAM)?;
+            let keys = cache.site(|s| s.keys().cloned()).context("no root")?;
+            let mut site = Site::new(keys);
+            let mut documents = cache.site(Site::all_documents);
+            documents.completions.push(completion);
+            let learned = site.learn(&documents);
+            anyhow::ensure!(
+                learned.channel,
+                "the channel for the node: {}",
+                learned.refused.join("; ")
+            );
+            let peers = cache
+                .peers()
+                .iter()
+                .filter(|p| p.node)
+                .map(|p| p.address.to_string())
+                .collect();
+            NodeInstall {
+                program,
+                identity,
+                certificate,
+                issuer,
+                site,
+                manifests,
+                peers,
+                root_number,
+                has_slab,
+            }
+            .run(target, layout)
+        })
+    }
+
+    fn completion(&self, node: Option<PublicKey>) -> Vec<u8> {
+        self.cache.identity().sign(&Completion {
+            machine: self.machine,
+            order: self.order.number,
+            image: self.order.image,
+            node,
+            ticket: self.ticket.clone(),
+        })
+    }
+
+    fn set_state(&self, state: InstallState, message: &str) {
+        self.report.send_modify(|r| {
+            r.state = state;
+            r.message = message.into();
+        });
+    }
+
+    /// From the first chunk to the last sector.
+    async fn write(mut self, manifest: &Verified<Manifest>, writer: &Writer) -> Result<Outcome> {
+        let mut phase = writer.phase();
+        phase
+            .wait_for(|p| *p >= Phase::Content)
+            .await
+            .context("the writer ended")?;
+        self.keeper.set_image(manifest.digest(), writer.clone());
+        let complete = self.cache.share(manifest.clone());
+        let mut bar = Bar::new("writing", manifest.used_bytes);
+        let mut every = tokio::time::interval(Duration::from_millis(200));
+        let mut from: BTreeMap<String, u64> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                event = self.events.recv() => self.handle(event, manifest.digest(), &mut from)?,
+                _ = every.tick() => self.show(manifest, writer, &mut bar),
+                changed = phase.changed() => {
+                    changed.context("the writer ended")?;
+                    if *phase.borrow() >= Phase::Finished {
+                        break;
+                    }
+                }
+            }
+        }
+        bar.finish();
+        if let Some(failure) = writer.look(|i| i.failure().cloned()) {
+            return Err(anyhow::Error::new(failure)
+                .context(format!("imaging {}", writer.target().path().display())));
+        }
+        anyhow::ensure!(
+            *complete.borrow() || from.is_empty(),
+            "the disk is whole and the download is not"
+        );
+        // the last news of a download may still be on its way
+        while let Ok(Some(event)) =
+            tokio::time::timeout(Duration::from_millis(50), self.events.recv()).await
+        {
+            self.handle(Some(event), manifest.digest(), &mut from)?;
+        }
+        self.farewell(manifest, from).await
+    }
+
+    fn handle(
+        &self,
+        event: Option<Event>,
+        digest: Digest,
+        from: &mut BTreeMap<String, u64>,
+    ) -> Result<()> {
+        match event.context("the peer cache ended")? {
+            Event::Complete {
+                manifest,
+                from: senders,
+            } if manifest == digest => {
+                from.extend(senders);
+            }
+            Event::Accused {
+                key,
+                address,
+                chunk,
+            } => {
+                let chunk = chunk.map_or_else(String::new, |c| format!(" for chunk {c:?}"));
+                say(&format!(
+                    "peer {} at {} sent wrong bytes{chunk} and is not asked again",
+                    key.short(),
+                    address.ip()
+                ));
+            }
+            Event::KeepFailed { reason } => bail!("{reason}"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn show(&self, manifest: &Manifest, writer: &Writer, bar: &mut Bar) {
+        let (phase, (written, places), (read, _)) =
+            writer.look(|i| (i.phase(), i.progress(), i.read_back_progress()));
+        let done = manifest.used_bytes * written as u64 / (places as u64).max(1);
+        bar.set(done);
+        let (state, done_bytes) = match phase {
+            Phase::ReadBack => (InstallState::Verifying, read),
+            Phase::Customising => (InstallState::Customising, manifest.used_bytes),
+            Phase::Committing => (InstallState::Committing, manifest.used_bytes),
+            _ => (InstallState::Writing, done),
+        };
+        let received: u64 = self.cache.peers().iter().map(|p| p.received_bytes).sum();
+        self.report.send_modify(|r| {
+            r.state = state;
+            r.done_bytes = done_bytes;
+            r.total_bytes = manifest.used_bytes;
+            r.received_bytes = received;
+            r.message = String::new();
+        });
+    }
+
+    async fn farewell(
+        self,
+        manifest: &Verified<Manifest>,
+        from: BTreeMap<String, u64>,
+    ) -> Result<Outcome> {
+        for (peer, chunks) in &from {
+            say(&format!("chunks from {peer}: {chunks}"));
+        }
+        let completion = self.completion(None);
+        self.cache.learn(&Documents {
+            completions: vec![completion.clone()],
+            ..Documents::default()
+        });
+        self.cache.tell_completion(&completion);
+        let peers = self.cache.peers();
+        let outcome = Outcome {
+            result: "installed",
+            version: Some(manifest.digest().to_string()),
+            order: self.order.number,
+            disk_bytes: manifest.disk_bytes,
+            received_bytes: peers.iter().map(|p| p.received_bytes).sum(),
+            sent_bytes: peers.iter().map(|p| p.sent_bytes).sum(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            verified: true,
+            from: from.clone(),
+        };
+        self.report.send_modify(|r| {
+            r.state = if self.options.with_node {
+                InstallState::Rebooting
+            } else {
+                InstallState::Done
+            };
+            r.done_bytes = manifest.used_bytes;
+            r.from = from.into_iter().collect();
+            r.message = format!("{:.1} s", outcome.seconds);
+        });
+        tokio::time::sleep(FAREWELL).await;
+        say("finished");
+        Ok(outcome)
+    }
+}
+
+/// The first number that the image's own table leaves free, as the new table will.
+fn free_number(manifest: &Manifest) -> u32 {
+    (1..)
+        .find(|n| manifest.partitions.iter().all(|p| p.number != *n))
+        .unwrap_or(1)
+}
+
+/// A file out of the boot bundle, whose chunks are all here.
+fn read_file(cache: &PeerCache, bundle: &Verified<Manifest>, name: &str) -> Result<Vec<u8>> {
+    let file = bundle
+        .file(name)
+        .with_context(|| format!("{name} is not in the boot bundle"))?;
+    let mut codec = image_format::ChunkCodec::new(1)?;
+    let mut bytes = vec![0; usize::try_from(file.bytes)?];
+    for (n, part) in bytes.chunks_mut(CHUNK_BYTES).enumerate() {
+        let index = u32::try_from(file.offset / CHUNK_BYTES as u64 + n as u64)?;
+        let Some(place) = bundle.layout.iter().find(|p| p.index == index) else {
+            continue;
+        };
+        let record = bundle
+            .chunk(place.chunk)
+            .context("the boot bundle's layout")?;
+        let object = cache
+            .object(bundle, place.chunk)
+            .with_context(|| format!("chunk {} of {name}", record.hash))?;
+        let object = image_format::VerifiedObject::check(record, object)?;
+        let chunk = object.unpack(&mut codec, vec![0; CHUNK_BYTES])?;
+        part[..chunk.plain().len()].copy_from_slice(chunk.plain());
+    }
+    Ok(bytes)
+}
+
+/// Places whose bytes are on the target already. The record proposes; where there is no room for one, every place is
+/// looked at. The hash decides.
+fn find_places(
+    target: &Target,
+    manifest: &Manifest,
+    layout: &Layout,
+    digest: Digest,
+) -> (Vec<usize>, u64) {
+    let record = layout.record.and_then(|_| read_record(target));
+    let sequence = record.as_ref().map_or(0, |r| r.sequence);
+    let claims: Vec<usize> = match (&record, layout.record) {
+        (Some(r), _) if r.manifest == digest && r.state == RecordState::Writing => {
+            (0..manifest.layout.len())
+                .filter(|n| r.written.get(*n) == Some(&true))
+                .collect()
+        }
+        (None, None) if !target.is_blank() => (0..manifest.layout.len()).collect(),
+        _ => Vec::new(),
+    };
+    let mut buffer = AlignedBuffer::new(CHUNK_BYTES);
+    let mut is_there = |place: &usize| {
+        let placed = manifest.layout[*place];
+        let Some(record) = manifest.chunk(placed.chunk) else {
+            return false;
+        };
+        let part = &mut buffer.as_mut()[..record.bytes as usize];
+        target
+            .read(part, u64::from(placed.index) * CHUNK_BYTES as u64)
+            .is_ok()
+            && ChunkHash::of(part) == record.hash
+    };
+    (
+        claims.into_iter().filter(|n| is_there(n)).collect(),
+        sequence,
+    )
+}

@@ -1,0 +1,173 @@
+//! The agent booted in RAM: from drivers to reboot.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use imaging_plan::{Disk, choose_disk};
+use peer_cache_node::Site;
+use peer_cache_proto::{machine::MachineFacts, wire::PEER_PORT};
+use trust_format::TrustedKeys;
+
+use crate::{
+    image::{InstallOptions, TargetChoice, install, resolve},
+    init::{
+        self, command_line, console, efi, inventory, modules, network,
+        reboot::{self, End},
+    },
+    screen::say,
+};
+
+/// Where boot media carry the chain's root.
+const ROOT: &str = "/etc/lamplighter/root";
+const NETWORK_WITHIN: Duration = Duration::from_secs(60);
+/// The agent's own modules: what no device asks for.
+const MODULES: [&str; 2] = ["ext4", "efivarfs"];
+/// A failed install is read from the screen before the machine tries again; doubled with each try of the same boot.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// Process 1: sets up, starts the agent as a child, and ends the machine when the agent has ended.
+pub(crate) fn first_process() -> ExitCode {
+    if let Err(error) = init::set_up_system() {
+        eprintln!("agent: failed: {error}");
+    }
+    match console::supervise(&["run"]) {
+        Ok(console::AgentEnd::Exited(0)) => {}
+        other => {
+            eprintln!(
+                "agent: ended with {other:?}; the machine restarts in {} s",
+                PAUSE_AFTER_FAILURE.as_secs()
+            );
+            std::thread::sleep(PAUSE_AFTER_FAILURE);
+        }
+    }
+    match reboot::end(End::Reboot) {
+        Ok(never) => match never {},
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The child of process 1: images this machine.
+pub(crate) async fn run() -> Result<()> {
+    say("started");
+    load_modules();
+    let asked = command_line::read()?;
+    let network = network::bring_up(asked.boot_interface, NETWORK_WITHIN).await?;
+    for lease in network.leases() {
+        say(&format!("address {} on {}", lease.address, lease.interface));
+    }
+    let found = inventory::read();
+    let disk = choose(&found, asked.others.get("disk").map(String::as_str))?;
+    say(&format!(
+        "disk {} of {} MiB {}",
+        disk.path,
+        disk.bytes >> 20,
+        disk.model
+    ));
+    let root = std::fs::read(ROOT).context("this boot media carries no root document")?;
+    let keys = TrustedKeys::pin(&root).context("the root document of this boot media")?;
+    let options = InstallOptions {
+        nodes: nodes(asked.node.as_deref(), &network).await,
+        discover: true,
+        site: Site::new(keys),
+        facts: facts(&found),
+        version: None,
+        with_node: true,
+        uefi: Some(found.uefi),
+        ram_bytes: Some(found.memory_bytes),
+        target: TargetChoice::Disk(disk),
+        wait: true,
+    };
+    let (cache, _) = Box::pin(install(options)).await?;
+    cache.close().await;
+    start_the_disk_next();
+    say("restarting into the system on the disk");
+    Ok(())
+}
+
+fn load_modules() {
+    match modules::Modules::open() {
+        Err(error) => say(&format!("no modules: {error}")),
+        Ok(mut all) => {
+            let plugged = all.coldplug();
+            tracing::info!(loaded = plugged.loaded.len(), "drivers");
+            for name in MODULES {
+                if let Err(error) = all.load(name) {
+                    tracing::info!(%error, name, "module");
+                }
+            }
+        }
+    }
+}
+
+/// Hints: the node on the command line, and the boot servers that DHCP named. Beacons find the others.
+async fn nodes(asked: Option<&str>, network: &network::Network) -> Vec<SocketAddr> {
+    let mut nodes = Vec::new();
+    if let Some(asked) = asked {
+        match resolve(asked).await {
+            Ok(address) => nodes.push(address),
+            Err(error) => say(&format!("the node on the command line: {error:#}")),
+        }
+    }
+    for lease in network.leases() {
+        nodes.extend(
+            lease
+                .siaddr
+                .filter(|a| !a.is_unspecified())
+                .map(|a| SocketAddr::from((a, PEER_PORT))),
+        );
+    }
+    nodes
+}
+
+fn facts(found: &inventory::Inventory) -> MachineFacts {
+    let macs: Vec<[u8; 6]> = found.interfaces.iter().map(|i| i.address).collect();
+    let model = [found.vendor.as_deref(), found.product.as_deref()];
+    let model: Vec<&str> = model.into_iter().flatten().collect();
+    MachineFacts::new(
+        found.uuid.as_deref().and_then(uuid_bytes),
+        found.serial.as_deref(),
+        &macs,
+        &model.join(" "),
+    )
+}
+
+fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    digits.parse::<web_api::Hex<16>>().ok().map(|h| h.0)
+}
+
+fn choose(found: &inventory::Inventory, pin: Option<&str>) -> Result<Disk> {
+    let disks: Vec<Disk> = found
+        .disks
+        .iter()
+        .map(|d| Disk {
+            path: d.device.to_string_lossy().into_owned(),
+            bytes: d.size_bytes,
+            sector_bytes: d.logical_sector_bytes,
+            removable: d.removable || d.usb,
+            read_only: d.read_only,
+            model: d.model.clone().unwrap_or_default(),
+            serial: d.serial.clone().unwrap_or_default(),
+        })
+        .collect();
+    Ok(choose_disk(&disks, pin)?.clone())
+}
+
+/// A machine that boots from the network first goes to its disk once without asking anybody.
+fn start_the_disk_next() {
+    let Some(variables) = efi::Variables::open() else {
+        return;
+    };
+    let Ok(state) = variables.boot_state() else {
+        return;
+    };
+    let own = state
+        .entries
+        .iter()
+        .find(|e| e.active && e.partition.is_some());
+    if let Some(entry) = own
+        && let Err(error) = variables.set_boot_next(entry.number)
+    {
+        tracing::info!(%error, "the firmware keeps its boot order");
+    }
+}

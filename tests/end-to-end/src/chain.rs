@@ -1,0 +1,267 @@
+//! The story the project exists for: a laptop images machine A, A images machine B.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    headquarters::install_state,
+    lab::Lab,
+    process::run,
+    store::{LAPTOP, Store},
+    vm::{Boot, Machine, Vm},
+};
+
+/// Power to the agent's first line: firmware, network boot, kernel.
+pub const AGENT_TIMEOUT: Duration = Duration::from_secs(180);
+/// The agent's first line to its last.
+pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Reset to the system that was installed.
+pub const OS_TIMEOUT: Duration = Duration::from_secs(180);
+/// The system is up to its node called home.
+pub const HOME_TIMEOUT: Duration = Duration::from_secs(60);
+/// Where the root file system is in the image and so on each disk.
+const ROOT_OFFSET: u64 = 97 << 20;
+const DEBUGFS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The first machine of a chain, which starts by PXE.
+pub const A: Machine = Machine {
+    name: "A",
+    number: 0,
+    boot: Boot::DiskThenPxe,
+};
+/// The second, which starts by HTTP.
+pub const B: Machine = Machine {
+    name: "B",
+    number: 1,
+    boot: Boot::DiskThenHttp,
+};
+
+/// A machine that was imaged.
+#[derive(Debug)]
+pub struct Imaged {
+    /// The address of the installed system.
+    pub address: String,
+    /// From power to the installed system.
+    pub seconds: f64,
+    /// When it was switched on.
+    started: Instant,
+}
+
+/// Switches a machine on and waits until its disk is finished. Every chunk must come from `source`.
+///
+/// # Errors
+/// With the step that failed.
+pub fn image_disk(lab: &Lab, machine: Machine, source: &str) -> Result<(Vm, Instant)> {
+    let name = machine.name;
+    let started = Instant::now();
+    let mut vm = Vm::new(lab, machine)?;
+    lab.say(&format!("{name}: power on"));
+    vm.wait_for("agent: started", AGENT_TIMEOUT)?;
+    lab.say(&format!("{name}: the agent runs"));
+    let admitted = vm.wait_for("agent: admitted by", INSTALL_TIMEOUT)?;
+    lab.say(&format!("{name}: {admitted}"));
+    vm.wait_for("agent: finished", INSTALL_TIMEOUT)?;
+    lab.say(&format!("{name}: the disk is finished"));
+    let senders = vm.console().all("agent: chunks from");
+    for line in &senders {
+        lab.say(&format!("{name}: {line}"));
+    }
+    ensure!(
+        !senders.is_empty()
+            && senders
+                .iter()
+                .all(|line| line.contains(&format!(" at {source}:"))),
+        "{name} was to get every chunk from {source}, and says: {senders:?}"
+    );
+    Ok((vm, started))
+}
+
+/// Waits until the installed system of a machine is up.
+///
+/// # Errors
+/// When it does not come, comes without an address, or its disk holds something else than the image.
+pub fn wait_for_system(store: &Store<'_>, vm: &mut Vm, started: Instant) -> Result<Imaged> {
+    let line = vm.wait_for("OS-UP ", OS_TIMEOUT)?;
+    let name = vm.machine().name;
+    store.lab.say(&format!("{name}: {line}"));
+    let address = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix("ip="))
+        .filter(|address| !address.is_empty())
+        .with_context(|| format!("{name} has no address: {line}"))?
+        .to_owned();
+    check_payload(&store.image_file, &vm.disk()).with_context(|| format!("machine {name}"))?;
+    Ok(Imaged {
+        address,
+        seconds: started.elapsed().as_secs_f64(),
+        started,
+    })
+}
+
+/// Reads a file of the installed system from the disk and from the image, past everything of ours.
+fn check_payload(image: &Path, disk: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let read = |disk: &Path, name: &str| -> Result<Vec<u8>> {
+        let out = scratch.path().join(name);
+        debugfs(
+            disk,
+            &format!("dump /opt/application/payload {}", out.display()),
+        )?;
+        std::fs::read(&out).with_context(|| format!("no payload on {}", disk.display()))
+    };
+    let (wanted, found) = (read(image, "wanted")?, read(disk, "found")?);
+    ensure!(
+        !wanted.is_empty() && wanted == found,
+        "the payload on the disk ({} bytes) is not the image's ({} bytes)",
+        found.len(),
+        wanted.len()
+    );
+    Ok(())
+}
+
+fn debugfs(disk: &Path, request: &str) -> Result<String> {
+    let disk = format!("{}?offset={ROOT_OFFSET}", disk.display());
+    let arguments = ["-R", request, &disk];
+    run(None, DEBUGFS_TIMEOUT, Path::new("debugfs"), &arguments)
+}
+
+/// What is installed is an ordinary system: nothing in it is ours before the agent puts it there.
+///
+/// # Errors
+/// With the first path that looks like ours.
+pub fn check_that_the_image_is_not_ours(image: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let root = scratch.path().join("root");
+    std::fs::create_dir(&root)?;
+    debugfs(image, &format!("rdump / {}", root.display()))?;
+    let mut folders = vec![root];
+    let mut files = 0_u32;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().to_lowercase();
+            ensure!(
+                !name.contains("lamplighter"),
+                "the image has {} before anything was installed",
+                entry.path().display()
+            );
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files += 1;
+            }
+        }
+    }
+    ensure!(files > 1000, "only {files} files were found in the image");
+    Ok(())
+}
+
+/// Waits until HQ says that the machine's node called home from the installed system.
+///
+/// # Errors
+/// When it does not in time.
+pub fn wait_until_home(store: &mut Store<'_>, machine: &Machine, origin: &str) -> Result<Value> {
+    let done = store
+        .hq
+        .wait_for_machine(&machine.mac_hex(), "done", HOME_TIMEOUT, |machine| {
+            install_state(machine) == "done"
+        })?;
+    ensure!(
+        done["completed"]
+            .as_array()
+            .is_some_and(|orders| orders.len() == 1),
+        "machine {} should have finished one order: {done}",
+        machine.name
+    );
+    let id = crate::headquarters::text(&done, "id")?;
+    store.hq.wait_for_node(&id, origin, HOME_TIMEOUT)?;
+    store.lab.say(&format!("{}: HQ says done", machine.name));
+    Ok(done)
+}
+
+/// What the demo shows of a chain.
+#[derive(Debug)]
+pub struct ChainReport {
+    machines: Vec<Value>,
+    wan_bytes: u64,
+    wan_bytes_while_second: u64,
+    object_bytes: u64,
+    seconds: f64,
+}
+
+impl ChainReport {
+    /// As JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "machines": self.machines,
+            "wan_bytes": self.wan_bytes,
+            "wan_bytes_while_second": self.wan_bytes_while_second,
+            "object_bytes": self.object_bytes,
+            "seconds": self.seconds,
+        })
+    }
+}
+
+/// The whole story with the WAN up: A from the laptop, which fetched from HQ; then the laptop is gone, and B from A.
+///
+/// # Errors
+/// With the step that failed.
+pub fn with_the_wan_up(store: &mut Store<'_>) -> Result<ChainReport> {
+    let lab = store.lab;
+    let story = Instant::now();
+    let (mut vm_a, started) = image_disk(lab, A, LAPTOP)?;
+    let a = wait_for_system(store, &mut vm_a, started)?;
+    let a_done = wait_until_home(store, &A, "certified")?;
+    store.kill_laptop();
+    store.wait_for_boot_files(&a.address)?;
+    lab.say(&format!("A at {} offers the boot files", a.address));
+
+    let wan_before = store.hq.ledger_bytes()?;
+    lab.say(&format!(
+        "WAN so far: {wan_before} bytes by HQ's ledger, {:?} on the wire",
+        lab.wan_packet_bytes()?
+    ));
+    let (mut vm_b, started) = image_disk(lab, B, &a.address)?;
+    let b = wait_for_system(store, &mut vm_b, started)?;
+    let b_done = wait_until_home(store, &B, "certified")?;
+    let wan_after = store.hq.ledger_bytes()?;
+    lab.say(&format!(
+        "WAN at the end: {wan_after} bytes by HQ's ledger, {:?} on the wire",
+        lab.wan_packet_bytes()?
+    ));
+    ensure!(
+        wan_before >= store.image.object_bytes,
+        "the ledger says {wan_before} bytes, and the image alone has {}",
+        store.image.object_bytes
+    );
+    ensure!(
+        wan_after == wan_before,
+        "HQ sent {} bytes while B was imaged",
+        wan_after - wan_before
+    );
+    // Long after: what was done stays done.
+    wait_until_home(store, &A, "certified")?;
+    let row = |name: &str, imaged: &Imaged, done: &Value| {
+        json!({
+            "name": name,
+            "disk_bytes": store.image.disk_bytes,
+            "received_bytes": done["install"]["received_bytes"],
+            "seconds": imaged.seconds,
+            "verified": true,
+        })
+    };
+    ensure!(b.started > a.started, "B was to be imaged after A");
+    Ok(ChainReport {
+        machines: vec![row("A", &a, &a_done), row("B", &b, &b_done)],
+        wan_bytes: wan_after,
+        wan_bytes_while_second: wan_after - wan_before,
+        object_bytes: store.image.object_bytes,
+        seconds: story.elapsed().as_secs_f64(),
+    })
+}

@@ -1,0 +1,312 @@
+//! A machine: QEMU with UEFI firmware, a disk, and a network card on the lab's switch.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    console::Console,
+    lab::{Lab, Namespace},
+    process::Process,
+};
+
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// As little memory as a machine may have.
+const MEMORY_MIB: &str = "1024";
+const DISK_BYTES: u64 = 3 << 30;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the firmware is set up to try, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// The disk, then the network by PXE.
+    DiskThenPxe,
+    /// The disk, then the network by HTTP.
+    DiskThenHttp,
+    /// The network by PXE, always first.
+    PxeFirst,
+    /// The disk, then this USB stick; never the network.
+    DiskThenStick(PathBuf),
+}
+
+/// What a machine is; it stays the same over its starts.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// For people and file names.
+    pub name: &'static str,
+    /// Its place at the switch, which also makes its MAC address, UUID and serial number.
+    pub number: usize,
+    /// Set up in its firmware.
+    pub boot: Boot,
+}
+
+impl Machine {
+    /// With colons, as QEMU wants it.
+    fn mac(&self) -> String {
+        format!("52:54:00:77:00:{:02x}", 10 + self.number)
+    }
+
+    /// As HQ's interface writes it.
+    #[must_use]
+    pub fn mac_hex(&self) -> String {
+        self.mac().replace(':', "")
+    }
+}
+
+/// A machine that was plugged in.
+#[derive(Debug)]
+pub struct Vm {
+    machine: Machine,
+    folder: PathBuf,
+    console: Console,
+    qemu: Option<Process>,
+}
+
+impl Vm {
+    /// Gives the machine a blank disk and fresh firmware settings, and switches it on.
+    ///
+    /// # Errors
+    /// When a file cannot be made or QEMU does not start.
+    pub fn new(lab: &Lab, machine: Machine) -> Result<Self> {
+        let folder = lab.scratch().join(machine.name);
+        std::fs::create_dir(&folder)?;
+        std::fs::copy(FIRMWARE_VARIABLES, folder.join("variables"))
+            .with_context(|| format!("no firmware {FIRMWARE_VARIABLES}: Debian package ovmf"))?;
+        std::fs::File::create_new(folder.join("disk"))?.set_len(DISK_BYTES)?;
+        let console = Console::new(lab.artefact(&format!("machine-{}.serial.txt", machine.name)));
+        let mut vm = Self {
+            machine,
+            folder,
+            console,
+            qemu: None,
+        };
+        vm.switch_on(lab)?;
+        Ok(vm)
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Its serial line.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Its disk, on our side.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join("disk")
+    }
+
+    /// Waits for a line with `what` on its console since it was last switched on, and answers it from `what` on.
+    ///
+    /// # Errors
+    /// When the time is over, QEMU ends, the kernel panics or the agent fails: with the console's last lines.
+    pub fn wait_for(&mut self, what: &str, timeout: Duration) -> Result<String> {
+        let Self { qemu, console, .. } = self;
+        console.wait_for(what, timeout, || match qemu {
+            Some(qemu) => qemu.check(),
+            None => anyhow::bail!("the machine is switched off"),
+        })
+    }
+
+    /// Takes its power away: what was not written to the disk by then is lost with the memory.
+    ///
+    /// # Errors
+    /// When QEMU does not obey.
+    pub fn switch_off(&mut self) -> Result<()> {
+        if let Some(mut qemu) = self.qemu.take() {
+            self.qmp("quit")?;
+            qemu.wait(QUIT_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// When QEMU does not obey.
+    pub fn reset(&mut self) -> Result<()> {
+        self.console.forget();
+        self.qmp("system_reset")
+    }
+
+    /// Takes the power away and gives it back.
+    ///
+    /// # Errors
+    /// When QEMU does not obey.
+    pub fn power_cycle(&mut self, lab: &Lab) -> Result<()> {
+        self.switch_off()?;
+        self.switch_on(lab)
+    }
+
+    /// Gives it power; its console counts from here.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn switch_on(&mut self, lab: &Lab) -> Result<()> {
+        ensure!(self.qemu.is_none(), "the machine is on already");
+        self.console.forget();
+        let arguments = self.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let name = format!("machine-{}.qemu", self.machine.name);
+        let program = Path::new("qemu-system-x86_64");
+        self.qemu = Some(lab.start(Namespace::Switch, &name, program, &arguments)?);
+        Ok(())
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let number = self.machine.number;
+        let file = |name: &str| self.folder.join(name).display().to_string();
+        let serial = self.console.path().display();
+        // An empty `romfile`: the firmware's own driver, not QEMU's iPXE.
+        let (disk_place, network_place) = match self.machine.boot {
+            Boot::PxeFirst => (",bootindex=2", ",bootindex=1"),
+            Boot::DiskThenPxe | Boot::DiskThenHttp => (",bootindex=1", ",bootindex=2"),
+            Boot::DiskThenStick(_) => (",bootindex=1", ""),
+        };
+        let mut all: Vec<String> = [
+            "-nodefaults -display none -smp 1 -M q35,graphics=off -accel tcg,thread=multi -cpu max -m",
+            MEMORY_MIB,
+            "-device virtio-rng-pci",
+        ]
+        .iter()
+        .flat_map(|text| text.split(' '))
+        .map(str::to_owned)
+        .collect();
+        let mut add = |option: &str, value: String| all.extend([option.to_owned(), value]);
+        add(
+            "-uuid",
+            format!("4c414d50-0000-4000-8000-5254007700{:02x}", 10 + number),
+        );
+        add(
+            "-smbios",
+            format!(
+                "type=1,manufacturer=Lamplighter,product=Till,serial=TILL-{:04}",
+                100 + number
+            ),
+        );
+        add("-qmp", format!("unix:{},server=on,wait=off", file("qmp")));
+        add(
+            "-chardev",
+            format!("file,id=serial,path={serial},append=on"),
+        );
+        add("-serial", "chardev:serial".to_owned());
+        add(
+            "-drive",
+            format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}"),
+        );
+        add(
+            "-drive",
+            format!("if=pflash,format=raw,unit=1,file={}", file("variables")),
+        );
+        add(
+            "-drive",
+            format!(
+                "if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file={}",
+                file("disk")
+            ),
+        );
+        add("-device", format!("virtio-blk-pci,drive=disk{disk_place}"));
+        add(
+            "-netdev",
+            format!(
+                "tap,id=net,ifname={},script=no,downscript=no",
+                Lab::tap(number)
+            ),
+        );
+        add(
+            "-device",
+            format!(
+                "virtio-net-pci,netdev=net,mac={},romfile={network_place}",
+                self.machine.mac()
+            ),
+        );
+        for (setting, is_off) in [
+            (
+                "IPv4PXESupport",
+                !matches!(self.machine.boot, Boot::DiskThenPxe | Boot::PxeFirst),
+            ),
+            // The firmware would try IPv6 for minutes before anything else.
+            ("IPv6PXESupport", true),
+        ] {
+            if is_off {
+                add(
+                    "-fw_cfg",
+                    format!("name=opt/org.tianocore/{setting},string=n"),
+                );
+            }
+        }
+        if let Boot::DiskThenStick(image) = &self.machine.boot {
+            add("-device", "qemu-xhci".to_owned());
+            add(
+                "-drive",
+                format!(
+                    "if=none,id=stick,format=raw,cache=unsafe,file={}",
+                    image.display()
+                ),
+            );
+            add(
+                "-device",
+                "usb-storage,drive=stick,removable=on,bootindex=2".to_owned(),
+            );
+        }
+        all
+    }
+
+    /// QEMU makes its socket a moment after it was started.
+    fn connect(&self) -> Result<UnixStream> {
+        let started = Instant::now();
+        loop {
+            match UnixStream::connect(self.folder.join("qmp")) {
+                Err(_) if started.elapsed() < CONNECT_TIMEOUT => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => {
+                    let name = self.machine.name;
+                    return result.with_context(|| format!("cannot reach QEMU of machine {name}"));
+                }
+            }
+        }
+    }
+
+    /// Sends one command over QEMU's machine protocol: greeting, capabilities, command, answer.
+    fn qmp(&self, command: &str) -> Result<()> {
+        let stream = self.connect()?;
+        stream.set_read_timeout(Some(QUIT_TIMEOUT))?;
+        let mut answers = BufReader::new(stream.try_clone()?).lines();
+        answers.next().context("QEMU sends no greeting")??;
+        for command in ["qmp_capabilities", command] {
+            writeln!(&stream, r#"{{"execute":"{command}"}}"#)?;
+            // Events come between; when it quits, the answer may be the end of the connection.
+            for answer in answers.by_ref() {
+                let answer = answer?;
+                ensure!(
+                    !answer.contains("\"error\""),
+                    "QEMU refuses {command}: {answer}"
+                );
+                if answer.contains("\"return\"") {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.switch_off();
+    }
+}

@@ -1,0 +1,225 @@
+//! Whole stories with real firmware in QEMU. They take minutes and need root: see the crate's header.
+//!
+//! Each has a lab of its own, one at a time: `timeout 30m cargo test -p end-to-end --test vm -- --test-threads=1`.
+
+use std::{os::unix::fs::FileExt, path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use end_to_end::{
+    Boot, CLIENT, LAPTOP, Lab, Machine, Namespace, Process, Store, UnknownMachines, Vm,
+    agent_program,
+    chain::{self, A, AGENT_TIMEOUT, B, HOME_TIMEOUT, INSTALL_TIMEOUT, OS_TIMEOUT},
+    install_state,
+};
+
+/// More than a node says to a computer that it only asks to wait, much less than an image.
+const WAITING_BYTES_MAX: u64 = 300_000;
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[test]
+fn chain_with_the_wan_up() -> Result<()> {
+    let lab = Lab::new("chain_with_the_wan_up")?;
+    let mut store = Store::open(&lab, UnknownMachines::Admit)?;
+    chain::check_that_the_image_is_not_ours(&store.image_file)?;
+    let report = chain::with_the_wan_up(&mut store)?;
+    lab.say(&report.to_json().to_string());
+    Ok(())
+}
+
+#[test]
+fn chain_with_the_wan_down() -> Result<()> {
+    let lab = Lab::new("chain_with_the_wan_down")?;
+    let mut store = Store::open(&lab, UnknownMachines::Admit)?;
+    let (mut vm_a, started) = chain::image_disk(&lab, A, LAPTOP)?;
+    lab.cut_the_wan()?;
+    store.kill_laptop();
+    let a = chain::wait_for_system(&store, &mut vm_a, started)?;
+    store.wait_for_boot_files(&a.address)?;
+    lab.say(&format!("A at {} offers the boot files", a.address));
+    let (mut vm_b, started) = chain::image_disk(&lab, B, &a.address)?;
+    let b = chain::wait_for_system(&store, &mut vm_b, started)?;
+    store.wait_for_boot_files(&b.address)?;
+    lab.say(&format!("B at {} offers the boot files", b.address));
+
+    // The third link: only B is left.
+    vm_a.switch_off()?;
+    let mut client = start_client(&lab, &b.address)?;
+    wait_for_client(&mut client)?;
+    let senders = client.console().all("agent: chunks from");
+    let from_b = format!(" at {}:", b.address);
+    ensure!(
+        !senders.is_empty() && senders.iter().all(|line| line.contains(&from_b)),
+        "the client was to get every chunk from {}: {senders:?}",
+        b.address
+    );
+    check_client_file(&store)?;
+    lab.say("the client has its image from B");
+
+    lab.mend_the_wan()?;
+    let machine = store
+        .hq
+        .wait_for_machine(&B.mac_hex(), "known", HOME_TIMEOUT, |_| true)?;
+    let id = machine["id"].as_str().context("a machine without id")?;
+    store.hq.wait_for_node(id, "confirmed", HOME_TIMEOUT)?;
+    lab.say("HQ confirmed B's node");
+    store
+        .hq
+        .wait_for_machine(&B.mac_hex(), "done", HOME_TIMEOUT, |machine| {
+            install_state(machine) == "done"
+        })?;
+    Ok(())
+}
+
+#[test]
+fn usb_stick() -> Result<()> {
+    let lab = Lab::new("usb_stick")?;
+    let mut store = Store::open(&lab, UnknownMachines::Admit)?;
+    let stick = lab.scratch().join("stick.img");
+    let out = stick.display().to_string();
+    store.hq.command(&["media", "usb", "--out", &out])?;
+    let machine = Machine {
+        name: "U",
+        number: 2,
+        boot: Boot::DiskThenStick(stick),
+    };
+    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), LAPTOP)?;
+    chain::wait_for_system(&store, &mut vm, started)?;
+    chain::wait_until_home(&mut store, &machine, "certified")?;
+    Ok(())
+}
+
+#[test]
+fn strangers_wait() -> Result<()> {
+    let lab = Lab::new("strangers_wait")?;
+    let mut store = Store::open(&lab, UnknownMachines::ByDefault)?;
+    lab.count_at_client(LAPTOP)?;
+    let mut client = start_client(&lab, LAPTOP)?;
+    client.wait_for("agent: waiting", COMMAND_TIMEOUT)?;
+    let mac = client_mac(&lab)?;
+    let machine = store
+        .hq
+        .wait_for_machine(&mac, "waiting", HOME_TIMEOUT, |machine| {
+            machine["admission"] == "waiting"
+        })?;
+    lab.say("HQ shows that it waits");
+    std::thread::sleep(Duration::from_secs(10));
+    client.check()?;
+    let heard = lab.client_bytes()?;
+    ensure!(
+        heard < WAITING_BYTES_MAX,
+        "the laptop sent {heard} bytes to a computer that nobody approved"
+    );
+    ensure!(
+        client.console().first("agent: admitted").is_none(),
+        "nobody approved it"
+    );
+    lab.say(&format!("it was told to wait in {heard} bytes"));
+    let id = machine["id"].as_str().context("a machine without id")?;
+    store.hq.command(&["machine", "approve", id])?;
+    client.wait_for("agent: admitted by", COMMAND_TIMEOUT)?;
+    wait_for_client(&mut client)?;
+    check_client_file(&store)
+}
+
+#[test]
+fn power_cycles() -> Result<()> {
+    let lab = Lab::new("power_cycles")?;
+    let mut store = Store::open(&lab, UnknownMachines::Admit)?;
+    let machine = Machine {
+        name: "P",
+        number: 3,
+        boot: Boot::PxeFirst,
+    };
+    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), LAPTOP)?;
+    chain::wait_for_system(&store, &mut vm, started)?;
+    chain::wait_until_home(&mut store, &machine, "certified")?;
+    let cycles = match std::env::var("LAMPLIGHTER_LONG") {
+        Ok(long) if long == "1" => 5,
+        _ => 1,
+    };
+    for cycle in 1..=cycles {
+        vm.power_cycle(&lab)?;
+        check_that_it_starts_its_own_disk(&lab, &mut vm)
+            .with_context(|| format!("power cycle {cycle} of {cycles}"))?;
+    }
+    let console = std::fs::read_to_string(vm.console().path()).or_else(|_| {
+        std::fs::read(vm.console().path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    })?;
+    let installs = console.matches("agent: finished").count();
+    ensure!(installs == 1, "the machine was imaged {installs} times");
+    chain::wait_until_home(&mut store, &machine, "certified")?;
+    Ok(())
+}
+
+fn check_that_it_starts_its_own_disk(lab: &Lab, vm: &mut Vm) -> Result<()> {
+    let line = vm.wait_for("OS-UP ", AGENT_TIMEOUT + OS_TIMEOUT)?;
+    lab.say(&format!("{}: {line}", vm.machine().name));
+    ensure!(
+        vm.console().first("agent: admitted").is_none(),
+        "the agent was admitted again"
+    );
+    Ok(())
+}
+
+/// The agent as an ordinary program on one more computer, with a file for a disk.
+fn start_client(lab: &Lab, node: &str) -> Result<Process> {
+    let disk = lab.scratch().join("client.disk").display().to_string();
+    let report = lab.artefact("client.json").display().to_string();
+    let arguments = ["image", "--to", &disk, "--node", node, "--json", &report];
+    lab.say(&format!("a client at {CLIENT} asks {node}"));
+    lab.start(Namespace::Client, "client", &agent_program()?, &arguments)
+}
+
+fn wait_for_client(client: &mut Process) -> Result<()> {
+    client.wait_for("agent: finished", INSTALL_TIMEOUT)?;
+    let status = client.wait(COMMAND_TIMEOUT)?;
+    ensure!(status.success(), "the client ended with {status}");
+    Ok(())
+}
+
+/// The ESP is what the image has: nothing is changed there. (Around it the table and the root file system are.)
+fn check_client_file(store: &Store<'_>) -> Result<()> {
+    const ESP_START: u64 = 1 << 20;
+    const ESP_LEN: usize = 96 << 20;
+    let read = |path: &Path| -> Result<Vec<u8>> {
+        let mut esp = vec![0; ESP_LEN];
+        let file = std::fs::File::open(path)?;
+        file.read_exact_at(&mut esp, ESP_START)
+            .with_context(|| format!("cannot read the ESP on {}", path.display()))?;
+        Ok(esp)
+    };
+    let disk = store.lab.scratch().join("client.disk");
+    ensure!(
+        read(&disk)? == read(&store.image_file)?,
+        "the ESP on the client's disk is not the image's"
+    );
+    Ok(())
+}
+
+fn client_mac(lab: &Lab) -> Result<String> {
+    let path = "/sys/class/net/e0/address";
+    let mac = lab.run(
+        Namespace::Client,
+        COMMAND_TIMEOUT,
+        Path::new("cat"),
+        &[path],
+    )?;
+    Ok(mac.trim().replace(':', ""))
+}
+
+#[test]
+fn zz_smoke() -> Result<()> {
+    let lab = Lab::new("smoke")?;
+    lab.say(&format!("{:?}", lab.wan_packet_bytes()?));
+    lab.count_at_client(LAPTOP)?;
+    lab.cut_the_wan()?;
+    lab.mend_the_wan()?;
+    lab.say(&format!("{:?} {}", lab.client_bytes()?, client_mac(&lab)?));
+    lab.run(
+        Namespace::Laptop,
+        COMMAND_TIMEOUT,
+        Path::new("busybox"),
+        &["ping", "-c1", "-W2", "10.78.0.1"],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The newest lines of what happened, for people.
+
+use serde::Serialize;
+use sqlx::{Row, SqliteConnection};
+use trust_format::SiteId;
+
+use super::{Result, big, number, unix_seconds};
+
+/// Lines that are kept.
+const EVENTS_MAX: i64 = 10_000;
+const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// One line.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct EventInfo {
+    pub(crate) site: String,
+    pub(crate) source: String,
+    pub(crate) kind: String,
+    pub(crate) message: String,
+    pub(crate) unix_seconds: u64,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum EventKind {
+    Holds,
+    Accused,
+    Boot,
+    Trouble,
+}
+
+impl EventKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Accused => "accused",
+            Self::Boot => "boot",
+            Self::Trouble => "trouble",
+        }
+    }
+}
+
+/// Adds a line; the oldest makes room.
+pub(crate) async fn add(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    source: &str,
+    kind: EventKind,
+    message: &str,
+) -> Result<()> {
+    let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
+    let added = sqlx::query(
+        "INSERT INTO events (site, source, kind, message, happened) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(site.to_string())
+    .bind(source)
+    .bind(kind.word())
+    .bind(message)
+    .bind(big(unix_seconds()))
+    .execute(&mut *db)
+    .await?;
+    sqlx::query("DELETE FROM events WHERE id <= $1")
+        .bind(added.last_insert_rowid() - EVENTS_MAX)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The newest lines, newest first.
+pub(crate) async fn newest(db: &mut SqliteConnection, limit: u32) -> Result<Vec<EventInfo>> {
+    let rows = sqlx::query(
+        "SELECT e.*, s.name AS site_name FROM events e JOIN sites s ON s.id = e.site ORDER BY e.id DESC LIMIT $1",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(EventInfo {
+                site: row.try_get("site_name")?,
+                source: row.try_get("source")?,
+                kind: row.try_get("kind")?,
+                message: row.try_get("message")?,
+                unix_seconds: number(row, "happened")?,
+            })
+        })
+        .collect()
+}

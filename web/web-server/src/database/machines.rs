@@ -1,0 +1,201 @@
+//! Machines. A machine is known per site: what a node of one site says never touches another's.
+
+use std::collections::BTreeMap;
+
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use trust_format::{MachineId, PublicKey, SiteId};
+use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine};
+
+use super::{Result, big, flag, json, number, parsed, parsed_option, to_json, undecodable};
+
+/// What is already known of a machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MachineRecord {
+    pub(crate) admitted: bool,
+    pub(crate) approved: bool,
+    pub(crate) facts: Facts,
+    pub(crate) install: Option<InstallReport>,
+}
+
+/// A machine of a site.
+pub(crate) async fn find(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    id: MachineId,
+) -> Result<Option<MachineRecord>> {
+    let row = sqlx::query("SELECT * FROM machines WHERE site = $1 AND id = $2")
+        .bind(site.to_string())
+        .bind(id.to_string())
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| {
+        Ok(MachineRecord {
+            admitted: flag(&row, "admitted")?,
+            approved: flag(&row, "approved")?,
+            facts: json(&row, "facts")?,
+            install: install(&row)?,
+        })
+    })
+    .transpose()
+}
+
+fn install(row: &SqliteRow) -> Result<Option<InstallReport>> {
+    let text: Option<String> = row.try_get("install")?;
+    text.map(|t| serde_json::from_str(&t).map_err(|_| undecodable("install")))
+        .transpose()
+}
+
+/// Writes a machine, new or not.
+pub(crate) async fn put(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    id: MachineId,
+    machine: &MachineRecord,
+    seen: u64,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO machines (site, id, admitted, approved, facts, install, seen) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (site, id) DO UPDATE SET admitted = excluded.admitted, approved = excluded.approved,
+         facts = excluded.facts, install = excluded.install, seen = excluded.seen",
+    )
+    .bind(site.to_string())
+    .bind(id.to_string())
+    .bind(i64::from(machine.admitted))
+    .bind(i64::from(machine.approved))
+    .bind(to_json(&machine.facts)?)
+    .bind(machine.install.as_ref().map(to_json).transpose()?)
+    .bind(big(seen))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A person approves it.
+pub(crate) async fn approve(db: &mut SqliteConnection, site: SiteId, id: MachineId) -> Result<()> {
+    sqlx::query("UPDATE machines SET approved = 1 WHERE site = $1 AND id = $2")
+        .bind(site.to_string())
+        .bind(id.to_string())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// How many machines a site has.
+pub(crate) async fn count(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
+    let row = sqlx::query("SELECT COUNT(*) AS machines FROM machines WHERE site = $1")
+        .bind(site.to_string())
+        .fetch_one(db)
+        .await?;
+    number(&row, "machines")
+}
+
+/// Machines for people, last heard of first; all, or those of one identity.
+pub(crate) async fn infos(
+    db: &mut SqliteConnection,
+    id: Option<MachineId>,
+    limit: u32,
+) -> Result<Vec<(SiteId, Machine)>> {
+    let id = id.map(|id| id.to_string());
+    let rows = sqlx::query(
+        "SELECT m.*, s.name AS site_name FROM machines m JOIN sites s ON s.id = m.site
+         WHERE $1 IS NULL OR m.id = $1 ORDER BY m.seen DESC, m.id LIMIT $2",
+    )
+    .bind(&id)
+    .bind(i64::from(limit))
+    .fetch_all(&mut *db)
+    .await?;
+    let mut completed = completed_orders(db, id.as_deref()).await?;
+    rows.iter()
+        .map(|row| {
+            let (site, id): (SiteId, MachineId) = (parsed(row, "site")?, parsed(row, "id")?);
+            let admitted = flag(row, "admitted")? || flag(row, "approved")?;
+            let machine = Machine {
+                id: Hex(id.0),
+                site: row.try_get("site_name")?,
+                admission: match admitted {
+                    true => AdmissionState::Admitted,
+                    false => AdmissionState::Waiting,
+                },
+                facts: json(row, "facts")?,
+                install: install(row)?,
+                completed: completed.remove(&(site, id)).unwrap_or_default(),
+                seen_unix_seconds: number(row, "seen")?,
+            };
+            Ok((site, machine))
+        })
+        .collect()
+}
+
+async fn completed_orders(
+    db: &mut SqliteConnection,
+    id: Option<&str>,
+) -> Result<BTreeMap<(SiteId, MachineId), Vec<u64>>> {
+    let rows = sqlx::query(
+        "SELECT site, machine, order_number FROM completions WHERE $1 IS NULL OR machine = $1 ORDER BY order_number",
+    )
+    .bind(id)
+    .fetch_all(db)
+    .await?;
+    let mut completed: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    for row in &rows {
+        let whose = (parsed(row, "site")?, parsed(row, "machine")?);
+        completed
+            .entry(whose)
+            .or_default()
+            .push(number(row, "order_number")?);
+    }
+    Ok(completed)
+}
+
+/// Stores proof that a machine finished an order. The first proof stays.
+pub(crate) async fn complete(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    completion: &trust_format::Completion,
+    document: &[u8],
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO completions (site, machine, order_number, node_key, document) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (site, machine, order_number) DO NOTHING",
+    )
+    .bind(site.to_string())
+    .bind(completion.machine.to_string())
+    .bind(big(completion.order))
+    .bind(completion.node.map(|k| k.to_string()))
+    .bind(document)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The newest proofs of a site, newest order first.
+pub(crate) async fn completions(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    limit: u32,
+) -> Result<Vec<Vec<u8>>> {
+    sqlx::query_scalar("SELECT document FROM completions WHERE site = $1 ORDER BY order_number DESC, machine LIMIT $2")
+        .bind(site.to_string())
+        .bind(i64::from(limit))
+        .fetch_all(db)
+        .await
+}
+
+/// The key of the node that an order put on a machine's disk.
+pub(crate) async fn node_put_by(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    id: MachineId,
+    order: u64,
+) -> Result<Option<PublicKey>> {
+    let row = sqlx::query(
+        "SELECT node_key FROM completions WHERE site = $1 AND machine = $2 AND order_number = $3",
+    )
+    .bind(site.to_string())
+    .bind(id.to_string())
+    .bind(big(order))
+    .fetch_optional(db)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(parsed_option::<Hex<32>>(&row, "node_key")?.map(|k| PublicKey(k.0)))
+}

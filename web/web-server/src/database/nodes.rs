@@ -1,0 +1,181 @@
+//! Nodes.
+
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use trust_format::{MachineId, PublicKey, SiteId};
+use web_api::{Facts, Hex, NodeInfo, PeerAddress};
+
+use super::{Result, big, flag, key, number, parsed, to_json};
+
+/// A node as stored.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeRecord {
+    pub(crate) key: PublicKey,
+    pub(crate) site: SiteId,
+    pub(crate) name: String,
+    pub(crate) machine: MachineId,
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) revoked: bool,
+    /// Number of its last stored report.
+    pub(crate) reports: u64,
+}
+
+/// How a node came to be one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin {
+    Enrolled,
+    Certified,
+    Confirmed,
+}
+
+impl Origin {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::Certified => "certified",
+            Self::Confirmed => "confirmed",
+        }
+    }
+}
+
+/// A node.
+pub(crate) async fn find(
+    db: &mut SqliteConnection,
+    node: &PublicKey,
+) -> Result<Option<NodeRecord>> {
+    let row = sqlx::query("SELECT * FROM nodes WHERE node_key = $1")
+        .bind(node.to_string())
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| {
+        Ok(NodeRecord {
+            key: *node,
+            site: parsed(&row, "site")?,
+            name: row.try_get("name")?,
+            machine: parsed(&row, "machine")?,
+            certificate: row.try_get("certificate")?,
+            revoked: flag(&row, "revoked")?,
+            reports: number(&row, "reports")?,
+        })
+    })
+    .transpose()
+}
+
+/// Adds a node that was not heard of yet.
+pub(crate) async fn insert(
+    db: &mut SqliteConnection,
+    node: &NodeRecord,
+    origin: Origin,
+    facts: Option<&Facts>,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO nodes (node_key, site, name, machine, origin, facts, certificate, revoked, seen, reports)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0)",
+    )
+    .bind(node.key.to_string())
+    .bind(node.site.to_string())
+    .bind(&node.name)
+    .bind(node.machine.to_string())
+    .bind(origin.word())
+    .bind(facts.map(to_json).transpose()?)
+    .bind(&node.certificate)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Revokes a node and ends its leases; another may take them at once.
+pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Result<()> {
+    sqlx::query("UPDATE nodes SET revoked = 1 WHERE node_key = $1")
+        .bind(node.to_string())
+        .execute(&mut *db)
+        .await?;
+    sqlx::query("UPDATE leases SET renewed_millis = 0 WHERE holder = $1")
+        .bind(node.to_string())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The node was heard of; its reports are stored up to a number.
+pub(crate) async fn heard(
+    db: &mut SqliteConnection,
+    node: &PublicKey,
+    seen: u64,
+    address: Option<&str>,
+    reports: u64,
+) -> Result<()> {
+    sqlx::query("UPDATE nodes SET seen = $2, address = COALESCE($3, address), reports = $4 WHERE node_key = $1")
+        .bind(node.to_string())
+        .bind(big(seen))
+        .bind(address)
+        .bind(big(reports))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+fn info(row: &SqliteRow) -> Result<NodeInfo> {
+    Ok(NodeInfo {
+        key: Hex(key(row, "node_key")?.0),
+        site: row.try_get("site_name")?,
+        name: row.try_get("name")?,
+        machine: parsed(row, "machine")?,
+        origin: row.try_get("origin")?,
+        revoked: flag(row, "revoked")?,
+        seen_unix_seconds: number(row, "seen")?,
+        address: row.try_get("address")?,
+    })
+}
+
+/// One node for people.
+pub(crate) async fn info_of(
+    db: &mut SqliteConnection,
+    node: &PublicKey,
+) -> Result<Option<NodeInfo>> {
+    let row = sqlx::query(
+        "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site WHERE n.node_key = $1",
+    )
+    .bind(node.to_string())
+    .fetch_optional(db)
+    .await?;
+    row.as_ref().map(info).transpose()
+}
+
+/// Nodes for people, last heard of first.
+pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<NodeInfo>> {
+    let rows = sqlx::query(
+        "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site
+         ORDER BY n.revoked, n.seen DESC, n.node_key LIMIT $1",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(info).collect()
+}
+
+/// Where the site's other nodes were last heard of, newest first.
+pub(crate) async fn peers(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    except: &PublicKey,
+    limit: u32,
+) -> Result<Vec<PeerAddress>> {
+    let rows = sqlx::query(
+        "SELECT node_key, address FROM nodes
+         WHERE site = $1 AND node_key <> $2 AND revoked = 0 AND address IS NOT NULL
+         ORDER BY seen DESC, node_key LIMIT $3",
+    )
+    .bind(site.to_string())
+    .bind(except.to_string())
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(PeerAddress {
+                key: Hex(key(row, "node_key")?.0),
+                address: row.try_get("address")?,
+            })
+        })
+        .collect()
+}

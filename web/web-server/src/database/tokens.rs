@@ -1,0 +1,131 @@
+//! Enrolment tokens. The secret is never stored, only its hash.
+
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use trust_format::{PublicKey, SiteId};
+use web_api::{Hex, TokenInfo};
+
+use super::{Result, big, flag, number, parsed, parsed_option, unix_seconds};
+
+/// A token as stored.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenRecord {
+    pub(crate) id: u64,
+    pub(crate) site: SiteId,
+    pub(crate) expires: u64,
+    pub(crate) revoked: bool,
+    pub(crate) frozen: bool,
+    pub(crate) used_by: Option<PublicKey>,
+}
+
+fn record(row: &SqliteRow) -> Result<TokenRecord> {
+    Ok(TokenRecord {
+        id: number(row, "id")?,
+        site: parsed(row, "site")?,
+        expires: number(row, "expires")?,
+        revoked: flag(row, "revoked")?,
+        frozen: flag(row, "frozen")?,
+        used_by: parsed_option::<Hex<32>>(row, "used_by")?.map(|k| PublicKey(k.0)),
+    })
+}
+
+impl TokenRecord {
+    /// For people.
+    pub(crate) fn state(&self) -> &'static str {
+        match self {
+            Self { frozen: true, .. } => "frozen",
+            Self {
+                used_by: Some(_), ..
+            } => "used",
+            Self { revoked: true, .. } => "revoked",
+            Self { expires, .. } if *expires <= unix_seconds() => "expired",
+            _ => "open",
+        }
+    }
+}
+
+fn info(row: &SqliteRow) -> Result<TokenInfo> {
+    let token = record(row)?;
+    Ok(TokenInfo {
+        id: token.id,
+        site: row.try_get("site_name")?,
+        state: token.state().to_owned(),
+        expires_unix_seconds: token.expires,
+    })
+}
+
+/// Adds a token.
+pub(crate) async fn insert(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    secret_hash: &Hex<32>,
+    expires: u64,
+) -> Result<()> {
+    sqlx::query("INSERT INTO tokens (site, secret_hash, expires, revoked, frozen) VALUES ($1, $2, $3, 0, 0)")
+        .bind(site.to_string())
+        .bind(secret_hash.to_string())
+        .bind(big(expires))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The token of a secret.
+pub(crate) async fn by_hash(
+    db: &mut SqliteConnection,
+    secret_hash: &Hex<32>,
+) -> Result<Option<TokenRecord>> {
+    let row = sqlx::query("SELECT * FROM tokens WHERE secret_hash = $1")
+        .bind(secret_hash.to_string())
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(record).transpose()
+}
+
+/// One token for people.
+pub(crate) async fn by_id(db: &mut SqliteConnection, id: u64) -> Result<Option<TokenInfo>> {
+    let row = sqlx::query("SELECT t.*, s.name AS site_name FROM tokens t JOIN sites s ON s.id = t.site WHERE t.id = $1")
+        .bind(big(id))
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(info).transpose()
+}
+
+/// The site's tokens for people, newest first.
+pub(crate) async fn of_site(db: &mut SqliteConnection, site: SiteId) -> Result<Vec<TokenInfo>> {
+    let rows = sqlx::query(
+        "SELECT t.*, s.name AS site_name FROM tokens t JOIN sites s ON s.id = t.site
+         WHERE t.site = $1 ORDER BY t.id DESC LIMIT 1000",
+    )
+    .bind(site.to_string())
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(info).collect()
+}
+
+/// The token is spent.
+pub(crate) async fn spend(db: &mut SqliteConnection, id: u64, by: &PublicKey) -> Result<()> {
+    sqlx::query("UPDATE tokens SET used_by = $2 WHERE id = $1")
+        .bind(big(id))
+        .bind(by.to_string())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The token was used twice.
+pub(crate) async fn freeze(db: &mut SqliteConnection, id: u64) -> Result<()> {
+    sqlx::query("UPDATE tokens SET frozen = 1 WHERE id = $1")
+        .bind(big(id))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// A person took it back.
+pub(crate) async fn revoke(db: &mut SqliteConnection, id: u64) -> Result<()> {
+    sqlx::query("UPDATE tokens SET revoked = 1 WHERE id = $1")
+        .bind(big(id))
+        .execute(db)
+        .await?;
+    Ok(())
+}

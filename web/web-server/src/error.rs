@@ -1,0 +1,101 @@
+//! Refusals as status and sentence.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use web_api::ApiError;
+
+/// What a handler answers when it does not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    sentence: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, sentence: impl Into<String>) -> Self {
+        Self {
+            status,
+            sentence: sentence.into(),
+        }
+    }
+
+    pub(crate) fn bad(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, sentence)
+    }
+
+    pub(crate) fn missing(what: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("{what} is not known here"))
+    }
+
+    /// Our own failure.
+    pub(crate) fn failed(error: &dyn std::error::Error) -> Self {
+        internal(error)
+    }
+
+    pub(crate) fn conflict(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, sentence)
+    }
+}
+
+/// Random bytes from the kernel.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| internal(&std::io::Error::other(e.to_string())))?;
+    Ok(bytes)
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// Our own failure: logged here, told without details.
+fn internal(error: &dyn std::error::Error) -> Refusal {
+    tracing::error!(%error, source = ?error.source(), "HQ failed to answer");
+    Refusal::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "HQ failed; its log says why",
+    )
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        internal(&error)
+    }
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Self {
+        internal(&error)
+    }
+}
+
+impl From<image_store::StoreError> for Refusal {
+    fn from(error: image_store::StoreError) -> Self {
+        use image_store::StoreError as E;
+        match error {
+            E::Missing { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            E::WrongHash { .. } | E::TooLarge { .. } => Self::bad(error.to_string()),
+            error => internal(&error),
+        }
+    }
+}
+
+impl From<trust_format::VerifyDocumentError> for Refusal {
+    fn from(error: trust_format::VerifyDocumentError) -> Self {
+        Self::bad(error.to_string())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = Json(ApiError {
+            error: self.sentence,
+        });
+        (self.status, body).into_response()
+    }
+}

@@ -1,0 +1,251 @@
+//! Objects: what is missing, putting, and giving with every byte counted.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::Stream;
+use image_format::{Manifest, ObjectHash};
+use tokio::sync::Mutex;
+use trust_format::{Digest, SiteId, Verified};
+use web_api::{Hex, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
+
+use crate::{
+    Hq,
+    access::Node,
+    database::{Database, leases as lease_table},
+    error::Refusal,
+    input::{Input, Named, Raw},
+    leases,
+};
+
+/// Manifests whose object lists stay in memory; at the most chunks a list takes 32 MiB.
+const LISTS_MAX: usize = 4;
+
+pub(crate) async fn missing(
+    State(hq): State<Arc<Hq>>,
+    Input(asked): Input<MissingObjects>,
+) -> Result<Json<MissingObjects>, Refusal> {
+    if asked.objects.len() > MISSING_OBJECTS_MAX {
+        return Err(Refusal::bad(format!(
+            "at most {MISSING_OBJECTS_MAX} objects are asked for at once"
+        )));
+    }
+    let mut missing = MissingObjects::default();
+    for hash in asked.objects {
+        if !hq.store.has_object(&ObjectHash(hash.0)).await? {
+            missing.objects.push(hash);
+        }
+    }
+    Ok(Json(missing))
+}
+
+fn hash_of(name: &Named) -> Result<ObjectHash, Refusal> {
+    let hash: Hex<32> = name.parse("object's hash (64 hexadecimal digits)")?;
+    Ok(ObjectHash(hash.0))
+}
+
+pub(crate) async fn put(
+    State(hq): State<Arc<Hq>>,
+    name: Named,
+    Raw(body): Raw,
+) -> Result<StatusCode, Refusal> {
+    hq.store.put_object(hash_of(&name)?, body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn get(
+    State(hq): State<Arc<Hq>>,
+    name: Named,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    give(&hq, &hash_of(&name)?, &headers, None).await
+}
+
+pub(crate) async fn get_for_site(
+    State(hq): State<Arc<Hq>>,
+    Extension(node): Extension<Node>,
+    name: Named,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let hash = hash_of(&name)?;
+    let lease = leases::shown(&hq, &node, &headers).await?;
+    let list = hq.object_lists.of(&hq, Digest(lease.manifest.0)).await?;
+    if list.binary_search(&hash).is_err() {
+        let sentence = format!("object {hash} is not part of version {}", lease.manifest);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, sentence));
+    }
+    let account = Account {
+        database: hq.database.clone(),
+        site: lease.site,
+        version: lease.manifest,
+    };
+    give(&hq, &hash, &headers, Some(account)).await
+}
+
+/// The first byte that a `Range` header asks for. Any other form of it may be ignored (RFC 9110, section 14.2).
+fn first_byte(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(header::RANGE)?.to_str().ok()?;
+    let digits = range.strip_prefix("bytes=")?.strip_suffix('-')?;
+    match digits.bytes().all(|b| b.is_ascii_digit()) {
+        true => digits.parse().ok(),
+        false => None,
+    }
+}
+
+async fn give(
+    hq: &Hq,
+    hash: &ObjectHash,
+    headers: &HeaderMap,
+    account: Option<Account>,
+) -> Result<Response, Refusal> {
+    let size = hq.store.object_bytes(hash).await?;
+    let first = first_byte(headers);
+    if first.is_some_and(|first| first >= size) {
+        let sentence = format!("object {hash} has {size} bytes");
+        let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, sentence);
+        return Ok((
+            [(header::CONTENT_RANGE, format!("bytes */{size}"))],
+            refusal,
+        )
+            .into_response());
+    }
+    let begin = first.unwrap_or(0);
+    let (_, stream) = hq.store.read_object(hash, begin).await?;
+    let counted = Counted {
+        bytes: Box::pin(stream),
+        given: 0,
+        account,
+    };
+    let mut response = Body::from_stream(counted).into_response();
+    let out = response.headers_mut();
+    out.insert(header::CONTENT_LENGTH, HeaderValue::from(size - begin));
+    out.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    out.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, immutable, max-age=31536000"),
+    );
+    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(first) = first {
+        let range = format!("bytes {first}-{}/{size}", size - 1);
+        if let Ok(value) = HeaderValue::try_from(range) {
+            out.insert(header::CONTENT_RANGE, value);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// Whose account bytes are put on.
+struct Account {
+    database: Database,
+    site: SiteId,
+    version: Hex<32>,
+}
+
+impl Account {
+    async fn put(self, bytes: u64) {
+        let write = async {
+            let mut change = self.database.write().await?;
+            lease_table::count_bytes(&mut change, self.site, &self.version, bytes).await?;
+            change.commit().await
+        };
+        if let Err(error) = write.await {
+            tracing::error!(%error, site = %self.site, version = %self.version, size_bytes = bytes, "WAN bytes are not in the ledger");
+        }
+    }
+}
+
+/// A body that counts what the connection takes from it, whether the transfer ends or is cut off.
+struct Counted {
+    bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+    given: u64,
+    account: Option<Account>,
+}
+
+impl Stream for Counted {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Bytes>>> {
+        let next = self.bytes.as_mut().poll_next(context);
+        match &next {
+            Poll::Ready(Some(Ok(frame))) => self.given += frame.len() as u64,
+            Poll::Ready(Some(Err(error))) => {
+                tracing::error!(%error, "reading an object; the transfer is cut off")
+            }
+            _ => (),
+        }
+        next
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // at the end of the process there is no runtime left; the count of a running transfer is lost then
+        if let (Some(account), Ok(runtime), true) = (
+            self.account.take(),
+            tokio::runtime::Handle::try_current(),
+            self.given > 0,
+        ) {
+            runtime.spawn(account.put(self.given));
+        }
+    }
+}
+
+/// The objects of the manifests that were asked for last, sorted.
+#[derive(Debug, Default)]
+pub(crate) struct ObjectLists(Mutex<VecDeque<(Digest, Arc<[ObjectHash]>)>>);
+
+impl ObjectLists {
+    async fn of(&self, hq: &Hq, manifest: Digest) -> Result<Arc<[ObjectHash]>, Refusal> {
+        // held while a list is made: a second request for it waits instead of making it again
+        let mut lists = self.0.lock().await;
+        if let Some(at) = lists.iter().position(|(digest, _)| *digest == manifest)
+            && let Some(found) = lists.remove(at)
+        {
+            let list = found.1.clone();
+            lists.push_front(found);
+            return Ok(list);
+        }
+        let (bytes, keys) = (
+            hq.store.manifest(&manifest).await?,
+            hq.signer.trusted().clone(),
+        );
+        let work = tokio::task::spawn_blocking(move || {
+            let manifest = Verified::<Manifest>::check(&bytes, &keys)?;
+            let deltas = manifest.chunks.iter().filter_map(|c| c.delta.as_ref());
+            let mut list: Vec<_> = deltas.map(|d| d.object_hash).collect();
+            list.extend(manifest.chunks.iter().map(|c| c.object_hash));
+            list.sort_unstable();
+            Ok::<Arc<[ObjectHash]>, Refusal>(list.into())
+        });
+        let list = work.await.map_err(|e| Refusal::failed(&e))??;
+        lists.push_front((manifest, list.clone()));
+        lists.truncate(LISTS_MAX);
+        Ok(list)
+    }
+}
+
+pub(crate) async fn ledger(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<LedgerLine>>, Refusal> {
+    Ok(Json(
+        lease_table::ledger(&mut *hq.database.read().await?).await?,
+    ))
+}

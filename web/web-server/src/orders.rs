@@ -1,0 +1,60 @@
+//! Orders: which version machines of a site are given.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use trust_format::{Digest, MachineId, Order};
+use web_api::{ImageKind, NewOrder, OrderInfo};
+
+use crate::{Hq, database::orders, error::Refusal, images, input::Input, sites};
+
+const ORDERS_LISTED_MAX: u32 = 1000;
+
+pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<OrderInfo>>, Refusal> {
+    Ok(Json(
+        orders::infos(&mut *hq.database.read().await?, ORDERS_LISTED_MAX).await?,
+    ))
+}
+
+pub(crate) async fn create(
+    State(hq): State<Arc<Hq>>,
+    Input(wish): Input<NewOrder>,
+) -> Result<Json<OrderInfo>, Refusal> {
+    let mut change = hq.database.write().await?;
+    let mut site = sites::named(&mut change, &wish.site).await?;
+    let image = images::resolve(&mut change, &wish.version).await?;
+    if image.kind != ImageKind::Image {
+        return Err(Refusal::bad(format!(
+            "{:?} is a boot bundle, not an image of a disk",
+            image.name
+        )));
+    }
+    if image.release < site.release_floor {
+        return Err(Refusal::conflict(format!(
+            "release {} of {:?} is below the site's floor {}",
+            image.release, image.name, site.release_floor
+        )));
+    }
+    let order = Order {
+        site: site.id,
+        number: orders::highest(&mut change, site.id).await? + 1,
+        image: Digest(image.version.0),
+        machine: wish.machine.map(|m| MachineId(m.0)),
+        erase: wish.erase,
+    };
+    let signed = hq.signer.sign_order(&order)?;
+    orders::insert(&mut change, &order, signed.as_bytes()).await?;
+    site.image = Some(image.version);
+    sites::refresh(&mut change, &hq, &mut site).await?;
+    change.commit().await?;
+    tracing::info!(site = site.name, order = order.number, version = %order.image, "ordered");
+    Ok(Json(OrderInfo {
+        site: site.name,
+        number: order.number,
+        version: image.version,
+        name: image.name,
+        machine: wish.machine,
+        erase: order.erase,
+        completed: 0,
+    }))
+}

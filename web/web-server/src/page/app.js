@@ -1,0 +1,160 @@
+// Shows /api/v1/overview and asks for it again each second. Whatever comes from machines is text, never markup.
+"use strict";
+
+const EVERY_MS = 1000;
+const RETRY_MS = 5000;
+
+function element(name, className, text) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+function bytes(count) {
+  const units = ["B", "KB", "MB", "GB", "TB", "PB"];
+  let at = 0;
+  while (count >= 1000 && at < units.length - 1) { count /= 1000; at += 1; }
+  return (at === 0 ? count : count.toFixed(count < 10 ? 2 : count < 100 ? 1 : 0)) + " " + units[at];
+}
+
+function ago(now, then) {
+  if (!then) return "never";
+  const seconds = Math.max(0, now - then);
+  if (seconds < 90) return seconds + " s ago";
+  if (seconds < 5400) return Math.round(seconds / 60) + " min ago";
+  if (seconds < 129600) return Math.round(seconds / 3600) + " h ago";
+  return Math.round(seconds / 86400) + " days ago";
+}
+
+const short = (hex) => hex.slice(0, 12);
+
+// columns: [heading, class of the cell, row => text or element]
+function table(id, rows, none, columns) {
+  const place = document.getElementById(id);
+  if (rows.length === 0) {
+    place.replaceChildren(element("p", "none", none));
+    return;
+  }
+  const made = element("table");
+  const head = element("tr");
+  for (const [heading, className] of columns) {
+    const cell = element("th", className === "number" ? "number" : "", heading);
+    cell.scope = "col";
+    head.append(cell);
+  }
+  made.append(element("thead"), element("tbody"));
+  made.tHead.append(head);
+  for (const row of rows) {
+    const line = element("tr");
+    for (const [, className, show] of columns) {
+      const shown = show(row);
+      const cell = element("td", className);
+      if (shown instanceof Node) cell.append(shown); else cell.textContent = shown;
+      line.append(cell);
+    }
+    made.tBodies[0].append(line);
+  }
+  place.replaceChildren(made);
+}
+
+function install(machine) {
+  const report = machine.install;
+  if (!report) {
+    const waits = machine.admission === "waiting";
+    return element("span", waits ? "lamp" : "quiet", waits ? "waits for approval" : "admitted");
+  }
+  const out = element("span");
+  const className = { done: "good", failed: "bad" }[report.state] || "lamp";
+  out.append(element("span", className, report.state));
+  if (report.total_bytes > 0 && report.state !== "done" && report.state !== "failed") {
+    const bar = element("progress");
+    bar.max = report.total_bytes;
+    bar.value = report.done_bytes;
+    const percent = Math.floor(100 * report.done_bytes / report.total_bytes);
+    out.append(" ", bar, " " + percent + " % of " + bytes(report.total_bytes));
+  }
+  return out;
+}
+
+function show(all) {
+  const now = all.unix_seconds;
+  const names = new Map(all.images.map((image) => [image.version, image.name + " " + image.release]));
+  const named = (version) => version ? names.get(version) || short(version) : "none";
+  table("machines", all.machines, "No machine was seen yet.", [
+    ["Machine", "code", (m) => short(m.id)],
+    ["Site", "text", (m) => m.site],
+    ["Model", "text", (m) => m.facts.model],
+    ["Install", "", install],
+    ["Version", "text", (m) => m.install ? named(m.install.version) : ""],
+    ["From", "text quiet", (m) => m.install ? m.install.from.map(([who, chunks]) => who + " " + chunks).join(", ") : ""],
+    ["Message", "text", (m) => m.install ? m.install.message : ""],
+    ["Heard of", "number quiet", (m) => ago(now, m.seen_unix_seconds)],
+  ]);
+  table("sites", all.sites, "No site yet: lamplighter site add NAME.", [
+    ["Site", "text", (s) => s.name],
+    ["Unknown machines", "", (s) => s.unknown === "admit" ? "are imaged" : "wait"],
+    ["Image", "text", (s) => named(s.image)],
+    ["Nodes", "number", (s) => s.nodes],
+    ["Machines", "number", (s) => s.machines],
+    ["WAN bytes", "number", (s) => bytes(s.wan_bytes)],
+  ]);
+  table("images", all.images, "Nothing is published yet.", [
+    ["Name", "text", (i) => i.name],
+    ["Kind", "", (i) => i.kind === "image" ? "image" : "boot bundle"],
+    ["Release", "number", (i) => i.release],
+    ["Version", "code", (i) => short(i.version)],
+    ["Disk", "number", (i) => bytes(i.disk_bytes)],
+    ["Used", "number", (i) => bytes(i.used_bytes)],
+    ["To send", "number", (i) => bytes(i.object_bytes)],
+    ["Published", "number quiet", (i) => ago(now, i.unix_seconds)],
+  ]);
+  table("orders", all.orders, "Nothing is ordered yet.", [
+    ["Site", "text", (o) => o.site],
+    ["Order", "number", (o) => o.number],
+    ["Version", "text", (o) => named(o.version)],
+    ["For", "code", (o) => o.machine ? short(o.machine) : "all machines"],
+    ["Erases", "", (o) => o.erase ? "yes" : "no"],
+    ["Finished", "number", (o) => o.completed],
+  ]);
+  table("ledger", all.ledger, "No byte was fetched over the WAN yet.", [
+    ["Site", "text", (l) => l.site],
+    ["Version", "text", (l) => named(l.version)],
+    ["WAN bytes", "number", (l) => bytes(l.wan_bytes)],
+    ["Times the version", "number", (l) => l.object_bytes ? (l.wan_bytes / l.object_bytes).toFixed(3) : ""],
+  ]);
+  table("nodes", all.nodes, "No node yet.", [
+    ["Node", "text", (n) => n.name],
+    ["Site", "text", (n) => n.site],
+    ["Key", "code", (n) => short(n.key)],
+    ["Came", "", (n) => n.origin],
+    ["State", "", (n) => element("span", n.revoked ? "bad" : "good", n.revoked ? "revoked" : "trusted")],
+    ["Address", "code", (n) => n.address || ""],
+    ["Heard of", "number quiet", (n) => ago(now, n.seen_unix_seconds)],
+  ]);
+  table("events", all.events, "Nothing happened yet.", [
+    ["When", "number quiet", (e) => ago(now, e.unix_seconds)],
+    ["Site", "text", (e) => e.site],
+    ["From", "text", (e) => e.source],
+    ["What", "", (e) => element("span", e.kind === "trouble" || e.kind === "accused" ? "bad" : "", e.kind)],
+    ["Message", "text", (e) => e.message],
+  ]);
+}
+
+async function poll() {
+  const state = document.getElementById("state");
+  try {
+    const answer = await fetch("/api/v1/overview", { cache: "no-store" });
+    if (!answer.ok) throw new Error("HQ answered " + answer.status);
+    show(await answer.json());
+    state.textContent = "As of " + new Date().toLocaleTimeString();
+    state.className = "";
+    setTimeout(poll, EVERY_MS);
+  } catch (error) {
+    state.textContent = "HQ cannot be reached, what you see is old: " + error.message;
+    state.className = "lost";
+    setTimeout(poll, RETRY_MS);
+  }
+}
+
+poll();

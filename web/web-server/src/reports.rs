@@ -1,0 +1,229 @@
+//! What nodes report, stored once and in order.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Extension, Json, extract::State};
+use sqlx::SqliteConnection;
+use trust_format::{MachineId, SiteId, check_completion};
+use web_api::{
+    Facts, InstallReport, InstallState, NodeReport, REPORTS_MAX, ReportsAnswer, ReportsRequest,
+};
+
+use crate::{
+    Hq,
+    access::Node,
+    database::{
+        events::{self, EventKind},
+        machines,
+        machines::MachineRecord,
+        nodes,
+        nodes::NodeRecord,
+        orders, unix_seconds,
+    },
+    error::Refusal,
+    input::{Input, clip},
+    sites,
+    tls::ClientAddress,
+};
+
+/// More machines of one site are not remembered: a node could invent them.
+const MACHINES_PER_SITE_MAX: u64 = 32_768;
+const TEXT_CHARS_MAX: usize = 256;
+const MESSAGE_CHARS_MAX: usize = 1000;
+const MACS_MAX: usize = 32;
+const SENDERS_MAX: usize = 64;
+
+/// Keeps what a machine says of itself within bounds: refusing it would stop the node's reports for ever.
+pub(crate) fn clip_facts(facts: &mut Facts) {
+    clip(&mut facts.model, TEXT_CHARS_MAX);
+    if let Some(serial) = &mut facts.serial {
+        clip(serial, TEXT_CHARS_MAX);
+    }
+    facts.macs.truncate(MACS_MAX);
+}
+
+fn clip_install(report: &mut InstallReport) {
+    clip(&mut report.message, MESSAGE_CHARS_MAX);
+    clip_senders(&mut report.from);
+}
+
+fn clip_senders(from: &mut Vec<(String, u64)>) {
+    from.truncate(SENDERS_MAX);
+    for (name, _) in from {
+        clip(name, TEXT_CHARS_MAX);
+    }
+}
+
+pub(crate) async fn take(
+    State(hq): State<Arc<Hq>>,
+    Extension(node): Extension<Node>,
+    Extension(ClientAddress(client)): Extension<ClientAddress>,
+    Input(request): Input<ReportsRequest>,
+) -> Result<Json<ReportsAnswer>, Refusal> {
+    if request.reports.len() > REPORTS_MAX {
+        return Err(Refusal::bad(format!(
+            "more than {REPORTS_MAX} reports in one request"
+        )));
+    }
+    if request
+        .reports
+        .iter()
+        .any(|r| i64::try_from(r.number).is_err())
+    {
+        return Err(Refusal::bad(
+            "a report's number is not one that a node counts up to",
+        ));
+    }
+    let mut change = hq.database.write().await?;
+    let known = nodes::find(&mut change, &node.key).await?;
+    let known = known.ok_or_else(|| Refusal::missing("this node"))?;
+    let mut stored = known.reports;
+    for numbered in request.reports {
+        if numbered.number <= stored {
+            continue;
+        }
+        stored = numbered.number;
+        store(&mut change, &known, numbered.report).await?;
+    }
+    called_home(&mut change, &known).await?;
+    let address = (request.peer_port != 0)
+        .then(|| SocketAddr::new(client.ip().to_canonical(), request.peer_port).to_string());
+    nodes::heard(
+        &mut change,
+        &node.key,
+        unix_seconds(),
+        address.as_deref(),
+        stored,
+    )
+    .await?;
+    let (channel, orders) = sites::standing(&mut change, node.site).await?;
+    change.commit().await?;
+    Ok(Json(ReportsAnswer {
+        stored,
+        channel,
+        orders,
+    }))
+}
+
+async fn store(
+    db: &mut SqliteConnection,
+    node: &NodeRecord,
+    report: NodeReport,
+) -> Result<(), Refusal> {
+    let site = node.site;
+    match report {
+        NodeReport::Waiting { machine, mut facts } => {
+            clip_facts(&mut facts);
+            touch(db, site, MachineId(machine.0), |m| m.facts = facts).await
+        }
+        NodeReport::Admitted {
+            machine,
+            mut facts,
+            order: _,
+        } => {
+            clip_facts(&mut facts);
+            touch(db, site, MachineId(machine.0), |m| {
+                m.facts = facts;
+                m.admitted = true;
+            })
+            .await
+        }
+        NodeReport::Install {
+            machine,
+            mut report,
+        } => {
+            clip_install(&mut report);
+            touch(db, site, MachineId(machine.0), |m| m.install = Some(report)).await
+        }
+        NodeReport::Completion { document } => complete(db, node, &document.0).await,
+        NodeReport::Holds { version, mut from } => {
+            clip_senders(&mut from);
+            let from: Vec<_> = from
+                .iter()
+                .map(|(who, chunks)| format!("{chunks} from {who}"))
+                .collect();
+            let message = format!("holds version {version}: {} chunks", from.join(", "));
+            Ok(events::add(db, site, &node.name, EventKind::Holds, &message).await?)
+        }
+        NodeReport::Accused {
+            peer,
+            address,
+            chunk,
+        } => {
+            let chunk = chunk.map_or_else(|| "a chunk".to_owned(), |c| format!("chunk {c}"));
+            let message = format!("peer {peer} at {address} sent wrong bytes for {chunk}");
+            Ok(events::add(db, site, &node.name, EventKind::Accused, &message).await?)
+        }
+        NodeReport::Boot { mac, uuid, message } => {
+            let uuid = uuid.map(|u| format!(", UUID {u}")).unwrap_or_default();
+            let message = format!("MAC {mac}{uuid}: {message}");
+            Ok(events::add(db, site, &node.name, EventKind::Boot, &message).await?)
+        }
+        NodeReport::Trouble { message } => {
+            Ok(events::add(db, site, &node.name, EventKind::Trouble, &message).await?)
+        }
+    }
+}
+
+/// Writes what is news of a machine, known or not.
+async fn touch(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    id: MachineId,
+    news: impl FnOnce(&mut MachineRecord) + Send,
+) -> Result<(), Refusal> {
+    let known = machines::find(db, site, id).await?;
+    if known.is_none() && machines::count(db, site).await? >= MACHINES_PER_SITE_MAX {
+        let message = format!(
+            "machine {id} is not remembered: the site has {MACHINES_PER_SITE_MAX} machines already"
+        );
+        return Ok(events::add(db, site, "HQ", EventKind::Trouble, &message).await?);
+    }
+    let mut machine = known.unwrap_or_default();
+    news(&mut machine);
+    Ok(machines::put(db, site, id, &machine, unix_seconds()).await?)
+}
+
+/// Stores a proof that holds; of one that does not, people are told.
+async fn complete(
+    db: &mut SqliteConnection,
+    node: &NodeRecord,
+    document: &[u8],
+) -> Result<(), Refusal> {
+    let completion = match check_completion(document, node.site) {
+        Ok(completion) => completion,
+        Err(error) => {
+            let message = format!("sent a completion that does not hold: {error}");
+            return Ok(events::add(db, node.site, &node.name, EventKind::Trouble, &message).await?);
+        }
+    };
+    let (machine, number) = (completion.machine, completion.order);
+    let order = orders::find(db, node.site, number).await?;
+    let fits = order
+        .is_some_and(|o| o.image.0 == completion.image.0 && o.machine.is_none_or(|m| m == machine));
+    if !fits {
+        let message = format!("sent a completion of machine {machine} that fits no order {number}");
+        return Ok(events::add(db, node.site, &node.name, EventKind::Trouble, &message).await?);
+    }
+    touch(db, node.site, machine, |_| ()).await?;
+    Ok(machines::complete(db, node.site, &completion, document).await?)
+}
+
+/// The proof that an install worked: the node that was put on the disk calls from the machine's new system.
+async fn called_home(db: &mut SqliteConnection, node: &NodeRecord) -> Result<(), Refusal> {
+    let Some(mut machine) = machines::find(db, node.site, node.machine).await? else {
+        return Ok(());
+    };
+    let Some(install) = &mut machine.install else {
+        return Ok(());
+    };
+    let (InstallState::Rebooting, Some(order)) = (install.state, install.order) else {
+        return Ok(());
+    };
+    if machines::node_put_by(db, node.site, node.machine, order).await? != Some(node.key) {
+        return Ok(());
+    }
+    install.state = InstallState::Done;
+    install.message = "the machine's node called home from its new system".to_owned();
+    Ok(machines::put(db, node.site, node.machine, &machine, unix_seconds()).await?)
+}

@@ -1,0 +1,252 @@
+//! Sites, their channels, and the tokens with which nodes enrol.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use sqlx::SqliteConnection;
+use trust_format::{
+    CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
+};
+use web_api::{
+    EnrolmentToken, Hex, NewSite, SiteChange, SiteCreated, SiteInfo, SiteUnknown, TokenInfo,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    Hq,
+    database::{self, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
+    error::{Refusal, random},
+    input::{Input, Named, checked_name},
+};
+
+/// How long an enrolment token holds, by HQ's clock.
+const TOKEN_SECONDS: u64 = 72 * 3600;
+
+pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<SiteInfo>>, Refusal> {
+    Ok(Json(
+        sites::infos(&mut *hq.database.read().await?, None).await?,
+    ))
+}
+
+pub(crate) async fn show(
+    State(hq): State<Arc<Hq>>,
+    Named(name): Named,
+) -> Result<Json<SiteInfo>, Refusal> {
+    Ok(Json(info(&mut *hq.database.read().await?, &name).await?))
+}
+
+async fn info(db: &mut SqliteConnection, name: &str) -> Result<SiteInfo, Refusal> {
+    let found = sites::infos(db, Some(name)).await?.pop();
+    found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
+}
+
+/// A site by its name, to be changed.
+pub(crate) async fn named(db: &mut SqliteConnection, name: &str) -> Result<SiteRecord, Refusal> {
+    let found = sites::by_name(db, name).await?;
+    found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
+}
+
+/// A site that another record names.
+pub(crate) async fn of(db: &mut SqliteConnection, id: SiteId) -> Result<SiteRecord, Refusal> {
+    let found = sites::by_id(db, id).await?;
+    found.ok_or_else(|| Refusal::missing(format!("site {id}")))
+}
+
+pub(crate) async fn create(
+    State(hq): State<Arc<Hq>>,
+    Input(new): Input<NewSite>,
+) -> Result<Json<SiteCreated>, Refusal> {
+    let name = checked_name(&new.name, "a site's name")?;
+    let mut change = hq.database.write().await?;
+    if sites::by_name(&mut change, name).await?.is_some() {
+        return Err(Refusal::conflict(format!(
+            "there is a site {name:?} already"
+        )));
+    }
+    let id = SiteId(random()?);
+    sites::insert(&mut change, id, name, new.unknown).await?;
+    let mut site = of(&mut change, id).await?;
+    refresh(&mut change, &hq, &mut site).await?;
+    let token = new_token(&mut change, &hq, id).await?;
+    let site = info(&mut change, name).await?;
+    change.commit().await?;
+    tracing::info!(site = name, "site made");
+    Ok(Json(SiteCreated { site, token }))
+}
+
+pub(crate) async fn change(
+    State(hq): State<Arc<Hq>>,
+    Named(name): Named,
+    Input(wish): Input<SiteChange>,
+) -> Result<Json<SiteInfo>, Refusal> {
+    let mut change = hq.database.write().await?;
+    let mut site = named(&mut change, &name).await?;
+    site.unknown = wish.unknown.unwrap_or(site.unknown);
+    site.provisional = wish.provisional.unwrap_or(site.provisional);
+    if let Some(floor) = wish.release_floor {
+        if floor < site.release_floor {
+            return Err(Refusal::conflict(format!(
+                "the site's release floor is {} and only rises",
+                site.release_floor
+            )));
+        }
+        if floor > images::highest_release(&mut change).await? {
+            return Err(Refusal::bad(format!("no version has release {floor} yet")));
+        }
+        site.release_floor = floor;
+    }
+    refresh(&mut change, &hq, &mut site).await?;
+    let site = info(&mut change, &name).await?;
+    change.commit().await?;
+    Ok(Json(site))
+}
+
+/// Writes the site, with a channel of the next number when anything in it changed.
+pub(crate) async fn refresh(
+    db: &mut SqliteConnection,
+    hq: &Hq,
+    site: &mut SiteRecord,
+) -> Result<(), Refusal> {
+    let mut channel = Channel {
+        site: site.id,
+        site_name: site.name.clone(),
+        number: site.channel_number,
+        image: site.image.map(|i| Digest(i.0)),
+        bundle: images::bundle(db).await?,
+        release_floor: site.release_floor,
+        revocation: site.revocation,
+        revoked: sites::revoked(db, site.id).await?,
+        unknown: match site.unknown {
+            SiteUnknown::Wait => UnknownRule::Wait,
+            SiteUnknown::Admit => UnknownRule::Admit,
+        },
+        provisional: site.provisional,
+        admitted: sites::approved(db, site.id).await?,
+        hq: HqContact {
+            urls: hq.urls.clone(),
+            fingerprint: hq.fingerprint,
+        },
+    };
+    // one that today's keys did not sign counts as changed
+    let signed = Verified::<Channel>::check(&site.channel, hq.signer.trusted());
+    if !signed.is_ok_and(|old| *old == channel) {
+        channel.number += 1;
+        site.channel_number = channel.number;
+        site.channel = hq.signer.sign_channel(&channel)?.as_bytes().to_vec();
+    }
+    sites::update(db, site).await?;
+    Ok(())
+}
+
+/// Signs anew the channels whose content differs.
+pub(crate) async fn refresh_all(hq: &Arc<Hq>) -> Result<(), Refusal> {
+    let mut change = hq.database.write().await?;
+    refresh_all_in(&mut change, hq).await?;
+    change.commit().await?;
+    Ok(())
+}
+
+/// The same inside a transaction.
+pub(crate) async fn refresh_all_in(db: &mut SqliteConnection, hq: &Hq) -> Result<(), Refusal> {
+    for id in sites::ids(db).await? {
+        let mut site = of(db, id).await?;
+        refresh(db, hq, &mut site).await?;
+    }
+    Ok(())
+}
+
+/// Revokes a node: its site's channel says so under the next revocation number.
+pub(crate) async fn revoke_node(
+    db: &mut SqliteConnection,
+    hq: &Hq,
+    node: &PublicKey,
+) -> Result<(), Refusal> {
+    let found = nodes::find(db, node).await?;
+    let found = found.ok_or_else(|| Refusal::missing(format!("node {}", node.short())))?;
+    if found.revoked {
+        return Ok(());
+    }
+    let mut site = of(db, found.site).await?;
+    if sites::revoked(db, site.id).await?.len() >= CHANNEL_REVOKED_MAX {
+        return Err(Refusal::conflict(format!(
+            "the site's list of revoked nodes is full: {CHANNEL_REVOKED_MAX}"
+        )));
+    }
+    nodes::revoke(db, node).await?;
+    site.revocation += 1;
+    refresh(db, hq, &mut site).await?;
+    tracing::warn!(site = site.name, node = node.short(), "node revoked");
+    Ok(())
+}
+
+/// A new token's text. Its secret is stored as a hash, and nowhere else.
+async fn new_token(db: &mut SqliteConnection, hq: &Hq, site: SiteId) -> Result<String, Refusal> {
+    let secret = Zeroizing::new(random::<16>()?);
+    let expires = unix_seconds() + TOKEN_SECONDS;
+    tokens::insert(db, site, &secret_hash(&secret), expires).await?;
+    let token = EnrolmentToken {
+        url: hq.urls.first().cloned().unwrap_or_default(),
+        fingerprint: hq.fingerprint,
+        secret: *secret,
+    };
+    Ok(token.to_string())
+}
+
+/// What is stored of a token's secret: 128 random bits need no slow hash.
+pub(crate) fn secret_hash(secret: &[u8; 16]) -> Hex<32> {
+    Hex(*blake3::hash(secret).as_bytes())
+}
+
+pub(crate) async fn list_tokens(
+    State(hq): State<Arc<Hq>>,
+    Named(name): Named,
+) -> Result<Json<Vec<TokenInfo>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let site = named(&mut db, &name).await?;
+    Ok(Json(tokens::of_site(&mut db, site.id).await?))
+}
+
+/// Answer to a wish for a token; it is shown this once.
+#[derive(serde::Serialize)]
+pub(crate) struct NewToken {
+    token: String,
+}
+
+pub(crate) async fn create_token(
+    State(hq): State<Arc<Hq>>,
+    Named(name): Named,
+) -> Result<Json<NewToken>, Refusal> {
+    let mut change = hq.database.write().await?;
+    let site = named(&mut change, &name).await?;
+    let token = new_token(&mut change, &hq, site.id).await?;
+    change.commit().await?;
+    Ok(Json(NewToken { token }))
+}
+
+pub(crate) async fn revoke_token(
+    State(hq): State<Arc<Hq>>,
+    id: Named,
+) -> Result<Json<TokenInfo>, Refusal> {
+    let id: u64 = id.parse("token's number")?;
+    let missing = || Refusal::missing(format!("token {id}"));
+    let mut change = hq.database.write().await?;
+    let token = tokens::by_id(&mut change, id).await?.ok_or_else(missing)?;
+    if matches!(token.state.as_str(), "used" | "frozen") {
+        return Err(Refusal::conflict(format!(
+            "token {id} is used: revoke the node that used it"
+        )));
+    }
+    tokens::revoke(&mut change, id).await?;
+    let token: Option<TokenInfo> = tokens::by_id(&mut change, id).await?;
+    change.commit().await?;
+    token.map(Json).ok_or_else(missing)
+}
+
+/// The site of a node and where its documents stand.
+pub(crate) async fn standing(
+    db: &mut SqliteConnection,
+    site: SiteId,
+) -> Result<(u64, u64), Refusal> {
+    let channel = of(db, site).await?.channel_number;
+    Ok((channel, database::orders::count(db, site).await?))
+}
