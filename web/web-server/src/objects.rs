@@ -249,3 +249,6 @@ pub(crate) async fn ledger(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<LedgerL
         lease_table::ledger(&mut *hq.database.read().await?).await?,
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,7 @@ function install(machine) {
     const bar = element("progress");
     bar.max = report.total_bytes;
     bar.value = report.done_bytes;
+    bar.setAttribute("aria-label", "done");
     const percent = Math.floor(100 * report.done_bytes / report.total_bytes);
     out.append(" ", bar, " " + percent + " % of " + bytes(report.total_bytes));
   }

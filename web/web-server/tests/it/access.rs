@@ -1,0 +1,328 @@
+//! Who gets in, and what hostile input meets.
+
+use std::{
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex},
+};
+
+use image_format::ManifestKind;
+use reqwest::Method;
+use serde_json::json;
+use web_api::*;
+use web_server::{Access, route_table};
+
+use crate::world::*;
+
+fn filled(path: &str) -> String {
+    path.replace("{hash}", &"ab".repeat(32))
+        .replace("{digest}", &"ab".repeat(32))
+        .replace("{key}", &"ab".repeat(32))
+        .replace("{name}", "north")
+        .replace("{version}", "till")
+        .replace("{id}", &"1".repeat(32))
+}
+
+#[tokio::test]
+async fn no_route_answers_without_credentials() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "till-1").await;
+    let stranger = world.with_key(&Key::new());
+    let nobody = world.nobody();
+    for (method, path, access) in route_table() {
+        let method: Method = method.parse().unwrap();
+        let path = filled(path);
+        let at = format!("{method} {path}");
+        let body = || b"{}".to_vec();
+        let status = nobody.raw(method.clone(), &path, body()).await.status;
+        assert_eq!(status, 401, "{at} without anything");
+        // an administrator is no node, a node no administrator, a stranger neither
+        let wrong = match access {
+            Access::Admin => vec![&stranger, &node.caller],
+            Access::Node => vec![&stranger, &world.admin],
+            Access::Newcomer => vec![&world.admin],
+        };
+        for caller in wrong {
+            let answer = caller.raw(method.clone(), &path, body()).await;
+            assert!(
+                [401, 403].contains(&answer.status.as_u16()),
+                "{at}: {answer:?}"
+            );
+            assert!(
+                serde_json::from_slice::<ApiError>(&answer.body).is_ok(),
+                "{at}"
+            );
+        }
+    }
+    for (method, path) in [
+        ("GET", "/api/v1"),
+        ("GET", "/nothing"),
+        ("DELETE", "/api/v1/sites"),
+        ("TRACE", "/"),
+    ] {
+        let answer = nobody.raw(method.parse().unwrap(), path, vec![]).await;
+        assert!(
+            [401, 404, 405].contains(&answer.status.as_u16()),
+            "{method} {path}: {answer:?}"
+        );
+        assert!(serde_json::from_slice::<ApiError>(&answer.body).is_ok());
+    }
+}
+
+#[test]
+fn every_route_is_documented() {
+    let text = include_str!("../../../../docs/protocol/hq-api.md");
+    for (method, path, access) in route_table() {
+        let line = format!(
+            "| `{method} {path}` | {} |",
+            format!("{access:?}").to_lowercase()
+        );
+        assert!(text.contains(&line), "docs/protocol/hq-api.md lacks {line}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_is_for_signed_in_people_and_runs_no_foreign_script() {
+    let world = World::new().await;
+    let nobody = world.nobody();
+    let refused = nobody.get("/").await;
+    assert!(
+        refused.headers["www-authenticate"]
+            .to_str()
+            .unwrap()
+            .starts_with("Basic ")
+    );
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/app.js", "text/javascript"),
+        ("/app.css", "text/css"),
+    ] {
+        let request = nobody
+            .request(Method::GET, path)
+            .basic_auth("me", Some(&world.admin_token));
+        let answer = Answer::of(request.send().await.unwrap()).await;
+        assert_eq!(answer.status, 200);
+        assert!(
+            answer.headers["content-type"]
+                .to_str()
+                .unwrap()
+                .starts_with(kind)
+        );
+        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(
+            !text.contains("innerHTML") && !text.contains("http://") && !text.contains("https://")
+        );
+    }
+    // a foreign page that makes a signed-in browser ask
+    for origin in ["https://evil.example", "null"] {
+        let request = nobody
+            .request(Method::POST, "/api/v1/sites")
+            .basic_auth("me", Some(&world.admin_token))
+            .header("origin", origin)
+            .body("{\"name\":\"north\"}");
+        Answer::of(request.send().await.unwrap()).await.refused(403);
+    }
+    let own = format!("https://{}", world.hq.address);
+    let request = world
+        .admin
+        .request(Method::GET, "/api/v1/overview")
+        .header("origin", own);
+    let overview: serde_json::Value = Answer::of(request.send().await.unwrap()).await.json();
+    for part in [
+        "images", "sites", "machines", "nodes", "orders", "ledger", "events",
+    ] {
+        assert!(overview[part].as_array().unwrap().is_empty(), "{part}");
+    }
+}
+
+#[tokio::test]
+async fn hostile_input_is_refused_in_words() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "<img src=x onerror=alert(1)>").await;
+    // markup is text, kept as it is
+    let html = "<script>alert('x')</script>";
+    let created = world.site(html, SiteUnknown::Wait).await;
+    assert_eq!(created.site.name, html);
+    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.json();
+    assert_eq!(nodes[0].name, "<img src=x onerror=alert(1)>");
+
+    let long = "x".repeat(65);
+    for name in [
+        "",
+        "   ",
+        "two\nlines",
+        "nul\0",
+        long.as_str(),
+        "\u{1F56F}".repeat(33).as_str(),
+    ] {
+        world
+            .admin
+            .post("/api/v1/sites", &json!({"name": name}))
+            .await
+            .refused(400);
+    }
+    world
+        .admin
+        .post("/api/v1/sites", &json!({"name": "north"}))
+        .await
+        .refused(409);
+    let deep = "[".repeat(100_000).into_bytes();
+    let bodies = [
+        b"".to_vec(),
+        b"{".to_vec(),
+        b"null".to_vec(),
+        b"\xff\xfe".to_vec(),
+        b"{\"name\":1}".to_vec(),
+        deep,
+    ];
+    for (method, path, access) in route_table() {
+        let (method, path): (Method, _) = (method.parse().unwrap(), filled(path));
+        let caller = if access == Access::Admin {
+            &world.admin
+        } else {
+            &node.caller
+        };
+        for body in &bodies {
+            let answer = caller.raw(method.clone(), &path, body.clone()).await;
+            assert!(answer.status.as_u16() < 500, "{method} {path}: {answer:?}");
+        }
+        if method == Method::POST && !path.ends_with("manifests") {
+            let answer = caller
+                .raw(method.clone(), &path, vec![b' '; (1 << 20) + 1])
+                .await;
+            assert!(
+                answer.status.is_client_error()
+                    || path.contains("tokens")
+                    || path.contains("revoke")
+            );
+        }
+    }
+    let too_large = vec![0; (1 << 20) + 64 * 1024];
+    let path = format!("/api/v1/objects/{}", "ab".repeat(32));
+    world
+        .admin
+        .raw(Method::PUT, &path, too_large)
+        .await
+        .refused(413);
+    world
+        .admin
+        .raw(Method::PUT, &path, vec![0; (1 << 20) + 4097])
+        .await
+        .refused(400);
+    world
+        .admin
+        .raw(Method::PUT, &path, b"other bytes".to_vec())
+        .await
+        .refused(400);
+    for path in [
+        "/api/v1/objects/xyz",
+        "/api/v1/images/%ff",
+        "/api/v1/images/..%2f..%2fetc",
+        "/api/v1/sites/%00",
+    ] {
+        let answer = world.admin.get(path).await;
+        assert!(answer.status.is_client_error(), "{path}: {answer:?}");
+    }
+    let object = vec![noise(1, 100)];
+    let mut wrong = payload(&manifest("till", ManifestKind::Image, &object));
+    assert!(
+        world
+            .admin
+            .raw(Method::POST, "/api/v1/manifests", wrong.clone())
+            .await
+            .refused(409)
+            .contains("object")
+    );
+    wrong.push(0);
+    world
+        .admin
+        .raw(Method::POST, "/api/v1/manifests", wrong)
+        .await
+        .refused(400);
+    let number = json!({"peer_port": 1, "reports": [
+        {"number": u64::MAX, "unix_seconds": 0, "report": {"kind": "trouble", "message": ""}}]});
+    node.caller
+        .post("/api/v1/node/reports", &number)
+        .await
+        .refused(400);
+    let floor = json!({"release_floor": u64::MAX});
+    world
+        .admin
+        .send(Method::PATCH, "/api/v1/sites/north", &floor)
+        .await
+        .refused(400);
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn secrets_stay_out_of_logs_and_open_files() {
+    let log = Log::default();
+    let writer = log.clone();
+    // the other tests of this process write into it too, with secrets of their own
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .try_init();
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let token = world.token("north").await;
+    let node = world.node("north", "till-1").await;
+    let image = world
+        .publish("till", ManifestKind::Image, &[noise(1, 5000)])
+        .await;
+    world.order("north", "till").await;
+    let lease: LeaseAnswer = node.ask_lease(image.version).await.json();
+    let wrong = json!({"secret": Hex(token.secret), "surprise": true});
+    world
+        .with_key(&Key::new())
+        .post("/api/v1/enrol", &wrong)
+        .await
+        .refused(400);
+
+    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    assert!(log.contains("published"), "the log is caught");
+    let secret = Hex(token.secret).to_string();
+    for secret in [
+        &world.admin_token,
+        &token.to_string(),
+        &secret,
+        &lease.token,
+    ] {
+        assert!(!log.contains(secret.as_str()));
+    }
+    let folder = world.folder.path().join("hq");
+    for name in ["admin-token", "tls-key.der", "keys/signing-keys"] {
+        let mode = std::fs::metadata(folder.join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(
+        std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    for file in ["hq.sqlite", "hq.sqlite-wal"] {
+        let bytes = std::fs::read(folder.join(file)).unwrap();
+        assert!(
+            !bytes.windows(32).any(|w| w == secret.as_bytes()),
+            "{file} holds a token's secret"
+        );
+    }
+}

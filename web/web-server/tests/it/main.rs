@@ -1,0 +1,9 @@
+//! A real HQ on loopback over TLS, asked by people, nodes and strangers.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod access;
+mod distribution;
+mod enrolment;
+mod site;
+mod world;

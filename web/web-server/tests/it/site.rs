@@ -1,0 +1,474 @@
+//! Channels, orders, machines, reports.
+
+use std::time::Duration;
+
+use image_format::ManifestKind;
+use reqwest::Method;
+use serde_json::json;
+use trust_format::{Completion, MachineId, Order, SiteId, Ticket, UnknownRule, Verified};
+use web_api::*;
+
+use crate::world::*;
+
+#[tokio::test]
+async fn channel_numbers_grow_with_every_change_and_only_then() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    world.site("south", SiteUnknown::Admit).await;
+    let (north, south) = (
+        world.node("north", "n").await,
+        world.node("south", "s").await,
+    );
+    let keys = world.keys().await;
+    let first = north.channel(&keys).await;
+    assert_eq!((first.number, first.image, first.bundle), (1, None, None));
+    assert_eq!(first.hq.urls, ["https://hq.example:8443"]);
+    assert_eq!(first.hq.fingerprint, world.hq.fingerprint);
+    assert_eq!(south.channel(&keys).await.unknown, UnknownRule::Admit);
+
+    let one = world
+        .publish("till", ManifestKind::Image, &[noise(1, 5000)])
+        .await;
+    assert_eq!((one.release, one.object_bytes), (1, 5000));
+    assert_eq!(
+        north.channel(&keys).await.number,
+        1,
+        "a version that nobody ordered changes no site"
+    );
+    let bundle = world
+        .publish("boot", ManifestKind::BootBundle, &[noise(2, 5000)])
+        .await;
+    let two = world
+        .publish("till", ManifestKind::Image, &[noise(3, 5000)])
+        .await;
+    assert_eq!((bundle.release, two.release), (2, 3));
+    for node in [&north, &south] {
+        let channel = node.channel(&keys).await;
+        assert_eq!(
+            (channel.number, channel.bundle),
+            (2, Some(digest(bundle.version)))
+        );
+    }
+
+    let order = world.order("north", &one.version.to_string()[..12]).await;
+    assert_eq!((order.number, order.version), (1, one.version));
+    let order = world.order("north", "till").await;
+    assert_eq!((order.number, order.version), (2, two.version));
+    assert_eq!(world.order("south", "till").await.number, 1);
+    let channel = north.channel(&keys).await;
+    assert_eq!(
+        (channel.number, channel.image),
+        (4, Some(digest(two.version)))
+    );
+    // the same image again: a new order, the same channel
+    assert_eq!(world.order("north", "till").await.number, 3);
+    assert_eq!(north.channel(&keys).await.number, 4);
+    let numbers: Vec<u64> = north
+        .documents()
+        .await
+        .orders
+        .iter()
+        .map(|o| {
+            let order: Verified<Order> = Verified::check(&o.0, &keys).unwrap();
+            assert_eq!(order.site, channel.site);
+            order.number
+        })
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+
+    let nothing = SiteChange::default();
+    world
+        .admin
+        .send(Method::PATCH, "/api/v1/sites/north", &nothing)
+        .await
+        .json::<SiteInfo>();
+    assert_eq!(north.channel(&keys).await.number, 4);
+    let floor = json!({"release_floor": 3, "unknown": "admit"});
+    let site: SiteInfo = world
+        .admin
+        .send(Method::PATCH, "/api/v1/sites/north", &floor)
+        .await
+        .json();
+    assert_eq!((site.channel, site.unknown), (5, SiteUnknown::Admit));
+    assert_eq!(north.channel(&keys).await.release_floor, 3);
+    let lower = json!({"release_floor": 2});
+    world
+        .admin
+        .send(Method::PATCH, "/api/v1/sites/north", &lower)
+        .await
+        .refused(409);
+    let old = json!({"site": "north", "version": one.version});
+    world.admin.post("/api/v1/orders", &old).await.refused(409);
+    for (version, status) in [
+        ("nothing", 404),
+        ("", 404),
+        ("%", 404),
+        (&bundle.version.to_string(), 400),
+    ] {
+        let wish = json!({"site": "north", "version": version});
+        world
+            .admin
+            .post("/api/v1/orders", &wish)
+            .await
+            .refused(status);
+    }
+    let wish = json!({"site": "north", "version": "till", "machine": "12"});
+    world.admin.post("/api/v1/orders", &wish).await.refused(400);
+    let wish = json!({"site": "west", "version": "till"});
+    world.admin.post("/api/v1/orders", &wish).await.refused(404);
+}
+
+#[tokio::test]
+async fn a_waiting_machine_is_approved_into_the_channel() {
+    let world = World::new().await;
+    let site = world.site("north", SiteUnknown::Wait).await.site;
+    let other = world.site("south", SiteUnknown::Wait).await.site;
+    let (north, south) = (
+        world.node("north", "n").await,
+        world.node("south", "s").await,
+    );
+    let keys = world.keys().await;
+    let machine = Hex([7; 16]);
+    let waiting = |model: &str| NodeReport::Waiting {
+        machine,
+        facts: facts(model),
+    };
+    let path = format!("/api/v1/machines/{machine}/approve");
+    world
+        .admin
+        .raw(Method::POST, &path, vec![])
+        .await
+        .refused(404);
+    let answer = north.report(1, vec![waiting("Till <b>3000</b>")]).await;
+    assert_eq!((answer.stored, answer.channel, answer.orders), (1, 1, 0));
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    assert_eq!(
+        (machines.len(), machines[0].admission),
+        (1, AdmissionState::Waiting)
+    );
+    assert_eq!(machines[0].facts.model, "Till <b>3000</b>");
+    // a node of another site claims the same machine: a person has to say which is meant
+    south.report(1, vec![waiting("other")]).await;
+    let sentence = world
+        .admin
+        .raw(Method::POST, &path, vec![])
+        .await
+        .refused(409);
+    assert!(sentence.contains(&other.id.to_string()), "{sentence}");
+    let exact = format!("{path}?site={}", site.id);
+    let approved: Machine = world.admin.raw(Method::POST, &exact, vec![]).await.json();
+    assert_eq!(
+        (approved.site.as_str(), approved.admission),
+        ("north", AdmissionState::Admitted)
+    );
+    let channel = north.channel(&keys).await;
+    assert_eq!(
+        (channel.number, channel.admitted.as_slice()),
+        (2, &[MachineId(machine.0)][..])
+    );
+    assert!(south.channel(&keys).await.admitted.is_empty());
+    // waiting again changes no admission
+    let answer = north.report(2, vec![waiting("Till")]).await;
+    assert_eq!(answer.channel, 2);
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    let mine = machines.iter().find(|m| m.site == "north").unwrap();
+    assert_eq!(
+        (mine.admission, mine.facts.model.as_str()),
+        (AdmissionState::Admitted, "Till")
+    );
+}
+
+#[tokio::test]
+async fn reports_count_once_and_in_order() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let (node, other) = (
+        world.node("north", "till-1").await,
+        world.node("north", "till-2").await,
+    );
+    let trouble = |text: &str| NodeReport::Trouble {
+        message: text.into(),
+    };
+    assert_eq!(
+        node.report(1, vec![trouble("a"), trouble("b")])
+            .await
+            .stored,
+        2
+    );
+    // the answer got lost; two known, one new; then a gap
+    assert_eq!(
+        node.report(1, vec![trouble("a"), trouble("b"), trouble("c")])
+            .await
+            .stored,
+        3
+    );
+    assert_eq!(node.report(2, vec![trouble("b")]).await.stored, 3);
+    assert_eq!(node.report(9, vec![trouble("d")]).await.stored, 9);
+    assert_eq!(node.report(10, vec![]).await.stored, 9);
+    // numbers are each node's own
+    let boot = NodeReport::Boot {
+        mac: Hex([2; 6]),
+        uuid: None,
+        message: "<i>".into(),
+    };
+    let accused = NodeReport::Accused {
+        peer: Hex([1; 32]),
+        address: "10.0.0.1:1".into(),
+        chunk: None,
+    };
+    let holds = NodeReport::Holds {
+        version: Hex([1; 32]),
+        from: vec![("till-1".into(), 3)],
+    };
+    assert_eq!(other.report(1, vec![boot, accused, holds]).await.stored, 3);
+    let overview: serde_json::Value = world.admin.get("/api/v1/overview").await.json();
+    let events = overview["events"].as_array().unwrap();
+    let mut lines: Vec<_> = events
+        .iter()
+        .map(|e| (e["kind"].as_str().unwrap(), e["message"].as_str().unwrap()))
+        .collect();
+    lines.reverse();
+    assert_eq!(
+        lines[..4],
+        [
+            ("trouble", "a"),
+            ("trouble", "b"),
+            ("trouble", "c"),
+            ("trouble", "d")
+        ]
+    );
+    assert_eq!(lines[4], ("boot", "MAC 020202020202: <i>"));
+    assert_eq!(
+        (lines[5].0, lines[6].0, lines.len()),
+        ("accused", "holds", 7)
+    );
+    // both were heard of, and know each other's address
+    let peers = node.documents().await.peers;
+    assert_eq!(peers.len(), 1);
+    assert_eq!(
+        (peers[0].key.0, peers[0].address.as_str()),
+        (other.key.public.0, "127.0.0.1:4433")
+    );
+    let reports = vec![
+        NumberedReport {
+            number: 1,
+            unix_seconds: 0,
+            report: trouble("x")
+        };
+        REPORTS_MAX + 1
+    ];
+    let request = ReportsRequest {
+        peer_port: 1,
+        reports,
+    };
+    node.caller
+        .post("/api/v1/node/reports", &request)
+        .await
+        .refused(400);
+}
+
+fn install(state: InstallState, order: u64) -> InstallReport {
+    InstallReport {
+        state,
+        version: None,
+        order: Some(order),
+        done_bytes: 5,
+        total_bytes: 10,
+        received_bytes: 4,
+        from: vec![("till-1".into(), 4)],
+        message: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn an_install_is_followed_to_the_call_from_the_new_system() {
+    let world = World::new().await;
+    let site = SiteId(world.site("north", SiteUnknown::Admit).await.site.id.0);
+    let node = world.node("north", "till-1").await;
+    let image = world
+        .publish("till", ManifestKind::Image, &[noise(1, 5000)])
+        .await;
+    let order = world.order("north", "till").await.number;
+    let (machine, new, agent) = (Hex([7; 16]), Key::new(), Key::new());
+    let completion = |order, version: Hex<32>| {
+        let ticket = node.key.sign(&Ticket {
+            issuer: node.key.public,
+            issuer_boot: 1,
+            issued: Duration::from_secs(1),
+            life: Duration::from_secs(60),
+            agent: agent.public,
+            machine: MachineId(machine.0),
+            site,
+            order,
+        });
+        Base64(agent.sign(&Completion {
+            machine: MachineId(machine.0),
+            order,
+            image: digest(version),
+            node: Some(new.public),
+            ticket,
+        }))
+    };
+    let report = |state| NodeReport::Install {
+        machine,
+        report: install(state, order),
+    };
+    let admitted = NodeReport::Admitted {
+        machine,
+        facts: facts("till"),
+        order,
+    };
+    node.report(
+        1,
+        vec![
+            admitted,
+            report(InstallState::Writing),
+            report(InstallState::Rebooting),
+        ],
+    )
+    .await;
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    assert_eq!(
+        machines[0].install.as_ref().unwrap().state,
+        InstallState::Rebooting
+    );
+    assert_eq!(
+        (machines[0].admission, machines[0].completed.len()),
+        (AdmissionState::Admitted, 0)
+    );
+
+    // proofs that are none: no document, another image, no such order
+    let bad = [
+        Base64(vec![1, 2]),
+        completion(order, Hex([1; 32])),
+        completion(order + 1, image.version),
+    ];
+    node.report(
+        4,
+        bad.map(|document| NodeReport::Completion { document })
+            .into(),
+    )
+    .await;
+    assert!(node.documents().await.completions.is_empty());
+    let good = completion(order, image.version);
+    let twice = vec![
+        NodeReport::Completion {
+            document: good.clone()
+        };
+        2
+    ];
+    node.report(7, twice).await;
+    assert_eq!(node.documents().await.completions, [good]);
+    let orders: Vec<OrderInfo> = world.admin.get("/api/v1/orders").await.json();
+    assert_eq!(orders[0].completed, 1);
+
+    // the neighbour's sign of life proves nothing; the new node's own does
+    node.report(9, vec![]).await;
+    let ask = CertifyRequest {
+        node: Hex(new.public.0),
+        machine,
+        order,
+    };
+    node.caller
+        .post("/api/v1/node/certify", &ask)
+        .await
+        .json::<Certified>();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    assert_eq!(
+        (
+            machines[0].install.as_ref().unwrap().state,
+            machines[0].completed.as_slice()
+        ),
+        (InstallState::Rebooting, &[order][..])
+    );
+    let life = ReportsRequest {
+        peer_port: 0,
+        reports: vec![],
+    };
+    world
+        .with_key(&new)
+        .post("/api/v1/node/reports", &life)
+        .await
+        .json::<ReportsAnswer>();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    assert_eq!(
+        machines[0].install.as_ref().unwrap().state,
+        InstallState::Done
+    );
+}
+
+#[tokio::test]
+async fn a_restart_keeps_everything() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "till-1").await;
+    let image = world
+        .publish("till", ManifestKind::Image, &[noise(1, 5000)])
+        .await;
+    world.order("north", "till").await;
+    node.report(
+        1,
+        vec![NodeReport::Waiting {
+            machine: Hex([7; 16]),
+            facts: facts("till"),
+        }],
+    )
+    .await;
+    let lease: LeaseAnswer = node.ask_lease(image.version).await.json();
+    let documents = node.documents().await;
+    let paths = [
+        "sites",
+        "images",
+        "orders",
+        "machines",
+        "nodes",
+        "ledger",
+        "root",
+        "sites/north/tokens",
+    ];
+    let mut before = vec![];
+    for path in paths {
+        before.push(world.admin.get(&format!("/api/v1/{path}")).await.body);
+    }
+    let token = world.admin_token.clone();
+    let fingerprint = world.hq.fingerprint;
+
+    let world = world.restart().await;
+    assert_eq!(
+        (&world.admin_token, world.hq.fingerprint),
+        (&token, fingerprint)
+    );
+    for (path, before) in paths.iter().zip(before) {
+        let after = world.admin.get(&format!("/api/v1/{path}")).await.body;
+        assert_eq!(
+            String::from_utf8_lossy(&after),
+            String::from_utf8_lossy(&before),
+            "{path}"
+        );
+    }
+    let node = Node {
+        caller: world.with_key(&node.key),
+        ..node
+    };
+    assert_eq!(node.documents().await, documents);
+    let renewed: LeaseAnswer = node.ask_lease(image.version).await.json();
+    assert_eq!(renewed, lease);
+    assert_eq!(node.report(1, vec![]).await.stored, 1);
+}
+
+#[tokio::test]
+async fn a_newer_database_is_left_alone() {
+    let world = World::new().await;
+    world.sql("PRAGMA user_version = 9").await;
+    world.hq.stop();
+    let config = web_server::HqConfig {
+        folder: world.folder.path().join("hq"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        urls: vec![],
+    };
+    let error = web_server::RunningHq::start(config)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("schema 9"), "{error}");
+}

@@ -1,0 +1,460 @@
+//! An HQ on loopback, people and nodes that talk to it over TLS, and documents that nodes sign.
+
+use std::{sync::Arc, time::Duration};
+
+use image_format::{
+    Architecture, ChunkHash, ChunkId, ChunkRecord, Customisation, Manifest, ManifestKind, Needs,
+    ObjectHash, Placement,
+};
+use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
+use reqwest::{Client, Method, Response, StatusCode};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
+use tempfile::TempDir;
+use trust_format::{
+    Channel, Digest, Document, MachineId, NodeCertificate, PublicKey, Signature, SiteId,
+    TrustedKeys, Verified, codec::Writer,
+};
+use web_api::*;
+use web_server::{HqConfig, RunningHq};
+
+/// Believes one certificate.
+#[derive(Debug)]
+struct Pinned([u8; 32], Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match web_server::fingerprint(certificate) == self.0 {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(Error::General("another certificate".into())),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 only".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.1.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.1.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TLS of a client that pins HQ and shows a key, if it has one.
+pub(crate) fn tls(fingerprint: [u8; 32], key: Option<&KeyPair>) -> ClientConfig {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned(fingerprint, provider)));
+    match key {
+        None => config.with_no_client_auth(),
+        Some(pair) => {
+            let certificate = CertificateParams::default().self_signed(pair).unwrap();
+            let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
+            config
+                .with_client_auth_cert(vec![certificate.der().clone()], secret)
+                .unwrap()
+        }
+    }
+}
+
+/// A key that a node, an agent or a stranger has.
+pub(crate) struct Key {
+    pub(crate) pair: KeyPair,
+    pub(crate) public: PublicKey,
+}
+
+impl Key {
+    pub(crate) fn new() -> Self {
+        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let public = PublicKey(pair.der_bytes().try_into().unwrap());
+        Self { pair, public }
+    }
+
+    pub(crate) fn sign<T: Document>(&self, document: &T) -> Vec<u8> {
+        let bytes = document.to_signed_bytes();
+        let signature = self.pair.sign(bytes.as_message()).unwrap();
+        let signature = Signature(signature.try_into().unwrap());
+        bytes
+            .into_envelope(vec![(self.public, signature)])
+            .to_bytes()
+    }
+}
+
+/// An answer: status and body.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: Response) -> Self {
+        Self {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: response.bytes().await.unwrap().to_vec(),
+        }
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> T {
+        let text = String::from_utf8_lossy(&self.body);
+        assert!(self.status.is_success(), "{}: {text}", self.status);
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The sentence of a refusal.
+    pub(crate) fn refused(&self, status: u16) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        assert_eq!(self.status.as_u16(), status, "{text}");
+        serde_json::from_slice::<ApiError>(&self.body)
+            .unwrap()
+            .error
+    }
+}
+
+/// Somebody who talks to HQ: with the administrator's token, with a key, or with nothing.
+pub(crate) struct Caller {
+    base: String,
+    client: Client,
+    token: Option<String>,
+}
+
+impl Caller {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &impl Serialize) -> Answer {
+        Answer::of(self.request(method, path).json(body).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
+        self.send(Method::POST, path, body).await
+    }
+
+    pub(crate) async fn raw(&self, method: Method, path: &str, body: Vec<u8>) -> Answer {
+        Answer::of(self.request(method, path).body(body).send().await.unwrap()).await
+    }
+}
+
+/// An HQ with its folder.
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) hq: RunningHq,
+    pub(crate) admin: Caller,
+    pub(crate) admin_token: String,
+}
+
+async fn start(folder: &TempDir) -> RunningHq {
+    let config = HqConfig {
+        folder: folder.path().join("hq"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        urls: vec!["https://hq.example:8443".into()],
+    };
+    RunningHq::start(config).await.unwrap()
+}
+
+fn caller(hq: &RunningHq, key: Option<&KeyPair>, token: Option<String>) -> Caller {
+    let client = Client::builder()
+        .tls_backend_preconfigured(tls(hq.fingerprint, key))
+        .no_proxy()
+        .build()
+        .unwrap();
+    Caller {
+        base: format!("https://{}", hq.address),
+        client,
+        token,
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let hq = start(&folder).await;
+        Self::around(folder, hq)
+    }
+
+    fn around(folder: TempDir, hq: RunningHq) -> Self {
+        let text = std::fs::read_to_string(&hq.admin_token_file).unwrap();
+        let token = text.lines().next().unwrap().to_owned();
+        Self {
+            folder,
+            admin: caller(&hq, None, Some(token.clone())),
+            admin_token: token,
+            hq,
+        }
+    }
+
+    pub(crate) async fn restart(self) -> Self {
+        self.hq.stop();
+        let hq = start(&self.folder).await;
+        Self::around(self.folder, hq)
+    }
+
+    pub(crate) fn nobody(&self) -> Caller {
+        caller(&self.hq, None, None)
+    }
+
+    pub(crate) fn with_key(&self, key: &Key) -> Caller {
+        caller(&self.hq, Some(&key.pair), None)
+    }
+
+    /// Changes the database behind HQ's back: for clocks.
+    pub(crate) async fn sql(&self, statement: &'static str) {
+        let path = self.folder.path().join("hq/hq.sqlite");
+        let mut db = SqliteConnection::connect(path.to_str().unwrap())
+            .await
+            .unwrap();
+        sqlx::query(statement).execute(&mut db).await.unwrap();
+    }
+
+    pub(crate) async fn site(&self, name: &str, unknown: SiteUnknown) -> SiteCreated {
+        let wish = json!({"name": name, "unknown": unknown});
+        self.admin.post("/api/v1/sites", &wish).await.json()
+    }
+
+    pub(crate) async fn token(&self, site: &str) -> EnrolmentToken {
+        let path = format!("/api/v1/sites/{site}/tokens");
+        let answer: serde_json::Value = self.admin.raw(Method::POST, &path, vec![]).await.json();
+        answer["token"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// A new node of a site.
+    pub(crate) async fn node(&self, site: &str, name: &str) -> Node {
+        let (key, token) = (Key::new(), self.token(site).await);
+        let caller = self.with_key(&key);
+        let enrolled: Enrolled = caller
+            .post("/api/v1/enrol", &enrol(&token, name))
+            .await
+            .json();
+        Node {
+            key,
+            caller,
+            enrolled,
+        }
+    }
+
+    pub(crate) async fn keys(&self) -> TrustedKeys {
+        TrustedKeys::pin(&self.admin.get("/api/v1/root").await.body).unwrap()
+    }
+
+    /// Puts objects and publishes a version made of them.
+    pub(crate) async fn publish(
+        &self,
+        name: &str,
+        kind: ManifestKind,
+        objects: &[Vec<u8>],
+    ) -> ImageVersion {
+        for object in objects {
+            let path = format!("/api/v1/objects/{}", ObjectHash::of(object));
+            let answer = self.admin.raw(Method::PUT, &path, object.clone()).await;
+            assert_eq!(answer.status, 204);
+        }
+        let body = payload(&manifest(name, kind, objects));
+        self.admin
+            .raw(Method::POST, "/api/v1/manifests", body)
+            .await
+            .json()
+    }
+
+    pub(crate) async fn order(&self, site: &str, version: &str) -> OrderInfo {
+        let wish = json!({"site": site, "version": version});
+        self.admin.post("/api/v1/orders", &wish).await.json()
+    }
+
+    pub(crate) async fn ledger_bytes(&self) -> u64 {
+        let lines: Vec<LedgerLine> = self.admin.get("/api/v1/ledger").await.json();
+        lines.iter().map(|l| l.wan_bytes).sum()
+    }
+
+    /// Waits until the ledger says a number: it is written when a body ends, a moment after its last byte arrived.
+    pub(crate) async fn ledger_becomes(&self, fits: impl Fn(u64) -> bool) -> u64 {
+        for _ in 0..100 {
+            let bytes = self.ledger_bytes().await;
+            if fits(bytes) {
+                return bytes;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the ledger stays at {}", self.ledger_bytes().await);
+    }
+}
+
+pub(crate) fn enrol(token: &EnrolmentToken, name: &str) -> EnrolRequest {
+    EnrolRequest {
+        secret: Hex(token.secret),
+        name: name.into(),
+        machine: Hex([9; 16]),
+        facts: facts("enrolled"),
+    }
+}
+
+pub(crate) fn facts(model: &str) -> Facts {
+    Facts {
+        uuid: Some(Hex([1; 16])),
+        serial: Some("S1".into()),
+        macs: vec![Hex([2, 0, 0, 0, 0, 1])],
+        model: model.into(),
+    }
+}
+
+/// A node that HQ knows.
+pub(crate) struct Node {
+    pub(crate) key: Key,
+    pub(crate) caller: Caller,
+    pub(crate) enrolled: Enrolled,
+}
+
+impl Node {
+    pub(crate) async fn documents(&self) -> NodeDocuments {
+        self.caller.get("/api/v1/node/documents").await.json()
+    }
+
+    pub(crate) async fn channel(&self, keys: &TrustedKeys) -> Verified<Channel> {
+        Verified::check(&self.documents().await.channel.0, keys).unwrap()
+    }
+
+    pub(crate) async fn ask_lease(&self, manifest: Hex<32>) -> Answer {
+        self.caller
+            .post("/api/v1/node/leases", &LeaseRequest { manifest })
+            .await
+    }
+
+    /// Reports numbered from `first` on.
+    pub(crate) async fn report(&self, first: u64, reports: Vec<NodeReport>) -> ReportsAnswer {
+        let reports = (first..)
+            .zip(reports)
+            .map(|(number, report)| NumberedReport {
+                number,
+                unix_seconds: 1,
+                report,
+            })
+            .collect();
+        let request = ReportsRequest {
+            peer_port: 4433,
+            reports,
+        };
+        self.caller
+            .post("/api/v1/node/reports", &request)
+            .await
+            .json()
+    }
+
+    /// A certificate that this node signs while HQ is away.
+    pub(crate) fn provisional(
+        &self,
+        site: SiteId,
+        node: &Key,
+        machine: MachineId,
+        order: u64,
+    ) -> Vec<u8> {
+        self.key.sign(&NodeCertificate {
+            node: node.public,
+            site,
+            machine,
+            name: "till-2".into(),
+            grade: trust_format::Grade::Provisional {
+                issuer: self.key.public,
+                order,
+            },
+        })
+    }
+}
+
+/// Bytes that nothing compresses.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut out = vec![0; bytes];
+    let mut stream = blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof();
+    stream.fill(&mut out);
+    out
+}
+
+/// A manifest whose chunks travel as these objects.
+pub(crate) fn manifest(name: &str, kind: ManifestKind, objects: &[Vec<u8>]) -> Manifest {
+    const CHUNK: u64 = 1 << 20;
+    let count = u32::try_from(objects.len()).unwrap();
+    let chunk = |object: &Vec<u8>| ChunkRecord {
+        hash: ChunkHash::of(&[b"plain", object.as_slice()].concat()),
+        bytes: 1 << 20,
+        object_hash: ObjectHash::of(object),
+        object_bytes: u32::try_from(object.len()).unwrap(),
+        delta: None,
+    };
+    Manifest {
+        kind,
+        name: name.into(),
+        release: 77,
+        follows: None,
+        disk_bytes: u64::from(count) * CHUNK,
+        sector_bytes: 512,
+        used_bytes: u64::from(count) * CHUNK,
+        needs: Needs {
+            uefi: true,
+            bios: true,
+            architecture: Architecture::X86_64,
+            ram_bytes_min: 1 << 30,
+        },
+        customisation: Customisation::None,
+        partitions: vec![],
+        files: vec![],
+        chunks: objects.iter().map(chunk).collect(),
+        layout: (0..count)
+            .map(|index| Placement {
+                index,
+                chunk: ChunkId(index),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn payload(manifest: &Manifest) -> Vec<u8> {
+    let mut out = Writer::new();
+    manifest.encode(&mut out);
+    out.finish()
+}
+
+pub(crate) fn digest(version: Hex<32>) -> Digest {
+    Digest(version.0)
+}
