@@ -101,7 +101,9 @@ pub(crate) async fn run(arguments: DemoArguments) -> Result<()> {
         std::fs::write(path, serde_json::to_vec_pretty(&result)?)
             .with_context(|| format!("writing {}", path.display()))?;
     }
-    if arguments.keep {
+    if arguments.dir.is_some() {
+        say(&format!("everything is in {}", dir.display()));
+    } else if arguments.keep {
         say(&format!("kept in {}", temporary.keep().display()));
     }
     ensure!(

@@ -8,7 +8,10 @@ use std::{
 };
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// The project's crates, and what each one builds on (tests aside): own crates and others.
@@ -18,14 +21,22 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let metadata: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     let name = |v: &serde_json::Value| v["name"].as_str().unwrap().to_owned();
     let packages = metadata["packages"].as_array().unwrap();
     packages
         .iter()
         .map(|p| {
-            let of = p["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"].is_null());
+            let of = p["dependencies"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|d| d["kind"].is_null());
             (name(p), of.map(name).collect())
         })
         .collect()
@@ -42,32 +53,73 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("image-store", &["image-format", "trust-format"]),
     ("boot-server", &["boot-proto", "image-format"]),
     ("boot-media", &[]),
-    ("peer-cache-node", &["peer-cache-proto", "image-format", "trust-format"]),
-    ("web-server", &["web-api", "image-store", "image-format", "trust-format"]),
-    ("imaging-agent", &["imaging-plan", "peer-cache-node", "peer-cache-proto", "boot-server", "web-api", "image-format", "trust-format"]),
+    (
+        "peer-cache-node",
+        &["peer-cache-proto", "image-format", "trust-format"],
+    ),
+    (
+        "web-server",
+        &["web-api", "image-store", "image-format", "trust-format"],
+    ),
+    (
+        "imaging-agent",
+        &[
+            "imaging-plan",
+            "peer-cache-node",
+            "peer-cache-proto",
+            "boot-server",
+            "web-api",
+            "image-format",
+            "trust-format",
+        ],
+    ),
     (
         "appliance",
         &[
-            "boot-media", "boot-proto", "boot-server", "image-format", "image-store", "peer-cache-node", "peer-cache-proto",
-            "trust-format", "web-api", "web-server",
+            "boot-media",
+            "boot-proto",
+            "boot-server",
+            "image-format",
+            "image-store",
+            "peer-cache-node",
+            "peer-cache-proto",
+            "trust-format",
+            "web-api",
+            "web-server",
         ],
     ),
     ("end-to-end", &[]),
 ];
 
-const CORES: [&str; 6] = ["trust-format", "image-format", "boot-proto", "peer-cache-proto", "imaging-plan", "web-api"];
+const CORES: [&str; 6] = [
+    "trust-format",
+    "image-format",
+    "boot-proto",
+    "peer-cache-proto",
+    "imaging-plan",
+    "web-api",
+];
 
 /// What a core must not reach, also not through others.
-const NOT_IN_CORES: [&str; 10] =
-    ["tokio", "quinn", "axum", "socket2", "memmap2", "nix", "reqwest", "hyper", "sqlx", "rustls"];
+const NOT_IN_CORES: [&str; 10] = [
+    "tokio", "quinn", "axum", "socket2", "memmap2", "nix", "reqwest", "hyper", "sqlx", "rustls",
+];
 
 #[test]
 fn arrows_go_down_only() {
     let rooms: BTreeMap<&str, &[&str]> = MAY_IMPORT.into_iter().collect();
     for (name, dependencies) in dependencies() {
-        let allowed = rooms.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no room in the house"));
-        for dependency in dependencies.iter().filter(|d| rooms.contains_key(d.as_str())) {
-            assert!(allowed.contains(&dependency.as_str()), "{name} must not import {dependency}");
+        let allowed = rooms
+            .get(name.as_str())
+            .unwrap_or_else(|| panic!("{name} has no room in the house"));
+        for dependency in dependencies
+            .iter()
+            .filter(|d| rooms.contains_key(d.as_str()))
+        {
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} must not import {dependency}"
+            );
         }
     }
 }
@@ -77,7 +129,10 @@ fn cores_do_no_io() {
     for (name, dependencies) in dependencies() {
         if CORES.contains(&name.as_str()) {
             for forbidden in NOT_IN_CORES {
-                assert!(!dependencies.contains(forbidden), "the core {name} must not import {forbidden}");
+                assert!(
+                    !dependencies.contains(forbidden),
+                    "the core {name} must not import {forbidden}"
+                );
             }
         }
     }
@@ -86,7 +141,14 @@ fn cores_do_no_io() {
 #[test]
 fn every_core_links_the_rules_of_cores() {
     let rules = root().join("clippy.sans-io.toml").canonicalize().unwrap();
-    for entry in ["images/trust-format", "images/image-format", "boot/boot-proto", "peer-cache/peer-cache-proto", "imaging-agent/imaging-plan", "web/web-api"] {
+    for entry in [
+        "images/trust-format",
+        "images/image-format",
+        "boot/boot-proto",
+        "peer-cache/peer-cache-proto",
+        "imaging-agent/imaging-plan",
+        "web/web-api",
+    ] {
         let link = root().join(entry).join("clippy.toml");
         assert_eq!(link.canonicalize().unwrap(), rules, "{entry}/clippy.toml");
     }
@@ -111,6 +173,9 @@ fn what_boots_in_ram_cannot_sign_for_the_chain() {
 fn one_crypto_provider_and_no_c_tls() {
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
     for forbidden in ["aws-lc-rs", "aws-lc-sys", "openssl-sys", "native-tls"] {
-        assert!(!lock.contains(&format!("name = \"{forbidden}\"")), "{forbidden} is in Cargo.lock");
+        assert!(
+            !lock.contains(&format!("name = \"{forbidden}\"")),
+            "{forbidden} is in Cargo.lock"
+        );
     }
 }

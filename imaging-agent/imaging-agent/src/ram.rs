@@ -158,16 +158,7 @@ fn start_the_disk_next() {
     let Some(variables) = efi::Variables::open() else {
         return;
     };
-    let Ok(state) = variables.boot_state() else {
-        return;
-    };
-    let own = state
-        .entries
-        .iter()
-        .find(|e| e.active && e.partition.is_some());
-    if let Some(entry) = own
-        && let Err(error) = variables.set_boot_next(entry.number)
-    {
+    if let Err(error) = variables.set_boot_next_to_disk() {
         tracing::info!(%error, "the firmware keeps its boot order");
     }
 }

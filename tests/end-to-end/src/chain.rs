@@ -166,11 +166,11 @@ pub fn check_that_the_image_is_not_ours(image: &Path) -> Result<()> {
 /// # Errors
 /// When it does not in time.
 pub fn wait_until_home(store: &mut Store<'_>, machine: &Machine, origin: &str) -> Result<Value> {
-    let done = store
-        .hq
-        .wait_for_machine(&machine.mac_hex(), "done", HOME_TIMEOUT, |machine| {
-            install_state(machine) == "done"
-        })?;
+    let what = format!("finished machine {}", machine.name);
+    let hq = &mut store.hq;
+    let done = hq.wait_for_machine(&what, HOME_TIMEOUT, |listed| {
+        machine.is(listed) && install_state(listed) == "done"
+    })?;
     ensure!(
         done["completed"]
             .as_array()

@@ -119,33 +119,20 @@ impl<'lab> Headquarters<'lab> {
             .sum()
     }
 
-    /// The machine with this MAC address, if HQ has heard of it.
-    ///
-    /// # Errors
-    /// When HQ refuses.
-    pub fn machine(&mut self, mac_hex: &str) -> Result<Option<Value>> {
-        let machines = self.ask(&["machine", "list"])?;
-        let machines = machines.as_array().context("the machines are no list")?;
-        let has_mac = |machine: &&Value| {
-            let macs = machine["facts"]["macs"].as_array();
-            macs.is_some_and(|macs| macs.iter().any(|mac| mac == mac_hex))
-        };
-        Ok(machines.iter().find(has_mac).cloned())
-    }
-
-    /// Waits until the machine with this MAC address passes `test`, and answers it.
+    /// Waits until a machine passes `test`, and answers it. `what` says for people which one is wanted.
     ///
     /// # Errors
     /// When the time is over.
     pub fn wait_for_machine(
         &mut self,
-        mac_hex: &str,
         what: &str,
         timeout: Duration,
         test: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        self.poll(&format!("machine {mac_hex} {what}"), timeout, |hq| {
-            Ok(hq.machine(mac_hex)?.filter(|machine| test(machine)))
+        self.poll(what, timeout, |hq| {
+            let machines = hq.ask(&["machine", "list"])?;
+            let machines = machines.as_array().context("the machines are no list")?;
+            Ok(machines.iter().find(|machine| test(machine)).cloned())
         })
     }
 

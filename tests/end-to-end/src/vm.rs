@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     console::Console,
@@ -53,10 +54,12 @@ impl Machine {
         format!("52:54:00:77:00:{:02x}", 10 + self.number)
     }
 
-    /// As HQ's interface writes it.
+    /// Whether this is what HQ says of it.
     #[must_use]
-    pub fn mac_hex(&self) -> String {
-        self.mac().replace(':', "")
+    pub fn is(&self, listed: &Value) -> bool {
+        let mac = self.mac().replace(':', "");
+        let macs = listed["facts"]["macs"].as_array();
+        macs.is_some_and(|macs| macs.iter().any(|listed| *listed == mac))
     }
 }
 

@@ -9,7 +9,6 @@ use end_to_end::{
     Boot, CLIENT, LAPTOP, Lab, Machine, Namespace, Process, Store, UnknownMachines, Vm,
     agent_program,
     chain::{self, A, AGENT_TIMEOUT, B, HOME_TIMEOUT, INSTALL_TIMEOUT, OS_TIMEOUT},
-    install_state,
 };
 
 /// More than a node says to a computer that it only asks to wait, much less than an image.
@@ -56,17 +55,8 @@ fn chain_with_the_wan_down() -> Result<()> {
     lab.say("the client has its image from B");
 
     lab.mend_the_wan()?;
-    let machine = store
-        .hq
-        .wait_for_machine(&B.mac_hex(), "known", HOME_TIMEOUT, |_| true)?;
-    let id = machine["id"].as_str().context("a machine without id")?;
-    store.hq.wait_for_node(id, "confirmed", HOME_TIMEOUT)?;
+    chain::wait_until_home(&mut store, &B, "confirmed")?;
     lab.say("HQ confirmed B's node");
-    store
-        .hq
-        .wait_for_machine(&B.mac_hex(), "done", HOME_TIMEOUT, |machine| {
-            install_state(machine) == "done"
-        })?;
     Ok(())
 }
 
@@ -95,10 +85,9 @@ fn strangers_wait() -> Result<()> {
     lab.count_at_client(LAPTOP)?;
     let mut client = start_client(&lab, LAPTOP)?;
     client.wait_for("agent: waiting", COMMAND_TIMEOUT)?;
-    let mac = client_mac(&lab)?;
     let machine = store
         .hq
-        .wait_for_machine(&mac, "waiting", HOME_TIMEOUT, |machine| {
+        .wait_for_machine("waiting machine", HOME_TIMEOUT, |machine| {
             machine["admission"] == "waiting"
         })?;
     lab.say("HQ shows that it waits");
@@ -193,33 +182,5 @@ fn check_client_file(store: &Store<'_>) -> Result<()> {
         read(&disk)? == read(&store.image_file)?,
         "the ESP on the client's disk is not the image's"
     );
-    Ok(())
-}
-
-fn client_mac(lab: &Lab) -> Result<String> {
-    let path = "/sys/class/net/e0/address";
-    let mac = lab.run(
-        Namespace::Client,
-        COMMAND_TIMEOUT,
-        Path::new("cat"),
-        &[path],
-    )?;
-    Ok(mac.trim().replace(':', ""))
-}
-
-#[test]
-fn zz_smoke() -> Result<()> {
-    let lab = Lab::new("smoke")?;
-    lab.say(&format!("{:?}", lab.wan_packet_bytes()?));
-    lab.count_at_client(LAPTOP)?;
-    lab.cut_the_wan()?;
-    lab.mend_the_wan()?;
-    lab.say(&format!("{:?} {}", lab.client_bytes()?, client_mac(&lab)?));
-    lab.run(
-        Namespace::Laptop,
-        COMMAND_TIMEOUT,
-        Path::new("busybox"),
-        &["ping", "-c1", "-W2", "10.78.0.1"],
-    )?;
     Ok(())
 }

@@ -143,19 +143,16 @@ impl Variables {
         })
     }
 
-    /// Makes the firmware start from the GPT partition `partition` at the next boot, if it has an entry for it; says
-    /// which one. Most firmware makes entries for disks only as it starts, so for a disk just written there may be none.
+    /// Makes the firmware start from a disk at the next boot, if it has an entry for one; says which. Most firmware makes
+    /// entries for disks only as it starts, so for a disk just written there may be none.
     ///
     /// # Errors
     /// [`VariableError::Write`].
-    pub(crate) fn set_boot_next_to_partition(
-        &self,
-        partition: [u8; 16],
-    ) -> Result<Option<u16>, VariableError> {
+    pub(crate) fn set_boot_next_to_disk(&self) -> Result<Option<u16>, VariableError> {
         let entry = self
             .entries()
             .into_iter()
-            .find(|entry| entry.partition == Some(partition));
+            .find(|entry| entry.active && entry.partition.is_some());
         entry
             .map(|entry| self.set_boot_next(entry.number).map(|()| entry.number))
             .transpose()
@@ -311,11 +308,7 @@ mod tests {
     fn the_next_boot_is_set_where_an_entry_exists() {
         let guid = [7; 16];
         let (_folder, variables) = variables(&[("Boot00A1", &disk_entry(guid))]);
-        assert_eq!(variables.set_boot_next_to_partition([8; 16]).unwrap(), None);
-        assert_eq!(
-            variables.set_boot_next_to_partition(guid).unwrap(),
-            Some(0xa1)
-        );
+        assert_eq!(variables.set_boot_next_to_disk().unwrap(), Some(0xa1));
         assert_eq!(variables.read("BootNext").unwrap().unwrap(), [0xa1, 0]);
     }
 

@@ -103,13 +103,6 @@ impl Network {
     pub(crate) fn leases(&self) -> Vec<Lease> {
         self.leases.borrow().values().cloned().collect()
     }
-
-    /// Waits until a lease is won, changed or lost.
-    pub(crate) async fn changed(&mut self) {
-        if self.leases.changed().await.is_err() {
-            std::future::pending::<()>().await; // nothing will change any more
-        }
-    }
 }
 
 impl Drop for Network {

@@ -11,8 +11,6 @@ use nix::unistd::sync;
 pub(crate) enum End {
     /// Start again, from what the firmware's boot order names first (or `BootNext`).
     Reboot,
-    /// Off.
-    PowerOff,
 }
 
 /// The kernel refused.
@@ -33,7 +31,6 @@ pub(crate) fn end(end: End) -> Result<Infallible, EndError> {
     sync();
     let mode = match end {
         End::Reboot => RebootMode::RB_AUTOBOOT,
-        End::PowerOff => RebootMode::RB_POWER_OFF,
     };
     reboot(mode).map_err(|source| EndError { end, source })
 }

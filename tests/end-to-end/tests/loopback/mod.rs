@@ -1,0 +1,333 @@
+//! A site on loopback: HQ, nodes and agents as processes of this computer, for what needs no firmware.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    net::{SocketAddr, UdpSocket},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use end_to_end::{agent_program, program};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Any single program is waited for no longer than this.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A program that does not outlive the test.
+pub struct Program {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {:?}", command.get_program()))?;
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            signal,
+        )?)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for its end; whether it ended well.
+    pub fn wait(&mut self, patience: Duration) -> Result<bool> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.success());
+            }
+            ensure!(
+                started.elapsed() < patience,
+                "it goes on after {patience:?}:\n{}",
+                self.log()
+            );
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Site {
+    pub folder: TempDir,
+    pub image: PathBuf,
+    pub version: String,
+    pub object_bytes: u64,
+    hq: Option<Program>,
+    hq_address: SocketAddr,
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<SocketAddr> {
+    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// `mib` MiB that compress to about half: noise and text in turn, with a hole at the end.
+pub fn make_image(path: &Path, mib: u64, seed: u64) -> Result<()> {
+    let file = File::create(path)?;
+    file.set_len((mib + 2) << 20)?;
+    let mut state = seed | 1;
+    let mut chunk = vec![0u8; 1 << 20];
+    for n in 0..mib {
+        for word in chunk[..1 << 19].chunks_mut(8) {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            word.copy_from_slice(&(state ^ (state >> 31)).to_le_bytes());
+        }
+        chunk[1 << 19..].fill(u8::try_from(n % 251)? + 1);
+        file.write_all_at(&chunk, n << 20)?;
+    }
+    Ok(())
+}
+
+impl Site {
+    /// HQ with an image of `mib` MiB and one site.
+    pub fn start(mib: u64, unknown: &str) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let image = folder.path().join("image.raw");
+        make_image(&image, mib, mib)?;
+        let mut site = Self {
+            image,
+            version: String::new(),
+            object_bytes: 0,
+            hq: None,
+            hq_address: "127.0.0.1:0".parse()?,
+            folder,
+        };
+        site.start_hq()?;
+        site.ask(&["site", "add", "store", "--unknown", unknown, "--json"])?;
+        let file = site.image.display().to_string();
+        let imported = site.ask(&["image", "import", &file, "--name", "till", "--json"])?;
+        site.version = imported["version"].as_str().context("version")?.to_owned();
+        site.object_bytes = imported["object_bytes"].as_u64().context("object_bytes")?;
+        Ok(site)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts HQ, at the address that it had before if it ran before.
+    pub fn start_hq(&mut self) -> Result<()> {
+        let (dir, log) = (self.path("hq"), self.path("hq.log"));
+        let mut command = Command::new(program()?);
+        command
+            .args(["hq", "--listen", &self.hq_address.to_string(), "--dir"])
+            .arg(dir);
+        command.env("XDG_RUNTIME_DIR", self.folder.path());
+        let hq = Program::start(&mut command, &log)?;
+        let started = Instant::now();
+        let address = loop {
+            let text = BufReader::new(File::open(&log)?)
+                .lines()
+                .collect::<Result<Vec<_>, _>>()?;
+            let line = text
+                .iter()
+                .rev()
+                .find_map(|l| l.strip_prefix("HQ is listening on "));
+            if let Some(address) = line.and_then(|l| l.split(' ').next()) {
+                break address.parse()?;
+            }
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "HQ did not start: {}",
+                hq.log()
+            );
+            std::thread::sleep(LOOK_EVERY);
+        };
+        self.hq_address = address;
+        self.hq = Some(hq);
+        Ok(())
+    }
+
+    pub fn hq(&self) -> Result<&Program> {
+        self.hq.as_ref().context("HQ runs")
+    }
+
+    pub fn kill_hq(&mut self) {
+        self.hq = None;
+    }
+
+    /// Runs a command against HQ, and what it printed.
+    pub fn try_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let out = Command::new(program()?)
+            .args(arguments)
+            .arg("--token-file")
+            .arg(self.path("hq").join("admin-token"))
+            .env("LAMPLIGHTER_LOG", "error")
+            .output()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned()
+            + &String::from_utf8_lossy(&out.stderr);
+        Ok((out.status.success(), text))
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let (ok, text) = self.try_command(arguments)?;
+        ensure!(ok, "{arguments:?}: {text}");
+        Ok(text)
+    }
+
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.command(arguments)?;
+        serde_json::from_str(&text).with_context(|| format!("{arguments:?} printed {text}"))
+    }
+
+    pub fn order(&self, more: &[&str]) -> Result<Value> {
+        let base = [
+            "order",
+            "add",
+            "--site",
+            "store",
+            "--version",
+            &self.version,
+            "--json",
+        ];
+        self.ask(&[&base[..], more].concat())
+    }
+
+    pub fn wan_bytes(&self) -> Result<u64> {
+        let lines = self.ask(&["ledger", "--json"])?;
+        Ok(lines
+            .as_array()
+            .context("ledger")?
+            .iter()
+            .filter_map(|l| l["wan_bytes"].as_u64())
+            .sum())
+    }
+
+    /// The ledger is written a moment after the last byte: the figure once it no longer grows.
+    pub fn wan_bytes_at_rest(&self) -> Result<u64> {
+        let mut last = self.wan_bytes()?;
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let now = self.wan_bytes()?;
+            if now == last {
+                return Ok(now);
+            }
+            last = now;
+        }
+    }
+
+    /// Starts a node with a token of its own; the same name again is the same node after a restart.
+    pub fn start_node(
+        &self,
+        name: &str,
+        address: Option<SocketAddr>,
+    ) -> Result<(Program, SocketAddr)> {
+        let address = address.map_or_else(free_port, Ok)?;
+        let dir = self.path(name);
+        let mut command = Command::new(program()?);
+        command.args([
+            "node",
+            "--boot",
+            "off",
+            "--no-beacons",
+            "--listen",
+            &address.to_string(),
+            "--slab-bytes",
+            "1073741824",
+        ]);
+        if !dir.join("certificate").exists() {
+            let token = self.ask(&["site", "token", "store", "--json"])?;
+            command.args(["--enrol", token["token"].as_str().context("token")?]);
+        }
+        command.arg("--dir").arg(dir);
+        Ok((
+            Program::start(&mut command, &self.path(&format!("{name}.log")))?,
+            address,
+        ))
+    }
+
+    pub fn start_agent(&self, name: &str, node: SocketAddr, more: &[&str]) -> Result<Program> {
+        let disk = self.path(&format!("{name}.raw"));
+        self.start_agent_on(&disk, name, node, more)
+    }
+
+    pub fn start_agent_on(
+        &self,
+        disk: &Path,
+        name: &str,
+        node: SocketAddr,
+        more: &[&str],
+    ) -> Result<Program> {
+        let mut command = Command::new(agent_program()?);
+        command
+            .arg("image")
+            .arg("--to")
+            .arg(disk)
+            .args(["--node", &node.to_string()]);
+        command
+            .arg("--json")
+            .arg(self.path(&format!("{name}.json")))
+            .args(more);
+        Program::start(&mut command, &self.path(&format!("{name}.log")))
+    }
+
+    pub fn wait_for_outcome(&self, name: &str) -> Result<Value> {
+        let path = self.path(&format!("{name}.json"));
+        let started = Instant::now();
+        loop {
+            if let Some(outcome) = std::fs::read(&path)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            {
+                return Ok(outcome);
+            }
+            if started.elapsed() > PATIENCE {
+                let log =
+                    std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
+                bail!("{name} did not finish:\n{log}");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Waits until at least this many bytes of a disk are written.
+    pub fn wait_for_written(&self, name: &str, bytes: u64) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let disk = self.path(&format!("{name}.raw"));
+        let started = Instant::now();
+        while disk.metadata().map_or(0, |m| m.blocks() * 512) < bytes {
+            ensure!(started.elapsed() < PATIENCE, "{name} does not write");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    pub fn is_the_image(&self, disk: &Path) -> Result<bool> {
+        Ok(std::fs::read(disk)? == std::fs::read(&self.image)?)
+    }
+}

@@ -1,0 +1,292 @@
+//! HQ, nodes and agents as programs on loopback: what a site does when parts of it start at once, stop, lie or are refused.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
+
+mod loopback;
+
+use std::{fs::File, os::unix::fs::FileExt, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use loopback::Site;
+use nix::sys::signal::Signal;
+
+const MINUTES: Duration = Duration::from_secs(180);
+
+fn long() -> bool {
+    std::env::var_os("LAMPLIGHTER_LONG").is_some()
+}
+
+#[test]
+fn one_node_and_four_machines_in_the_same_second_fetch_once() -> Result<()> {
+    let site = Site::start(160, "admit")?;
+    site.order(&[])?;
+    let (node, address) = site.start_node("node", None)?;
+    let names = ["a", "b", "c", "d"];
+    let agents = names.map(|n| site.start_agent(n, address, &["--stay"]));
+    for agent in &agents {
+        ensure!(agent.is_ok());
+    }
+    for name in names {
+        let outcome = site.wait_for_outcome(name)?;
+        ensure!(outcome["verified"] == true);
+        ensure!(
+            site.is_the_image(&site.path(&format!("{name}.raw")))?,
+            "{name} differs"
+        );
+        let sent = outcome["sent_bytes"].as_u64().context("sent")?;
+        println!("{name}: {outcome}");
+        ensure!(sent > 0, "{name} passes on");
+    }
+    let wan = site.wan_bytes_at_rest()?;
+    let ratio = wan as f64 / site.object_bytes as f64;
+    println!("WAN {wan} of {} bytes: {ratio:.3}", site.object_bytes);
+    ensure!(
+        ratio <= 1.02,
+        "WAN bytes are {ratio:.3} of the objects\n{}",
+        node.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn an_export_equals_its_source_and_a_flipped_bit_is_found() -> Result<()> {
+    let site = Site::start(12, "admit")?;
+    let copy = site.path("copy.raw");
+    site.command(&["image", "export", "till", "--to", copy.to_str().unwrap()])?;
+    ensure!(site.is_the_image(&copy)?);
+    site.command(&["image", "verify", "till"])?;
+    let mut objects = Vec::new();
+    for folder in std::fs::read_dir(site.path("hq/store/objects"))? {
+        for object in std::fs::read_dir(folder?.path())? {
+            objects.push(object?.path());
+        }
+    }
+    objects.sort();
+    let victim = File::options().read(true).write(true).open(&objects[3])?;
+    let mut byte = [0];
+    victim.read_exact_at(&mut byte, 100)?;
+    victim.write_all_at(&[byte[0] ^ 1], 100)?;
+    let (ok, text) = site.try_command(&["image", "verify", "till"])?;
+    ensure!(!ok && text.contains("hash"), "{text}");
+    // and no machine gets it: the fetch stops with HQ's name
+    site.order(&[])?;
+    let (_node, address) = site.start_node("node", None)?;
+    let mut agent = site.start_agent("a", address, &[])?;
+    std::thread::sleep(Duration::from_secs(6));
+    ensure!(
+        !site.path("a.json").exists(),
+        "imaged from a damaged object"
+    );
+    agent.signal(Signal::SIGTERM)?;
+    agent.wait(MINUTES)?;
+    let overview = site.command(&["machine", "list"])?;
+    println!("{overview}");
+    Ok(())
+}
+
+#[test]
+fn strangers_get_nothing_until_somebody_says_yes() -> Result<()> {
+    let site = Site::start(8, "wait")?;
+    site.order(&[])?;
+    let (_node, address) = site.start_node("node", None)?;
+    let mut agent = site.start_agent("a", address, &[])?;
+    let machine = loop {
+        let machines = site.ask(&["machine", "list", "--json"])?;
+        if let Some(machine) = machines[0]["id"].as_str() {
+            ensure!(machines[0]["admission"] == "waiting");
+            break machine.to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(
+        !site.path("a.raw").exists(),
+        "nothing is touched while it waits"
+    );
+    site.command(&["machine", "approve", &machine])?;
+    ensure!(agent.wait(MINUTES)?, "{}", agent.log());
+    ensure!(site.is_the_image(&site.path("a.raw"))?);
+    Ok(())
+}
+
+#[test]
+fn an_order_is_spent_once_and_erase_replaces() -> Result<()> {
+    let site = Site::start(8, "admit")?;
+    site.order(&[])?;
+    let (_node, address) = site.start_node("node", None)?;
+    ensure!(site.start_agent("a", address, &[])?.wait(MINUTES)?);
+    let again = |words: &str| -> Result<()> {
+        let mut agent = site.start_agent("a", address, &[])?;
+        ensure!(agent.wait(MINUTES)?, "{}", agent.log());
+        ensure!(
+            agent
+                .log()
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .contains(words),
+            "{}",
+            agent.log()
+        );
+        Ok(())
+    };
+    again("is spent")?;
+    site.order(&[])?;
+    std::thread::sleep(Duration::from_secs(3));
+    again("is spent")?;
+    site.order(&["--erase"])?;
+    std::thread::sleep(Duration::from_secs(3));
+    again("finished")?;
+    ensure!(site.is_the_image(&site.path("a.raw"))?);
+    Ok(())
+}
+
+#[test]
+fn a_target_that_is_too_small_is_not_touched() -> Result<()> {
+    let site = Site::start(8, "admit")?;
+    site.order(&[])?;
+    let (_node, address) = site.start_node("node", None)?;
+    let disk = site.path("small.raw");
+    std::fs::write(&disk, vec![7; 4 << 20])?;
+    let mut agent = site.start_agent_on(&disk, "small", address, &[])?;
+    ensure!(!agent.wait(MINUTES)?);
+    ensure!(agent.log().contains("the image needs"), "{}", agent.log());
+    ensure!(
+        std::fs::read(&disk)?.iter().all(|b| *b == 7),
+        "something was written"
+    );
+    Ok(())
+}
+
+#[test]
+fn bad_images_are_refused_by_name() -> Result<()> {
+    let site = Site::start(4, "admit")?;
+    for (name, bytes, words) in [
+        ("empty.raw", vec![], "is empty"),
+        ("odd.raw", vec![1; 777], "no multiple of 512"),
+    ] {
+        let path = site.path(name);
+        std::fs::write(&path, bytes)?;
+        let (ok, text) =
+            site.try_command(&["image", "import", path.to_str().unwrap(), "--name", "x"])?;
+        ensure!(!ok && text.contains(words) && text.contains(name), "{text}");
+    }
+    Ok(())
+}
+
+/// Where in an install something stops: a seeded share of the bytes.
+fn moments() -> Vec<u64> {
+    let count = if long() { 20 } else { 3 };
+    (0..count).map(|n| 2 + (n * 7919 + 13) % 88).collect()
+}
+
+const KILL_MIB: u64 = 160;
+
+fn at_percent(percent: u64) -> u64 {
+    (KILL_MIB << 20) * percent / 100
+}
+
+#[test]
+fn kill_hq_at_any_moment_and_it_goes_on() -> Result<()> {
+    for percent in moments() {
+        let mut site = Site::start(KILL_MIB, "admit")?;
+        site.order(&[])?;
+        let (_node, address) = site.start_node("node", None)?;
+        let mut agent = site.start_agent("a", address, &[])?;
+        site.wait_for_written("a", at_percent(percent))?;
+        site.kill_hq();
+        std::thread::sleep(Duration::from_millis(500));
+        site.start_hq()?;
+        ensure!(agent.wait(MINUTES)?, "at {percent} %: {}", agent.log());
+        ensure!(site.is_the_image(&site.path("a.raw"))?);
+    }
+    Ok(())
+}
+
+#[test]
+fn kill_the_node_at_any_moment_and_it_goes_on() -> Result<()> {
+    for percent in moments() {
+        let site = Site::start(KILL_MIB, "admit")?;
+        site.order(&[])?;
+        let (node, address) = site.start_node("node", None)?;
+        let mut agent = site.start_agent("a", address, &[])?;
+        site.wait_for_written("a", at_percent(percent))?;
+        drop(node);
+        let (_node, _) = site.start_node("node", Some(address))?;
+        ensure!(agent.wait(MINUTES)?, "at {percent} %: {}", agent.log());
+        ensure!(site.is_the_image(&site.path("a.raw"))?);
+    }
+    Ok(())
+}
+
+#[test]
+fn kill_a_machine_at_any_moment_and_it_resumes_and_the_other_goes_on() -> Result<()> {
+    for percent in moments() {
+        let site = Site::start(KILL_MIB, "admit")?;
+        site.order(&[])?;
+        let (_node, address) = site.start_node("node", None)?;
+        let victim = site.start_agent("a", address, &[])?;
+        let mut other = site.start_agent("b", address, &[])?;
+        site.wait_for_written("a", at_percent(percent))?;
+        drop(victim);
+        let disk = std::fs::read(site.path("a.raw"))?;
+        ensure!(
+            disk[..512].iter().all(|b| *b == 0),
+            "half an image must not boot"
+        );
+        let mut again = site.start_agent("a", address, &[])?;
+        ensure!(other.wait(MINUTES)?, "{}", other.log());
+        ensure!(again.wait(MINUTES)?, "at {percent} %: {}", again.log());
+        ensure!(site.is_the_image(&site.path("a.raw"))? && site.is_the_image(&site.path("b.raw"))?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_that_is_paused_for_long_is_waited_for() -> Result<()> {
+    let site = Site::start(KILL_MIB, "admit")?;
+    site.order(&[])?;
+    let (node, address) = site.start_node("node", None)?;
+    let mut agent = site.start_agent("a", address, &[])?;
+    site.wait_for_written("a", at_percent(20))?;
+    node.signal(Signal::SIGSTOP)?;
+    std::thread::sleep(Duration::from_secs(30));
+    node.signal(Signal::SIGCONT)?;
+    ensure!(agent.wait(MINUTES)?, "{}", agent.log());
+    ensure!(site.is_the_image(&site.path("a.raw"))?);
+    Ok(())
+}
+
+#[test]
+fn the_admitting_node_is_killed_for_good_and_nobody_is_asked_again() -> Result<()> {
+    let site = Site::start(KILL_MIB, "wait")?;
+    site.order(&[])?;
+    let (first, first_at) = site.start_node("first", None)?;
+    let (second, _) = site.start_node("second", None)?;
+    // both hold everything and know each other through HQ
+    for node in [&first, &second] {
+        let started = std::time::Instant::now();
+        while !node.log().contains("a version is complete") || !node.log().contains("connected") {
+            ensure!(started.elapsed() < MINUTES, "{}", node.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let mut agent = site.start_agent("a", first_at, &[])?;
+    let machine = loop {
+        let machines = site.ask(&["machine", "list", "--json"])?;
+        if let Some(machine) = machines[0]["id"].as_str() {
+            break machine.to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    site.command(&["machine", "approve", &machine])?;
+    site.wait_for_written("a", at_percent(50))?;
+    drop(first);
+    ensure!(agent.wait(MINUTES)?, "{}", agent.log());
+    ensure!(site.is_the_image(&site.path("a.raw"))?);
+    ensure!(
+        agent.log().matches("waiting:").count() == 1,
+        "asked again:\n{}",
+        agent.log()
+    );
+    Ok(())
+}
