@@ -162,12 +162,7 @@ impl Install {
         for (at, (_, chunk)) in places.iter().enumerate() {
             by_chunk.entry(*chunk).or_default().push(at);
         }
-        let mut written = vec![false; places.len()];
-        for place in found.places {
-            if let Some(written) = written.get_mut(*place) {
-                *written = true;
-            }
-        }
+        let written = vec![false; places.len()];
         let mut install = Self {
             layout,
             manifest: digest,
@@ -193,8 +188,42 @@ impl Install {
             actions: VecDeque::new(),
             failure: None,
         };
+        for place in found.places {
+            install.believe(*place);
+        }
+        install.flushed = install.written.clone();
         install.clear(found.blank);
         install
+    }
+
+    /// A place was found written. It is not believed where the old tables are about to be made zero: without a table of
+    /// its own an image has content there.
+    fn believe(&mut self, place: usize) {
+        let Some((offset, chunk)) = self.places.get(place).copied() else {
+            return;
+        };
+        let Some(piece) = self.clip(offset, self.chunk_bytes[chunk.0 as usize]) else {
+            return;
+        };
+        let end = piece.offset + piece.bytes as u64;
+        let cleared = self.old_headers().into_iter().flatten();
+        if cleared
+            .into_iter()
+            .all(|e| e.end() <= piece.offset || e.offset >= end)
+        {
+            self.written[place] = true;
+        }
+    }
+
+    /// Where the headers of an old partition table may stand: the second and the last sector.
+    fn old_headers(&self) -> Option<[Extent; 2]> {
+        let sector = u64::from(self.layout.sector_bytes);
+        let last = self.layout.target_bytes / sector * sector - sector;
+        let extent = |offset| Extent {
+            offset,
+            bytes: sector,
+        };
+        (last >= 2 * sector).then(|| [extent(sector), extent(last)])
     }
 
     /// How far it is.
@@ -371,22 +400,19 @@ impl Install {
 
     fn clear(&mut self, blank: bool) {
         self.write_record(RecordState::Writing);
-        let sector = u64::from(self.layout.sector_bytes);
-        let extent = |offset| Extent {
-            offset,
-            bytes: sector,
+        let first = Extent {
+            offset: 0,
+            bytes: self.layout.sector_bytes.into(),
         };
         self.serial("flushing the install record", Action::Flush);
-        self.serial("zeroing the first sector", |id| Action::Zero(id, extent(0)));
+        self.serial("zeroing the first sector", |id| Action::Zero(id, first));
         self.serial("flushing the disk", Action::Flush);
-        let last = self.layout.target_bytes / sector * sector - sector;
-        if last >= 2 * sector {
-            self.serial("zeroing the old partition table", |id| {
-                Action::Zero(id, extent(sector))
-            });
-            self.serial("zeroing the old backup table", |id| {
-                Action::Zero(id, extent(last))
-            });
+        if let Some(headers) = self.old_headers() {
+            for header in headers {
+                self.serial("zeroing the old partition tables", |id| {
+                    Action::Zero(id, header)
+                });
+            }
             self.serial("flushing the disk", Action::Flush);
         }
         if !blank {

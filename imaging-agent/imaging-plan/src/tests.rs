@@ -378,9 +378,18 @@ fn after_cut(old: &[u8], events: &[Event], cut: usize, seed: u64) -> Vec<u8> {
 
 #[test]
 fn a_power_cut_at_any_write_leaves_old_or_nothing_or_new_and_can_be_resumed() {
-    let (image, manifest, layout, whole) = install_on(80 * MIB, true, true);
+    every_cut(80 * MIB, true);
+}
+
+#[test]
+fn a_power_cut_is_survived_by_an_image_without_a_table() {
+    every_cut(9 * MIB, false);
+}
+
+fn every_cut(bytes: usize, table: bool) {
+    let (image, manifest, layout, whole) = install_on(bytes, table, table);
     invariant_boot_area_last_and_once(&whole.events, &layout);
-    let old = old_disk(80 * MIB).bytes;
+    let old = old_disk(bytes).bytes;
     for cut in 0..=whole.events.len() {
         let bytes = after_cut(&old, &whole.events, cut, cut as u64);
         let boots = bytes[..512] == whole.bytes[..512];
@@ -400,6 +409,27 @@ fn a_power_cut_at_any_write_leaves_old_or_nothing_or_new_and_can_be_resumed() {
         let end = layout.record.unwrap().offset as usize;
         assert!(resumed[..end] == whole.bytes[..end], "cut {cut}");
     }
+}
+
+#[test]
+fn what_is_made_zero_at_the_start_is_written_again() {
+    // every place is there, as on a disk that is imaged again with the same version
+    let (image, manifest, layout, whole) = install_on(6 * MIB, false, false);
+    let places: Vec<usize> = (0..manifest.layout.len()).collect();
+    let mut disk = Disk {
+        bytes: whole.bytes,
+        events: vec![],
+        customised: false,
+    };
+    let found = Found {
+        places: &places,
+        sequence: 0,
+        blank: false,
+    };
+    let mut install = fresh(&layout, &manifest, found);
+    run(&mut install, &image, &manifest, &mut disk);
+    assert_eq!(install.phase(), Phase::Finished, "{:?}", install.failure());
+    assert!(disk.bytes == image);
 }
 
 fn resume(image: &[u8], manifest: &Manifest, layout: &Layout, bytes: Vec<u8>) -> Vec<u8> {
