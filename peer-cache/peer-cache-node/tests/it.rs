@@ -2,6 +2,7 @@
 #![allow(
     missing_docs,
     clippy::unwrap_used,
+    clippy::panic,
     clippy::cast_possible_truncation,
     reason = "tests"
 )]
@@ -598,16 +599,9 @@ async fn a_provisional_node_admits_and_certifies_nobody() {
     let b_key = Identity::generate().unwrap();
     agent.cache.ask_certificate(&a.cache.key(), b_key.public());
     let (certificate, issuer) = loop {
-        match timeout(PATIENCE, agent.events.recv())
-            .await
-            .unwrap()
-            .unwrap()
-        {
-            Event::Certificate {
-                certificate,
-                issuer,
-            } => break (certificate, issuer),
-            _ => {}
+        let event = timeout(PATIENCE, agent.events.recv()).await.unwrap();
+        if let Event::Certificate { certificate, issuer } = event.unwrap() {
+            break (certificate, issuer);
         }
     };
     let b = start_as(&hq, Role::Node, false, hq.site(), true, b_key);

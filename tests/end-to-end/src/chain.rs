@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    console::Console,
     headquarters::install_state,
     lab::Lab,
     process::run,
-    store::{LAPTOP, Store},
+    store::Store,
     vm::{Boot, Machine, Vm},
 };
 
@@ -52,11 +53,12 @@ pub struct Imaged {
     started: Instant,
 }
 
-/// Switches a machine on and waits until its disk is finished. Every chunk must come from `source`.
+/// Switches a machine on and waits until its disk is finished. Every chunk must come from one neighbour, which has
+/// the addresses `source`.
 ///
 /// # Errors
 /// With the step that failed.
-pub fn image_disk(lab: &Lab, machine: Machine, source: &str) -> Result<(Vm, Instant)> {
+pub fn image_disk(lab: &Lab, machine: Machine, source: &[String]) -> Result<(Vm, Instant)> {
     let name = machine.name;
     let started = Instant::now();
     let mut vm = Vm::new(lab, machine)?;
@@ -67,18 +69,28 @@ pub fn image_disk(lab: &Lab, machine: Machine, source: &str) -> Result<(Vm, Inst
     lab.say(&format!("{name}: {admitted}"));
     vm.wait_for("agent: finished", INSTALL_TIMEOUT)?;
     lab.say(&format!("{name}: the disk is finished"));
-    let senders = vm.console().all("agent: chunks from");
-    for line in &senders {
-        lab.say(&format!("{name}: {line}"));
-    }
-    ensure!(
-        !senders.is_empty()
-            && senders
-                .iter()
-                .all(|line| line.contains(&format!(" at {source}:"))),
-        "{name} was to get every chunk from {source}, and says: {senders:?}"
-    );
+    check_senders(vm.console(), source).with_context(|| format!("machine {name}"))?;
     Ok((vm, started))
+}
+
+/// Every chunk that the agent on this console received came from the neighbour with the addresses `source`.
+///
+/// # Errors
+/// With what the agent says.
+pub fn check_senders(console: &Console, source: &[String]) -> Result<()> {
+    let senders = console.all("agent: chunks from");
+    let is_source = |line: &String| {
+        let at = line
+            .split(" at ")
+            .nth(1)
+            .and_then(|rest| rest.rsplit_once(": "));
+        at.is_some_and(|(address, _)| source.iter().any(|known| known == address))
+    };
+    ensure!(
+        !senders.is_empty() && senders.iter().all(is_source),
+        "every chunk was to come from {source:?}; the agent says {senders:?}"
+    );
+    Ok(())
 }
 
 /// Waits until the installed system of a machine is up.
@@ -215,7 +227,7 @@ impl ChainReport {
 pub fn with_the_wan_up(store: &mut Store<'_>) -> Result<ChainReport> {
     let lab = store.lab;
     let story = Instant::now();
-    let (mut vm_a, started) = image_disk(lab, A, LAPTOP)?;
+    let (mut vm_a, started) = image_disk(lab, A, &lab.laptop_addresses()?)?;
     let a = wait_for_system(store, &mut vm_a, started)?;
     let a_done = wait_until_home(store, &A, "certified")?;
     store.kill_laptop();
@@ -227,7 +239,7 @@ pub fn with_the_wan_up(store: &mut Store<'_>) -> Result<ChainReport> {
         "WAN so far: {wan_before} bytes by HQ's ledger, {:?} on the wire",
         lab.wan_packet_bytes()?
     ));
-    let (mut vm_b, started) = image_disk(lab, B, &a.address)?;
+    let (mut vm_b, started) = image_disk(lab, B, &A.addresses(&a.address))?;
     let b = wait_for_system(store, &mut vm_b, started)?;
     let b_done = wait_until_home(store, &B, "certified")?;
     let wan_after = store.hq.ledger_bytes()?;

@@ -8,7 +8,12 @@ use std::{
 use anyhow::{Result, bail};
 
 /// What ends a wait at once, whatever is waited for.
-const FAILURES: [&str; 2] = ["Kernel panic", "agent: failed:"];
+const FAILURES: [&str; 4] = [
+    "Kernel panic",
+    "agent: failed:",
+    "agent: ended with",
+    "panicked at",
+];
 /// How much is shown of a console when a wait fails.
 const TAIL_LINES: usize = 60;
 const POLL: Duration = Duration::from_millis(100);

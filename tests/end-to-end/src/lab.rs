@@ -272,6 +272,21 @@ impl Lab {
             .context("nftables lists no counter at the client")
     }
 
+    /// Where its neighbours meet the laptop: beacons also come over IPv6.
+    ///
+    /// # Errors
+    /// When `ip` does not answer.
+    pub fn laptop_addresses(&self) -> Result<Vec<String>> {
+        let arguments = ["-json", "address", "show", "dev", "e0"];
+        let at = Namespace::Laptop;
+        let text = self.run(at, COMMAND_TIMEOUT, Path::new("ip"), &arguments)?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        let addresses = value[0]["addr_info"].as_array().into_iter().flatten();
+        Ok(addresses
+            .filter_map(|address| address["local"].as_str().map(str::to_owned))
+            .collect())
+    }
+
     /// The tap of machine number `machine`.
     pub(crate) fn tap(machine: usize) -> String {
         format!("tap{machine}")

@@ -54,6 +54,13 @@ impl Machine {
         format!("52:54:00:77:00:{:02x}", 10 + self.number)
     }
 
+    /// Where its neighbours meet it: its address by DHCP, which it tells, and the one that IPv6 makes of its MAC address.
+    #[must_use]
+    pub fn addresses(&self, by_dhcp: &str) -> Vec<String> {
+        let last = 10 + self.number;
+        vec![by_dhcp.to_owned(), format!("fe80::5054:ff:fe77:{last:x}")]
+    }
+
     /// Whether this is what HQ says of it.
     #[must_use]
     pub fn is(&self, listed: &Value) -> bool {

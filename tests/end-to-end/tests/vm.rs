@@ -29,13 +29,13 @@ fn chain_with_the_wan_up() -> Result<()> {
 fn chain_with_the_wan_down() -> Result<()> {
     let lab = Lab::new("chain_with_the_wan_down")?;
     let mut store = Store::open(&lab, UnknownMachines::Admit)?;
-    let (mut vm_a, started) = chain::image_disk(&lab, A, LAPTOP)?;
+    let (mut vm_a, started) = chain::image_disk(&lab, A, &lab.laptop_addresses()?)?;
     lab.cut_the_wan()?;
     store.kill_laptop();
     let a = chain::wait_for_system(&store, &mut vm_a, started)?;
     store.wait_for_boot_files(&a.address)?;
     lab.say(&format!("A at {} offers the boot files", a.address));
-    let (mut vm_b, started) = chain::image_disk(&lab, B, &a.address)?;
+    let (mut vm_b, started) = chain::image_disk(&lab, B, &A.addresses(&a.address))?;
     let b = chain::wait_for_system(&store, &mut vm_b, started)?;
     store.wait_for_boot_files(&b.address)?;
     lab.say(&format!("B at {} offers the boot files", b.address));
@@ -44,13 +44,7 @@ fn chain_with_the_wan_down() -> Result<()> {
     vm_a.switch_off()?;
     let mut client = start_client(&lab, &b.address)?;
     wait_for_client(&mut client)?;
-    let senders = client.console().all("agent: chunks from");
-    let from_b = format!(" at {}:", b.address);
-    ensure!(
-        !senders.is_empty() && senders.iter().all(|line| line.contains(&from_b)),
-        "the client was to get every chunk from {}: {senders:?}",
-        b.address
-    );
+    chain::check_senders(client.console(), &B.addresses(&b.address))?;
     check_client_file(&store)?;
     lab.say("the client has its image from B");
 
@@ -72,7 +66,7 @@ fn usb_stick() -> Result<()> {
         number: 2,
         boot: Boot::DiskThenStick(stick),
     };
-    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), LAPTOP)?;
+    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), &lab.laptop_addresses()?)?;
     chain::wait_for_system(&store, &mut vm, started)?;
     chain::wait_until_home(&mut store, &machine, "certified")?;
     Ok(())
@@ -119,7 +113,7 @@ fn power_cycles() -> Result<()> {
         number: 3,
         boot: Boot::PxeFirst,
     };
-    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), LAPTOP)?;
+    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), &lab.laptop_addresses()?)?;
     chain::wait_for_system(&store, &mut vm, started)?;
     chain::wait_until_home(&mut store, &machine, "certified")?;
     let cycles = match std::env::var("LAMPLIGHTER_LONG") {

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use image_format::{ChunkHash, ChunkRecord, Form, ObjectHash, VerifiedObject};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use thiserror::Error;
 
 pub use medium::Medium;
@@ -200,7 +200,7 @@ impl Slab {
                 bytes,
             });
         }
-        let map = map_whole(&file).map_err(io_error)?;
+        let map = map_whole(&file, capacity).map_err(io_error)?;
         Self::open_medium(map, Box::new(file), capacity).map_err(|e| match e.kind() {
             io::ErrorKind::InvalidData => OpenSlabError::Foreign {
                 path: path.to_owned(),
@@ -500,11 +500,14 @@ impl State {
 }
 
 #[allow(unsafe_code, reason = "the one map of this program")]
-fn map_whole(file: &File) -> io::Result<Bytes> {
+fn map_whole(file: &File, bytes: u64) -> io::Result<Bytes> {
+    // said outright: a block device has no length of its own in its metadata
+    let length = usize::try_from(bytes).map_err(io::Error::other)?;
     // SAFETY: the file is never shortened while it is mapped: this type owns it and has no call that does; other
     // programs are kept out by its folder's mode. Bytes under the map change only in free records, and every record is
     // hashed after it was written and before it is served.
-    Ok(Bytes::from_owner(unsafe { Mmap::map(file)? }))
+    let map: Mmap = unsafe { MmapOptions::new().len(length).map(file)? };
+    Ok(Bytes::from_owner(map))
 }
 
 #[cfg(test)]

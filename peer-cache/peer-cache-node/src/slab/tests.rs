@@ -189,7 +189,7 @@ fn a_power_cut_at_any_write_leaves_old_or_new_never_half() {
             .open(&path)
             .unwrap();
         file.set_len(SLAB_BYTES_MIN).unwrap();
-        let map = map_whole(&file).unwrap();
+        let map = map_whole(&file, SLAB_BYTES_MIN).unwrap();
         let slab = Slab::open_medium(
             map,
             Box::new(Journaled(journal.clone(), file)),
