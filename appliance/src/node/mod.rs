@@ -8,6 +8,7 @@ mod origin;
 mod reports;
 mod sync;
 mod versions;
+mod wakefulness;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -17,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use boot_proto::lease::PoolConfig;
-use boot_server::{BootServer, BootServerConfig, Mode, RunningBootServer};
+use boot_server::{BootServerConfig, Mode};
 use clap::ValueEnum;
 use peer_cache_node::{
     Identity, PeerCache, PeerCacheConfig, Role, Site,
@@ -31,6 +32,7 @@ use journal::Journal;
 use origin::HqOrigin;
 use sync::Sync;
 use versions::Versions;
+use wakefulness::Wakefulness;
 
 /// How a node answers machines that boot from the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -128,7 +130,9 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
     let reports =
         reports::Reports::open(&dir.join("reports")).context("the reports that wait for HQ")?;
     let booter = Arc::new(booter::CacheBooter::new(cache.clone(), reports.clone()));
-    let boot = start_boot_server(&arguments, &config, booter)?;
+    if let Some(boot) = boot_server_config(&arguments, &config)? {
+        tokio::spawn(Wakefulness::new(boot, booter, reports.clone()).run());
+    }
     let journal = Journal::new(
         cache.clone(),
         reports.clone(),
@@ -141,9 +145,6 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
     // systemd may not be there
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     wait_for_the_end().await?;
-    if let Some(boot) = boot {
-        boot.shutdown().await;
-    }
     cache.close().await;
     Ok(())
 }
@@ -207,20 +208,22 @@ fn next_boot_number(dir: &Path) -> Result<u64> {
     Ok(last + 1)
 }
 
-fn start_boot_server(
+/// How to answer network boot; nothing when it is off.
+fn boot_server_config(
     arguments: &NodeArguments,
     config: &NodeConfig,
-    booter: Arc<booter::CacheBooter>,
-) -> Result<Option<RunningBootServer>> {
+) -> Result<Option<BootServerConfig>> {
     let mode = match (
-        arguments
-            .boot
-            .unwrap_or(config.boot.unwrap_or(BootMode::Proxy)),
+        arguments.boot.or(config.boot).unwrap_or(BootMode::Proxy),
         &config.pool,
     ) {
         (BootMode::Off, _) => return Ok(None),
         (BootMode::Proxy, _) => Mode::Proxy,
-        (BootMode::Full, Some(pool)) => Mode::Full(PoolConfig::from(pool)),
+        (BootMode::Full, Some(pool)) => {
+            let pool = PoolConfig::from(pool);
+            pool.check().context("the [pool] in node.toml")?;
+            Mode::Full(pool)
+        }
         (BootMode::Full, None) => {
             anyhow::bail!("--boot full needs a [pool] in node.toml: server, first, last, mask")
         }
@@ -230,19 +233,5 @@ fn start_boot_server(
         mode,
     );
     server.http_port = arguments.http_port;
-    match BootServer::start(server, booter) {
-        Ok(running) => {
-            tracing::info!(interfaces = ?running.interfaces(), "answers network boot");
-            Ok(Some(running))
-        }
-        // a node that may not open port 67 still serves; whoever asked for boot by name is told
-        Err(error) if arguments.boot.is_none() => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "does not answer network boot"
-            );
-            Ok(None)
-        }
-        Err(error) => Err(anyhow::Error::new(error).context("answering network boot")),
-    }
+    Ok(Some(server))
 }

@@ -63,6 +63,9 @@ pub(crate) async fn run() -> Result<()> {
         disk.bytes >> 20,
         disk.model
     ));
+    if let Some(secure_boot) = efi::Variables::open().and_then(|v| v.secure_boot().ok()) {
+        say(&format!("firmware UEFI, Secure Boot {secure_boot:?}"));
+    }
     let root = std::fs::read(ROOT).context("this boot media carries no root document")?;
     let keys = TrustedKeys::pin(&root).context("the root document of this boot media")?;
     let options = InstallOptions {

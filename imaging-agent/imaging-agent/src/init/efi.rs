@@ -70,19 +70,6 @@ pub(crate) struct BootEntry {
     pub(crate) partition: Option<[u8; 16]>,
 }
 
-/// The firmware's state as far as booting goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BootState {
-    /// The entry that this boot came from.
-    pub(crate) current: Option<u16>,
-    /// Entries in the order in which they are tried.
-    pub(crate) order: Vec<u16>,
-    /// Every entry that could be read.
-    pub(crate) entries: Vec<BootEntry>,
-    /// Secure Boot.
-    pub(crate) secure_boot: SecureBoot,
-}
-
 /// The firmware's variables, or none on a BIOS machine.
 #[derive(Debug)]
 pub(crate) struct Variables {
@@ -96,19 +83,6 @@ impl Variables {
         Path::new("/sys/firmware/efi")
             .exists()
             .then_some(Self { folder })
-    }
-
-    /// Everything about booting.
-    ///
-    /// # Errors
-    /// [`VariableError`] for the order and Secure Boot; a single entry that is damaged is left out.
-    pub(crate) fn boot_state(&self) -> Result<BootState, VariableError> {
-        Ok(BootState {
-            current: self.numbers("BootCurrent")?.first().copied(),
-            order: self.numbers("BootOrder")?,
-            entries: self.entries(),
-            secure_boot: self.secure_boot()?,
-        })
     }
 
     /// Whether Secure Boot is on.
@@ -169,18 +143,6 @@ impl Variables {
         numbers.sort_unstable();
         let read = |number| parse_entry(number, &self.read(&format!("Boot{number:04X}")).ok()??);
         numbers.into_iter().filter_map(read).collect()
-    }
-
-    /// A variable that is a list of entry numbers; empty when it is not there.
-    fn numbers(&self, name: &str) -> Result<Vec<u16>, VariableError> {
-        let value = self.read(name)?.unwrap_or_default();
-        let (pairs, []) = value.as_chunks::<2>() else {
-            return Err(VariableError::Format {
-                name: name.to_owned(),
-                what: "an odd number of bytes",
-            });
-        };
-        Ok(pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect())
     }
 
     /// A variable's value without its attributes; nothing when it is not there.
@@ -279,29 +241,22 @@ mod tests {
     }
 
     #[test]
-    fn boot_state_is_read() {
+    fn entries_and_secure_boot_are_read() {
         let guid = *b"0123456789abcdef";
         let (_folder, variables) = variables(&[
-            ("BootOrder", &[1, 0, 0, 0]),
-            ("BootCurrent", &[1, 0]),
             ("Boot0000", &disk_entry(guid)),
             ("Boot0001", &[0, 0, 0]), // damaged: left out
             ("SecureBoot", &[0]),
             ("SetupMode", &[1]),
         ]);
-        let state = variables.boot_state().unwrap();
-        assert_eq!(
-            (state.current, state.order.as_slice()),
-            (Some(1), &[1, 0][..])
-        );
-        assert_eq!(state.secure_boot, SecureBoot::SetupMode);
+        assert_eq!(variables.secure_boot().unwrap(), SecureBoot::SetupMode);
         let entry = BootEntry {
             number: 0,
             description: "disk".to_owned(),
             active: true,
             partition: Some(guid),
         };
-        assert_eq!(state.entries, [entry]);
+        assert_eq!(variables.entries(), [entry]);
     }
 
     #[test]
@@ -314,11 +269,7 @@ mod tests {
 
     #[test]
     fn odd_values_are_refused_or_absent() {
-        let (_folder, variables) = variables(&[("BootOrder", &[1, 0, 2])]);
-        assert!(matches!(
-            variables.boot_state(),
-            Err(VariableError::Format { .. })
-        ));
+        let (_folder, variables) = variables(&[]);
         assert_eq!(variables.secure_boot().unwrap(), SecureBoot::Off);
         for cut in 0..disk_entry([0; 16]).len() {
             let _ = parse_entry(0, &disk_entry([0; 16])[..cut]); // never panics
