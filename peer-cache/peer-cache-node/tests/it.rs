@@ -600,7 +600,11 @@ async fn a_provisional_node_admits_and_certifies_nobody() {
     agent.cache.ask_certificate(&a.cache.key(), b_key.public());
     let (certificate, issuer) = loop {
         let event = timeout(PATIENCE, agent.events.recv()).await.unwrap();
-        if let Event::Certificate { certificate, issuer } = event.unwrap() {
+        if let Event::Certificate {
+            certificate,
+            issuer,
+        } = event.unwrap()
+        {
             break (certificate, issuer);
         }
     };

@@ -257,6 +257,21 @@ fn a_node_that_is_paused_for_long_is_waited_for() -> Result<()> {
 }
 
 #[test]
+fn hq_that_is_paused_for_long_is_waited_for() -> Result<()> {
+    let site = Site::start(KILL_MIB, "admit")?;
+    site.order(&[])?;
+    let (_node, address) = site.start_node("node", None)?;
+    let mut agent = site.start_agent("a", address, &[])?;
+    site.wait_for_written("a", at_percent(10))?;
+    site.hq()?.signal(Signal::SIGSTOP)?;
+    std::thread::sleep(Duration::from_secs(30));
+    site.hq()?.signal(Signal::SIGCONT)?;
+    ensure!(agent.wait(MINUTES)?, "{}", agent.log());
+    ensure!(site.is_the_image(&site.path("a.raw"))?);
+    Ok(())
+}
+
+#[test]
 fn the_admitting_node_is_killed_for_good_and_nobody_is_asked_again() -> Result<()> {
     let site = Site::start(KILL_MIB, "wait")?;
     site.order(&[])?;
