@@ -88,7 +88,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "web-server",
         ],
     ),
-    ("end-to-end", &[]),
+    ("end-to-end", &["boot-media"]),
 ];
 
 const CORES: [&str; 6] = [

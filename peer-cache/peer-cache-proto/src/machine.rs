@@ -7,7 +7,7 @@ use trust_format::{
 
 /// More MAC addresses than this are not listed.
 pub const MACS_MAX: usize = 16;
-const TEXT_BYTES_MAX: usize = 128;
+const TEXT_BYTES_MAX: usize = 256;
 
 /// UUIDs that boards carry when nobody set one.
 const PLACEHOLDER_UUIDS: [[u8; 16]; 4] = [

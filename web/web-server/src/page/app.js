@@ -145,7 +145,7 @@ function show(all) {
 async function poll() {
   const state = document.getElementById("state");
   try {
-    const answer = await fetch("/api/v1/overview", { cache: "no-store" });
+    const answer = await fetch(location.origin + "/api/v1/overview", { cache: "no-store" });
     if (!answer.ok) throw new Error("HQ answered " + answer.status);
     show(await answer.json());
     state.textContent = "As of " + new Date().toLocaleTimeString();
