@@ -1,6 +1,6 @@
 //! `lamplighter hq`.
 
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf};
+use std::{io::Write, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf};
 
 use anyhow::{Context, Result};
 use web_api::HQ_PORT;
@@ -39,12 +39,15 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
     if let Err(error) = leave_word(&token_file) {
         tracing::warn!(%error, "commands on this computer need --token-file");
     }
-    println!("HQ is listening on {} as {}", hq.address, hq.url);
-    println!(
-        "page: {} (any name, and as password the first line of {})",
+    let words = format!(
+        "HQ is listening on {} as {}\npage: {} (any name, and as password the first line of {})\n",
+        hq.address,
+        hq.url,
         hq.url,
         token_file.display()
     );
+    // HQ runs on when nobody reads this
+    let _ = std::io::stdout().write_all(words.as_bytes());
     // systemd may not be there
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
