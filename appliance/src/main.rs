@@ -10,7 +10,7 @@ mod media;
 mod node;
 mod people;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -72,19 +72,16 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints a result as JSON or as text.
-    #[allow(
-        clippy::print_stdout,
-        reason = "the result of a command goes to standard output"
-    )]
     pub(crate) fn print<T: serde::Serialize>(
         self,
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        match self.json {
-            true => println!("{}", serde_json::to_string_pretty(value)?),
-            false => println!("{}", text(value).trim_end()),
-        }
+        let text = match self.json {
+            true => serde_json::to_string_pretty(value)?,
+            false => text(value),
+        };
+        writeln!(std::io::stdout(), "{}", text.trim_end())?;
         Ok(())
     }
 }
