@@ -305,3 +305,21 @@ fn the_admitting_node_is_killed_for_good_and_nobody_is_asked_again() -> Result<(
     );
     Ok(())
 }
+
+#[test]
+fn the_nodes_unit_is_confined() -> Result<()> {
+    let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../imaging-agent/imaging-agent/src/lamplighter-node.service");
+    // the threshold is in tenths: an exposure of 3.0 at most
+    let out = std::process::Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", "--threshold=30"])
+        .arg(unit)
+        .output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(
+        out.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}
