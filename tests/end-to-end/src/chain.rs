@@ -191,7 +191,10 @@ pub fn wait_until_home(store: &mut Store<'_>, machine: &Machine, origin: &str) -
         machine.name
     );
     let id = crate::headquarters::text(&done, "id")?;
-    store.hq.wait_for_node(&id, origin, HOME_TIMEOUT)?;
+    let what = format!("{origin} node of machine {}", machine.name);
+    store.hq.wait_for_node(&what, HOME_TIMEOUT, |node| {
+        node["machine"] == id && node["origin"] == origin
+    })?;
     store.lab.say(&format!("{}: HQ says done", machine.name));
     Ok(done)
 }

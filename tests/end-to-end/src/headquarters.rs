@@ -136,27 +136,21 @@ impl<'lab> Headquarters<'lab> {
         })
     }
 
-    /// Waits until HQ's list has a node of this machine with this origin, and answers it.
+    /// Waits until a node passes `test`, and answers it. `what` says for people which one is wanted.
     ///
     /// # Errors
     /// When the time is over.
     pub fn wait_for_node(
         &mut self,
-        machine: &str,
-        origin: &str,
+        what: &str,
         timeout: Duration,
+        test: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        self.poll(
-            &format!("{origin} node of machine {machine}"),
-            timeout,
-            |hq| {
-                let nodes = hq.ask(&["nodes"])?;
-                let mut nodes = nodes.as_array().context("the nodes are no list")?.iter();
-                let node =
-                    nodes.find(|node| node["machine"] == machine && node["origin"] == origin);
-                Ok(node.cloned())
-            },
-        )
+        self.poll(what, timeout, |hq| {
+            let nodes = hq.ask(&["nodes"])?;
+            let nodes = nodes.as_array().context("the nodes are no list")?;
+            Ok(nodes.iter().find(|node| test(node)).cloned())
+        })
     }
 
     fn poll(

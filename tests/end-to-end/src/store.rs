@@ -48,6 +48,7 @@ pub struct Store<'lab> {
     pub image_file: PathBuf,
     /// Where the boot media were written.
     pub media: PathBuf,
+    boot_media_cache: String,
 }
 
 impl<'lab> Store<'lab> {
@@ -90,6 +91,7 @@ impl<'lab> Store<'lab> {
             image,
             image_file,
             media,
+            boot_media_cache,
         };
         store.start_laptop(&token)?;
         Ok(store)
@@ -118,6 +120,26 @@ impl<'lab> Store<'lab> {
         self.wait_for_boot_files(LAPTOP)?;
         self.lab.say("the laptop's node has the boot files");
         Ok(())
+    }
+
+    /// Builds a USB stick's image.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn build_stick(&mut self) -> Result<PathBuf> {
+        let stick = self.lab.scratch().join("stick.img");
+        let out = stick.display().to_string();
+        let arguments = [
+            "media",
+            "usb",
+            "--out",
+            &out,
+            "--cache",
+            &self.boot_media_cache,
+        ];
+        self.hq.command(&arguments)?;
+        self.lab.say("built a stick");
+        Ok(stick)
     }
 
     /// Takes the laptop away.

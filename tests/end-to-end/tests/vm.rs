@@ -10,6 +10,7 @@ use end_to_end::{
     agent_program,
     chain::{self, A, AGENT_TIMEOUT, B, HOME_TIMEOUT, INSTALL_TIMEOUT, OS_TIMEOUT},
 };
+use serde_json::Value;
 
 /// More than a node says to a computer that it only asks to wait, much less than an image.
 const WAITING_BYTES_MAX: u64 = 300_000;
@@ -49,8 +50,19 @@ fn chain_with_the_wan_down() -> Result<()> {
     lab.say("the client has its image from B");
 
     lab.mend_the_wan()?;
-    chain::wait_until_home(&mut store, &B, "confirmed")?;
+    let at_b = format!("{}:", b.address);
+    let address = |node: &Value| node["address"].as_str().unwrap_or_default().to_owned();
+    let hq = &mut store.hq;
+    hq.wait_for_node("confirmed node B", HOME_TIMEOUT, |node| {
+        node["origin"] == "confirmed" && address(node).starts_with(&at_b)
+    })?;
     lab.say("HQ confirmed B's node");
+
+    // What A kept to tell about B is delivered when A is back.
+    vm_a.switch_on(&lab)?;
+    vm_a.wait_for("OS-UP ", OS_TIMEOUT)?;
+    chain::wait_until_home(&mut store, &B, "confirmed")?;
+    chain::wait_until_home(&mut store, &A, "certified")?;
     Ok(())
 }
 
@@ -58,9 +70,7 @@ fn chain_with_the_wan_down() -> Result<()> {
 fn usb_stick() -> Result<()> {
     let lab = Lab::new("usb_stick")?;
     let mut store = Store::open(&lab, UnknownMachines::Admit)?;
-    let stick = lab.scratch().join("stick.img");
-    let out = stick.display().to_string();
-    store.hq.command(&["media", "usb", "--out", &out])?;
+    let stick = store.build_stick()?;
     let machine = Machine {
         name: "U",
         number: 2,

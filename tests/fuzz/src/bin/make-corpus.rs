@@ -1,0 +1,254 @@
+//! Writes one valid input for each target that has none yet into `tests/fuzz/corpus`; run it after a format changed.
+
+use std::{path::Path, time::Duration};
+
+use image_format::{
+    Architecture, ChunkHash, ChunkId, ChunkRecord, Customisation, DeltaRecord, Manifest,
+    ManifestKind, Needs, ObjectHash, PartitionSummary, Placement,
+};
+use imaging_plan::{InstallRecord, RecordState};
+use peer_cache_proto::{
+    beacon::Beacon,
+    machine::MachineFacts,
+    wire::{
+        AdmissionAnswer, Answer, Ask, ChunkRanges, Credentials, Documents, Frame, Hello, Request,
+        TicketProof, WHOLE,
+    },
+};
+use trust_format::{
+    Channel, Completion, Digest, Document, Grade, HqContact, MachineId, NodeCertificate, Order,
+    PublicKey, Root, Signature, SiteId, Ticket, UnknownRule,
+};
+
+const KEY: PublicKey = PublicKey([7; 32]);
+
+/// Signed by nobody: the parsers are what is tested.
+fn envelope<T: Document>(document: &T) -> Vec<u8> {
+    document
+        .to_signed_bytes()
+        .into_envelope(vec![(KEY, Signature([9; 64]))])
+        .to_bytes()
+}
+
+fn manifest() -> Manifest {
+    let chunk = |n: u8, bytes, delta| ChunkRecord {
+        hash: ChunkHash([n; 32]),
+        bytes,
+        object_hash: ObjectHash([n + 1; 32]),
+        object_bytes: 1000,
+        delta,
+    };
+    let delta = DeltaRecord {
+        object_hash: ObjectHash([5; 32]),
+        object_bytes: 50,
+        references: vec![ChunkHash([1; 32])],
+    };
+    Manifest {
+        kind: ManifestKind::Image,
+        name: "till".into(),
+        release: 3,
+        follows: Some(Digest([4; 32])),
+        disk_bytes: (1 << 20) + 4096,
+        sector_bytes: 512,
+        used_bytes: 5,
+        needs: Needs {
+            uefi: true,
+            bios: false,
+            architecture: Architecture::X86_64,
+            ram_bytes_min: 1 << 30,
+        },
+        customisation: Customisation::Ext4 { partition: 1 },
+        partitions: vec![PartitionSummary {
+            number: 1,
+            first_byte: 4096,
+            bytes: 8192,
+            type_guid: [6; 16],
+            label: "root".into(),
+            file_system: "ext4".into(),
+        }],
+        files: vec![],
+        chunks: vec![chunk(1, 1 << 20, None), chunk(2, 4096, Some(delta))],
+        layout: vec![
+            Placement {
+                index: 0,
+                chunk: ChunkId(0),
+            },
+            Placement {
+                index: 1,
+                chunk: ChunkId(1),
+            },
+        ],
+    }
+}
+
+fn frames() -> Vec<Frame> {
+    let proof = TicketProof {
+        ticket: vec![1; 20],
+        issuer: vec![2; 20],
+        issuers_issuer: Some(vec![3; 20]),
+    };
+    let hello = |credentials| {
+        Frame::Hello(Hello {
+            protocol: 1,
+            credentials,
+            rank: peer_cache_proto::election::Rank {
+                node: true,
+                free_gib: 1,
+                uptime_minutes: 2,
+            },
+            port: 4433,
+            boot: 1,
+            uptime_ms: 2,
+            root: 1,
+            channel: 2,
+        })
+    };
+    vec![
+        hello(Credentials::Node {
+            certificate: vec![1; 30],
+            issuer: None,
+        }),
+        hello(Credentials::Agent {
+            ticket: Some(proof.clone()),
+        }),
+        Frame::AdmitMe {
+            facts: MachineFacts::new(Some([1; 16]), Some("SN"), &[[2; 6]], "x"),
+            wish: None,
+            finished: vec![4],
+        },
+        Frame::Admission(AdmissionAnswer::Granted {
+            proof,
+            order: vec![5; 30],
+        }),
+        Frame::Have {
+            manifest: Digest([1; 32]),
+            chunks: ChunkRanges(vec![(0, 4), (9, 1)]),
+        },
+        Frame::Documents(Documents {
+            root: Some(vec![1; 9]),
+            channel: None,
+            orders: vec![vec![2; 9]],
+            completions: vec![],
+        }),
+    ]
+}
+
+fn main() -> std::io::Result<()> {
+    let ticket = Ticket {
+        issuer: KEY,
+        issuer_boot: 1,
+        issued: Duration::from_secs(5),
+        life: Duration::from_secs(60),
+        agent: KEY,
+        machine: MachineId([1; 16]),
+        site: SiteId([2; 16]),
+        order: 3,
+    };
+    let root = Root {
+        number: 1,
+        threshold: 1,
+        root_keys: vec![KEY],
+        image_keys: vec![KEY],
+        order_keys: vec![KEY],
+        authority_keys: vec![],
+    };
+    let channel = Channel {
+        site: SiteId([2; 16]),
+        site_name: "Graz".into(),
+        number: 4,
+        image: Some(Digest([1; 32])),
+        bundle: None,
+        release_floor: 1,
+        revocation: 1,
+        revoked: vec![KEY],
+        unknown: UnknownRule::Admit,
+        provisional: true,
+        admitted: vec![MachineId([1; 16])],
+        hq: HqContact {
+            urls: vec!["https://hq.example".into()],
+            fingerprint: [8; 32],
+        },
+    };
+    let certificate = NodeCertificate {
+        node: KEY,
+        site: SiteId([2; 16]),
+        machine: MachineId([1; 16]),
+        name: "till".into(),
+        grade: Grade::Provisional {
+            issuer: KEY,
+            order: 3,
+        },
+    };
+    let order = Order {
+        site: SiteId([2; 16]),
+        number: 3,
+        image: Digest([1; 32]),
+        machine: Some(MachineId([1; 16])),
+        erase: true,
+    };
+    let completion = Completion {
+        machine: MachineId([1; 16]),
+        order: 3,
+        image: Digest([1; 32]),
+        node: Some(KEY),
+        ticket: envelope(&ticket),
+    };
+    let beacon = Beacon {
+        node: KEY,
+        site: SiteId([2; 16]),
+        boot: 1,
+        uptime: Duration::from_secs(1),
+        port: 4433,
+        channel: 4,
+        revocation: 1,
+    };
+    let record = InstallRecord {
+        sequence: 1,
+        order: 3,
+        manifest: Digest([1; 32]),
+        state: RecordState::Writing,
+        written: vec![true; 9],
+    };
+    let request = Request {
+        manifest: Digest([1; 32]),
+        ask: Ask::Chunk {
+            chunk: ChunkId(1),
+            form: image_format::Form::Object,
+            offset: 0,
+            bytes: WHOLE,
+        },
+    };
+    let found = Answer::Found {
+        chunk: ChunkId(1),
+        form: image_format::Form::Rebuilt,
+        bytes: 99,
+    };
+    let mut inputs: Vec<(&str, Vec<u8>)> = vec![
+        ("root", envelope(&root)),
+        ("root-unsigned", envelope(&root)),
+        ("manifest", envelope(&manifest())),
+        ("channel", envelope(&channel)),
+        ("order", envelope(&order)),
+        ("certificate", envelope(&certificate)),
+        ("ticket", envelope(&ticket)),
+        ("completion", envelope(&completion)),
+        ("beacon", envelope(&beacon)),
+        ("request", request.to_bytes().to_vec()),
+        ("answer", found.to_bytes().to_vec()),
+        // the beginning is enough: the rest is one bit per place and zeros
+        ("install-record", record.to_copy().1[..256].to_vec()),
+        (
+            "tftp",
+            b"\0\x01lamplighter.efi\0octet\0tsize\x000\0blksize\x001468\0windowsize\x004\0"
+                .to_vec(),
+        ),
+    ];
+    inputs.extend(frames().iter().map(|f| ("frame", f.to_bytes())));
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (n, (target, bytes)) in inputs.iter().enumerate() {
+        let folder = corpus.join(target);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(format!("valid-{n:02}")), bytes)?;
+    }
+    Ok(())
+}
