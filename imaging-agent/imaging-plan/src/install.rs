@@ -404,7 +404,13 @@ impl Install {
             offset: 0,
             bytes: self.layout.sector_bytes.into(),
         };
-        self.serial("flushing the install record", Action::Flush);
+        if self.layout.record.is_some() {
+            self.serial("flushing the install record", Action::Flush);
+        }
+        // a target that was made a moment ago holds no system that could start
+        if blank {
+            return self.go_on();
+        }
         self.serial("zeroing the first sector", |id| Action::Zero(id, first));
         self.serial("flushing the disk", Action::Flush);
         if let Some(headers) = self.old_headers() {
@@ -415,12 +421,10 @@ impl Install {
             }
             self.serial("flushing the disk", Action::Flush);
         }
-        if !blank {
-            for extent in self.zero_extents() {
-                self.serial("zeroing what the image leaves empty", |id| {
-                    Action::Zero(id, extent)
-                });
-            }
+        for extent in self.zero_extents() {
+            self.serial("zeroing what the image leaves empty", |id| {
+                Action::Zero(id, extent)
+            });
         }
         self.go_on();
     }

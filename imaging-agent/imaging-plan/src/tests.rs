@@ -412,6 +412,30 @@ fn every_cut(bytes: usize, table: bool) {
 }
 
 #[test]
+fn a_new_file_has_nothing_to_clear() {
+    for (bytes, table) in [(6 * MIB, true), (6 * MIB, false), (80 * MIB, true)] {
+        let image = image();
+        let manifest = manifest(&image, table);
+        let layout = plan(&manifest, &target(bytes, false)).unwrap();
+        let mut disk = Disk {
+            bytes: vec![0; bytes],
+            events: vec![],
+            customised: false,
+        };
+        let found = Found {
+            places: &[],
+            sequence: 0,
+            blank: true,
+        };
+        let mut install = fresh(&layout, &manifest, found);
+        run(&mut install, &image, &manifest, &mut disk);
+        assert_eq!(install.phase(), Phase::Finished, "{:?}", install.failure());
+        assert!(disk.bytes[..5 * MIB] == image[..5 * MIB] || bytes > 6 * MIB);
+        invariant_boot_area_last_and_once(&disk.events, &layout);
+    }
+}
+
+#[test]
 fn what_is_made_zero_at_the_start_is_written_again() {
     // every place is there, as on a disk that is imaged again with the same version
     let (image, manifest, layout, whole) = install_on(6 * MIB, false, false);

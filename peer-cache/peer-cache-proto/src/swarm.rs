@@ -532,7 +532,8 @@ impl Swarm {
             // a source is not asked for more first copies than there can be
             (PeerKind::Source, None) => (self.unassigned() > 0).then_some(Want::Next),
             (PeerKind::Source, Some(since)) => {
-                self.helping(peer, now.saturating_sub(since) >= GRACE)
+                let nobody_announces = self.peers.values().all(|p| p.kind == PeerKind::Source);
+                self.helping(peer, nobody_announces || now.saturating_sub(since) >= GRACE)
             }
         };
         first.or_else(|| self.second_copy(now, id))
