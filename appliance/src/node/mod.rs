@@ -129,6 +129,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
     versions.refresh();
     let reports =
         reports::Reports::open(&dir.join("reports")).context("the reports that wait for HQ")?;
+    tell_completions_once(dir, &cache, &reports)?;
     let booter = Arc::new(booter::CacheBooter::new(cache.clone(), reports.clone()));
     if let Some(boot) = boot_server_config(&arguments, &config)? {
         tokio::spawn(Wakefulness::new(boot, booter, reports.clone()).run());
@@ -195,6 +196,20 @@ fn open_slab(dir: &Path, config: &NodeConfig, bytes: Option<u64>) -> Result<Slab
         }
     };
     Ok(Slab::open_file(&path, bytes)?)
+}
+
+/// At its first start a node tells HQ of the completions that the agent left on the disk: the node that the agent told
+/// them to may be gone.
+fn tell_completions_once(dir: &Path, cache: &PeerCache, reports: &reports::Reports) -> Result<()> {
+    let told = dir.join("completions-told");
+    if told.exists() {
+        return Ok(());
+    }
+    for document in cache.site(Site::all_documents).completions {
+        let document = web_api::Base64(document);
+        reports.add(web_api::NodeReport::Completion { document });
+    }
+    Ok(config::write_durably(&told, b"")?)
 }
 
 /// Tickets count by boot: each start of the node is one.

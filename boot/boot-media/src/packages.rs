@@ -147,7 +147,12 @@ impl PackageSource {
 
     fn update(&self) -> Result<(), PackageError> {
         tracing::info!("fetching package lists");
-        self.run("apt-get", &["update"], None)?;
+        // without it apt says yes to empty lists when there is no network
+        self.run(
+            "apt-get",
+            &["-o", "APT::Update::Error-Mode=any", "update"],
+            None,
+        )?;
         file::write(&self.folder.join("lists-fetched"), b"")?;
         Ok(())
     }

@@ -180,6 +180,8 @@ struct Running {
     machine: MachineId,
     started: Instant,
     report: watch::Sender<InstallReport>,
+    /// The node that is put on the disk: with it in the proof, HQ knows whose call from the new system to wait for.
+    new_node: Option<PublicKey>,
 }
 
 fn empty_report() -> InstallReport {
@@ -259,6 +261,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
         machine,
         started,
         report,
+        new_node: None,
     };
     let report = running.report.clone();
     match Box::pin(running.run()).await {
@@ -461,6 +464,7 @@ impl Running {
             true => Some(self.certified_node().await?),
             false => None,
         };
+        self.new_node = node.as_ref().map(|(identity, ..)| identity.public());
         // nothing was touched up to here
         let (places, sequence) = find_places(&target, &manifest, &layout, self.order.image);
         if !places.is_empty() {
@@ -767,7 +771,7 @@ impl Running {
         for (peer, chunks) in &from {
             say(&format!("chunks from {peer}: {chunks}"));
         }
-        let completion = self.completion(None);
+        let completion = self.completion(self.new_node);
         self.cache.learn(&Documents {
             completions: vec![completion.clone()],
             ..Documents::default()

@@ -49,70 +49,105 @@ pub struct Imaged {
     pub address: String,
     /// From power to the installed system.
     pub seconds: f64,
-    /// When it was switched on.
-    started: Instant,
 }
 
-/// Switches a machine on and waits until its disk is finished. Every chunk must come from one neighbour, which has
-/// the addresses `source`.
+/// A machine that is switched on, and when that was.
+#[derive(Debug)]
+pub struct Started {
+    /// The machine.
+    pub vm: Vm,
+    at: Instant,
+}
+
+/// Switches a new machine on.
 ///
 /// # Errors
-/// With the step that failed.
-pub fn image_disk(lab: &Lab, machine: Machine, source: &[String]) -> Result<(Vm, Instant)> {
-    let name = machine.name;
-    let started = Instant::now();
-    let mut vm = Vm::new(lab, machine)?;
-    lab.say(&format!("{name}: power on"));
-    vm.wait_for("agent: started", AGENT_TIMEOUT)?;
-    lab.say(&format!("{name}: the agent runs"));
-    let admitted = vm.wait_for("agent: admitted by", INSTALL_TIMEOUT)?;
-    lab.say(&format!("{name}: {admitted}"));
-    vm.wait_for("agent: finished", INSTALL_TIMEOUT)?;
-    lab.say(&format!("{name}: the disk is finished"));
-    check_senders(vm.console(), source).with_context(|| format!("machine {name}"))?;
-    Ok((vm, started))
+/// When QEMU does not start.
+pub fn switch_on(lab: &Lab, machine: Machine) -> Result<Started> {
+    lab.say(&format!("{}: power on", machine.name));
+    let at = Instant::now();
+    let vm = Vm::new(lab, machine)?;
+    Ok(Started { vm, at })
 }
 
-/// Every chunk that the agent on this console received came from the neighbour with the addresses `source`.
+impl Started {
+    /// Waits until its disk is finished.
+    ///
+    /// # Errors
+    /// With the step that failed.
+    pub fn wait_for_disk(&mut self, lab: &Lab) -> Result<()> {
+        let vm = &mut self.vm;
+        let name = vm.machine().name;
+        vm.wait_for("agent: started", AGENT_TIMEOUT)?;
+        lab.say(&format!("{name}: the agent runs"));
+        let admitted = vm.wait_for("agent: admitted by", INSTALL_TIMEOUT)?;
+        lab.say(&format!("{name}: {admitted}"));
+        vm.wait_for("agent: finished", INSTALL_TIMEOUT)?;
+        lab.say(&format!("{name}: the disk is finished"));
+        Ok(())
+    }
+
+    /// Every chunk came from neighbours with these addresses.
+    ///
+    /// # Errors
+    /// With what the agent says.
+    pub fn check_senders(&self, sources: &[String]) -> Result<()> {
+        check_senders(self.vm.console(), sources)
+            .with_context(|| format!("machine {}", self.vm.machine().name))
+    }
+
+    /// Where neighbours meet its agent.
+    ///
+    /// # Errors
+    /// When the agent has no address yet.
+    pub fn agent_addresses(&self) -> Result<Vec<String>> {
+        let line = self.vm.console().first("agent: address ");
+        let line = line.context("the agent has no address")?;
+        let address = line.split(' ').nth(2).context("a line without address")?;
+        Ok(self.vm.machine().addresses(address))
+    }
+
+    /// Waits until its installed system is up.
+    ///
+    /// # Errors
+    /// When it does not come, comes without an address, or its disk holds something else than the image.
+    pub fn wait_for_system(&mut self, store: &Store<'_>) -> Result<Imaged> {
+        let line = self.vm.wait_for("OS-UP ", OS_TIMEOUT)?;
+        let name = self.vm.machine().name;
+        store.lab.say(&format!("{name}: {line}"));
+        let address = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix("ip="))
+            .filter(|address| !address.is_empty())
+            .with_context(|| format!("{name} has no address: {line}"))?
+            .to_owned();
+        let disk = self.vm.disk();
+        check_payload(&store.image_file, &disk).with_context(|| format!("machine {name}"))?;
+        Ok(Imaged {
+            address,
+            seconds: self.at.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Every chunk that the agent on this console received came from neighbours with the addresses `sources`.
 ///
 /// # Errors
 /// With what the agent says.
-pub fn check_senders(console: &Console, source: &[String]) -> Result<()> {
+pub fn check_senders(console: &Console, sources: &[String]) -> Result<()> {
     let senders = console.all("agent: chunks from");
     let is_source = |line: &String| {
         let at = line
             .split(" at ")
             .nth(1)
             .and_then(|rest| rest.rsplit_once(": "));
-        at.is_some_and(|(address, _)| source.iter().any(|known| known == address))
+        at.is_some_and(|(address, _)| sources.iter().any(|known| known == address))
     };
     ensure!(
         !senders.is_empty() && senders.iter().all(is_source),
-        "every chunk was to come from {source:?}; the agent says {senders:?}"
+        "every chunk was to come from {sources:?}; the agent says {senders:?}"
     );
     Ok(())
-}
-
-/// Waits until the installed system of a machine is up.
-///
-/// # Errors
-/// When it does not come, comes without an address, or its disk holds something else than the image.
-pub fn wait_for_system(store: &Store<'_>, vm: &mut Vm, started: Instant) -> Result<Imaged> {
-    let line = vm.wait_for("OS-UP ", OS_TIMEOUT)?;
-    let name = vm.machine().name;
-    store.lab.say(&format!("{name}: {line}"));
-    let address = line
-        .split(' ')
-        .find_map(|word| word.strip_prefix("ip="))
-        .filter(|address| !address.is_empty())
-        .with_context(|| format!("{name} has no address: {line}"))?
-        .to_owned();
-    check_payload(&store.image_file, &vm.disk()).with_context(|| format!("machine {name}"))?;
-    Ok(Imaged {
-        address,
-        seconds: started.elapsed().as_secs_f64(),
-        started,
-    })
 }
 
 /// Reads a file of the installed system from the disk and from the image, past everything of ours.
@@ -230,8 +265,10 @@ impl ChainReport {
 pub fn with_the_wan_up(store: &mut Store<'_>) -> Result<ChainReport> {
     let lab = store.lab;
     let story = Instant::now();
-    let (mut vm_a, started) = image_disk(lab, A, &lab.laptop_addresses()?)?;
-    let a = wait_for_system(store, &mut vm_a, started)?;
+    let mut machine_a = switch_on(lab, A)?;
+    machine_a.wait_for_disk(lab)?;
+    machine_a.check_senders(&lab.laptop_addresses()?)?;
+    let a = machine_a.wait_for_system(store)?;
     let a_done = wait_until_home(store, &A, "certified")?;
     store.kill_laptop();
     store.wait_for_boot_files(&a.address)?;
@@ -242,8 +279,10 @@ pub fn with_the_wan_up(store: &mut Store<'_>) -> Result<ChainReport> {
         "WAN so far: {wan_before} bytes by HQ's ledger, {:?} on the wire",
         lab.wan_packet_bytes()?
     ));
-    let (mut vm_b, started) = image_disk(lab, B, &A.addresses(&a.address))?;
-    let b = wait_for_system(store, &mut vm_b, started)?;
+    let mut machine_b = switch_on(lab, B)?;
+    machine_b.wait_for_disk(lab)?;
+    machine_b.check_senders(&A.addresses(&a.address))?;
+    let b = machine_b.wait_for_system(store)?;
     let b_done = wait_until_home(store, &B, "certified")?;
     let wan_after = store.hq.ledger_bytes()?;
     lab.say(&format!(
@@ -271,7 +310,6 @@ pub fn with_the_wan_up(store: &mut Store<'_>) -> Result<ChainReport> {
             "verified": true,
         })
     };
-    ensure!(b.started > a.started, "B was to be imaged after A");
     Ok(ChainReport {
         machines: vec![row("A", &a, &a_done), row("B", &b, &b_done)],
         wan_bytes: wan_after,

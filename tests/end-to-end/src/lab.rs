@@ -12,6 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use crate::{
     paths,
     process::{Process, run},
@@ -106,7 +111,8 @@ fn delete(namespace: &str) {
         .output();
 }
 
-/// Takes away what a run left that was killed outright: its programs ended with it, its namespaces stayed.
+/// Takes away what a run left that was killed outright: its namespaces, and programs in them that gave up the right to
+/// die with it (dnsmasq does, by changing its own rights).
 fn delete_namespaces_of_the_dead() -> Result<()> {
     let Ok(entries) = std::fs::read_dir("/run/netns") else {
         return Ok(());
@@ -119,6 +125,15 @@ fn delete_namespaces_of_the_dead() -> Result<()> {
         }
         let owner = parts.next().and_then(|pid| pid.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let pids = run(
+                None,
+                COMMAND_TIMEOUT,
+                Path::new("ip"),
+                &["netns", "pids", &name],
+            )?;
+            for pid in pids.lines().filter_map(|pid| pid.trim().parse().ok()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
             delete(&name);
         }
     }

@@ -6,7 +6,7 @@ use std::{os::unix::fs::FileExt, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use end_to_end::{
-    Boot, CLIENT, LAPTOP, Lab, Machine, Namespace, Process, Store, UnknownMachines, Vm,
+    Boot, CLIENT, Console, LAPTOP, Lab, Machine, Namespace, Process, Store, UnknownMachines, Vm,
     agent_program,
     chain::{self, A, AGENT_TIMEOUT, B, HOME_TIMEOUT, INSTALL_TIMEOUT, OS_TIMEOUT},
 };
@@ -30,19 +30,23 @@ fn chain_with_the_wan_up() -> Result<()> {
 fn chain_with_the_wan_down() -> Result<()> {
     let lab = Lab::new("chain_with_the_wan_down")?;
     let mut store = Store::open(&lab, UnknownMachines::Admit)?;
-    let (mut vm_a, started) = chain::image_disk(&lab, A, &lab.laptop_addresses()?)?;
+    let mut machine_a = chain::switch_on(&lab, A)?;
+    machine_a.wait_for_disk(&lab)?;
+    machine_a.check_senders(&lab.laptop_addresses()?)?;
     lab.cut_the_wan()?;
     store.kill_laptop();
-    let a = chain::wait_for_system(&store, &mut vm_a, started)?;
+    let a = machine_a.wait_for_system(&store)?;
     store.wait_for_boot_files(&a.address)?;
     lab.say(&format!("A at {} offers the boot files", a.address));
-    let (mut vm_b, started) = chain::image_disk(&lab, B, &A.addresses(&a.address))?;
-    let b = chain::wait_for_system(&store, &mut vm_b, started)?;
+    let mut machine_b = chain::switch_on(&lab, B)?;
+    machine_b.wait_for_disk(&lab)?;
+    machine_b.check_senders(&A.addresses(&a.address))?;
+    let b = machine_b.wait_for_system(&store)?;
     store.wait_for_boot_files(&b.address)?;
     lab.say(&format!("B at {} offers the boot files", b.address));
 
     // The third link: only B is left.
-    vm_a.switch_off()?;
+    machine_a.vm.switch_off()?;
     let mut client = start_client(&lab, &b.address)?;
     wait_for_client(&mut client)?;
     chain::check_senders(client.console(), &B.addresses(&b.address))?;
@@ -59,26 +63,57 @@ fn chain_with_the_wan_down() -> Result<()> {
     lab.say("HQ confirmed B's node");
 
     // What A kept to tell about B is delivered when A is back.
-    vm_a.switch_on(&lab)?;
-    vm_a.wait_for("OS-UP ", OS_TIMEOUT)?;
+    machine_a.vm.switch_on(&lab)?;
+    machine_a.vm.wait_for("OS-UP ", OS_TIMEOUT)?;
     chain::wait_until_home(&mut store, &B, "confirmed")?;
     chain::wait_until_home(&mut store, &A, "certified")?;
     Ok(())
 }
 
+/// Two machines side by side in one store: one that has no network boot, and one that always tries it first.
 #[test]
-fn usb_stick() -> Result<()> {
-    let lab = Lab::new("usb_stick")?;
+fn usb_stick_and_power_cycles() -> Result<()> {
+    let lab = Lab::new("usb_stick_and_power_cycles")?;
     let mut store = Store::open(&lab, UnknownMachines::Admit)?;
-    let stick = store.build_stick()?;
-    let machine = Machine {
+    let u = Machine {
         name: "U",
         number: 2,
-        boot: Boot::DiskThenStick(stick),
+        boot: Boot::DiskThenStick(store.build_stick()?),
     };
-    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), &lab.laptop_addresses()?)?;
-    chain::wait_for_system(&store, &mut vm, started)?;
-    chain::wait_until_home(&mut store, &machine, "certified")?;
+    let p = Machine {
+        name: "P",
+        number: 3,
+        boot: Boot::PxeFirst,
+    };
+    let mut with_stick = chain::switch_on(&lab, u.clone())?;
+    let mut cycled = chain::switch_on(&lab, p.clone())?;
+    with_stick.wait_for_disk(&lab)?;
+    cycled.wait_for_disk(&lab)?;
+    // Imaged at the same time, they also feed each other.
+    let laptop = lab.laptop_addresses()?;
+    with_stick.check_senders(&[laptop.clone(), cycled.agent_addresses()?].concat())?;
+    cycled.check_senders(&[laptop, with_stick.agent_addresses()?].concat())?;
+    with_stick.wait_for_system(&store)?;
+    cycled.wait_for_system(&store)?;
+    chain::wait_until_home(&mut store, &u, "certified")?;
+    chain::wait_until_home(&mut store, &p, "certified")?;
+    ensure!(
+        with_stick.vm.console().first(">>Start PXE").is_none(),
+        "the machine with the stick booted from the network"
+    );
+    let cycles = match std::env::var("LAMPLIGHTER_LONG") {
+        Ok(long) if long == "1" => 5,
+        _ => 1,
+    };
+    for cycle in 1..=cycles {
+        cycled.vm.power_cycle(&lab)?;
+        check_that_it_starts_its_own_disk(&lab, &mut cycled.vm)
+            .with_context(|| format!("power cycle {cycle} of {cycles}"))?;
+    }
+    let whole = Console::new(cycled.vm.console().path().to_owned());
+    let installs = whole.all("agent: finished").len();
+    ensure!(installs == 1, "the machine was imaged {installs} times");
+    chain::wait_until_home(&mut store, &p, "certified")?;
     Ok(())
 }
 
@@ -114,38 +149,9 @@ fn strangers_wait() -> Result<()> {
     check_client_file(&store)
 }
 
-#[test]
-fn power_cycles() -> Result<()> {
-    let lab = Lab::new("power_cycles")?;
-    let mut store = Store::open(&lab, UnknownMachines::Admit)?;
-    let machine = Machine {
-        name: "P",
-        number: 3,
-        boot: Boot::PxeFirst,
-    };
-    let (mut vm, started) = chain::image_disk(&lab, machine.clone(), &lab.laptop_addresses()?)?;
-    chain::wait_for_system(&store, &mut vm, started)?;
-    chain::wait_until_home(&mut store, &machine, "certified")?;
-    let cycles = match std::env::var("LAMPLIGHTER_LONG") {
-        Ok(long) if long == "1" => 5,
-        _ => 1,
-    };
-    for cycle in 1..=cycles {
-        vm.power_cycle(&lab)?;
-        check_that_it_starts_its_own_disk(&lab, &mut vm)
-            .with_context(|| format!("power cycle {cycle} of {cycles}"))?;
-    }
-    let console = std::fs::read_to_string(vm.console().path()).or_else(|_| {
-        std::fs::read(vm.console().path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-    })?;
-    let installs = console.matches("agent: finished").count();
-    ensure!(installs == 1, "the machine was imaged {installs} times");
-    chain::wait_until_home(&mut store, &machine, "certified")?;
-    Ok(())
-}
-
 fn check_that_it_starts_its_own_disk(lab: &Lab, vm: &mut Vm) -> Result<()> {
-    let line = vm.wait_for("OS-UP ", AGENT_TIMEOUT + OS_TIMEOUT)?;
+    vm.wait_for("Lamplighter: nothing to install", AGENT_TIMEOUT)?;
+    let line = vm.wait_for("OS-UP ", OS_TIMEOUT)?;
     lab.say(&format!("{}: {line}", vm.machine().name));
     ensure!(
         vm.console().first("agent: admitted").is_none(),

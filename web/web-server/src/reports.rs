@@ -209,20 +209,41 @@ async fn complete(
     Ok(machines::complete(db, node.site, &completion, document).await?)
 }
 
-/// The proof that an install worked: the node that was put on the disk calls from the machine's new system.
+/// The proof that an install worked: the node that was put on the disk calls from the machine's new system. The proof
+/// of the order names that node, and is signed after the commit: it counts whatever the last report was, which may have
+/// died with the node that had it.
 async fn called_home(db: &mut SqliteConnection, node: &NodeRecord) -> Result<(), Refusal> {
     let Some(mut machine) = machines::find(db, node.site, node.machine).await? else {
         return Ok(());
     };
-    let Some(install) = &mut machine.install else {
-        return Ok(());
-    };
-    let (InstallState::Rebooting, Some(order)) = (install.state, install.order) else {
-        return Ok(());
-    };
-    if machines::node_put_by(db, node.site, node.machine, order).await? != Some(node.key) {
+    let install = &mut machine.install;
+    if install
+        .as_ref()
+        .is_some_and(|i| i.state == InstallState::Done)
+    {
         return Ok(());
     }
+    let Some(order) = machines::order_that_put(db, node.site, node.machine, node.key).await? else {
+        return Ok(());
+    };
+    if install
+        .as_ref()
+        .and_then(|i| i.order)
+        .is_some_and(|newer| newer > order)
+    {
+        return Ok(());
+    }
+    let install = install.get_or_insert_with(|| InstallReport {
+        state: InstallState::Done,
+        version: None,
+        order: None,
+        done_bytes: 0,
+        total_bytes: 0,
+        received_bytes: 0,
+        from: Vec::new(),
+        message: String::new(),
+    });
+    install.order = Some(order);
     install.state = InstallState::Done;
     install.message = "the machine's node called home from its new system".to_owned();
     Ok(machines::put(db, node.site, node.machine, &machine, unix_seconds()).await?)

@@ -6,7 +6,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine};
 
-use super::{Result, big, flag, json, number, parsed, parsed_option, to_json, undecodable};
+use super::{Result, big, flag, json, number, parsed, to_json, undecodable};
 
 /// What is already known of a machine.
 #[derive(Debug, Clone, Default)]
@@ -181,21 +181,20 @@ pub(crate) async fn completions(
         .await
 }
 
-/// The key of the node that an order put on a machine's disk.
-pub(crate) async fn node_put_by(
+/// The newest order whose proof names this node as the one that was put on the machine's disk.
+pub(crate) async fn order_that_put(
     db: &mut SqliteConnection,
     site: SiteId,
     id: MachineId,
-    order: u64,
-) -> Result<Option<PublicKey>> {
+    node: PublicKey,
+) -> Result<Option<u64>> {
     let row = sqlx::query(
-        "SELECT node_key FROM completions WHERE site = $1 AND machine = $2 AND order_number = $3",
+        "SELECT order_number FROM completions WHERE site = $1 AND machine = $2 AND node_key = $3 ORDER BY order_number DESC LIMIT 1",
     )
     .bind(site.to_string())
     .bind(id.to_string())
-    .bind(big(order))
+    .bind(node.to_string())
     .fetch_optional(db)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(parsed_option::<Hex<32>>(&row, "node_key")?.map(|k| PublicKey(k.0)))
+    row.map(|row| number(&row, "order_number")).transpose()
 }
