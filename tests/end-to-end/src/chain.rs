@@ -150,8 +150,25 @@ pub fn check_senders(console: &Console, sources: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Reads a file of the installed system from the disk and from the image, past everything of ours.
+/// Compares a file of the installed system with the image's. The system runs and writes its superblock while debugfs
+/// reads it, which now and then shows half of it: then it is read again.
 fn check_payload(image: &Path, disk: &Path) -> Result<()> {
+    let mut result = compare_payload(image, disk);
+    for _ in 0..PAYLOAD_TRIES {
+        if result.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        result = compare_payload(image, disk);
+    }
+    result
+}
+
+/// How often a file on a disk in use is read.
+const PAYLOAD_TRIES: u32 = 15;
+
+/// Reads a file of the installed system from the disk and from the image, past everything of ours.
+fn compare_payload(image: &Path, disk: &Path) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let read = |disk: &Path, name: &str| -> Result<Vec<u8>> {
         let out = scratch.path().join(name);
