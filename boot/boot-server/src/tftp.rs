@@ -227,7 +227,7 @@ async fn answer(
             size_bytes,
             took: start.elapsed(),
         }),
-        Outcome::SizeProbe => {}
+        Outcome::SizeProbe | Outcome::Superseded { size_probe: true } => {}
         Outcome::ClientError { code, message, .. } => {
             let reason = format!(
                 "the client stopped it: error {} {}",
@@ -240,7 +240,9 @@ async fn answer(
         Outcome::Gone { .. } => context
             .events
             .tell(failed(sent, "nobody listens at the client's port any more")),
-        Outcome::Superseded => context.events.tell(failed(sent, "the client started over")),
+        Outcome::Superseded { size_probe: false } => {
+            context.events.tell(failed(sent, "the client started over"))
+        }
         Outcome::ReadFailed => {
             let reason = driver.read_error.take().unwrap_or_default();
             context.events.tell(failed(
@@ -312,7 +314,7 @@ impl<'a> Driver<'a> {
                 },
                 Some(request) = self.repeats.recv() => {
                     self.transfer.handle_request(self.start.elapsed(), &request);
-                    if self.transfer.outcome() == Some(&Outcome::Superseded) {
+                    if matches!(self.transfer.outcome(), Some(Outcome::Superseded { .. })) {
                         self.next = Some(request);
                     }
                 }

@@ -201,10 +201,12 @@ fn take_text(bytes: &[u8]) -> Result<(String, &[u8]), ParseTftpError> {
         .iter()
         .position(|byte| *byte == 0)
         .ok_or(ParseTftpError::Text)?;
-    if end > TEXT_BYTES_MAX {
+    let text = lossy(&bytes[..end]);
+    // as text, which is longer than the bytes were where they are no UTF-8
+    if text.len() > TEXT_BYTES_MAX {
         return Err(ParseTftpError::Text);
     }
-    Ok((lossy(&bytes[..end]), &bytes[end + 1..]))
+    Ok((text, &bytes[end + 1..]))
 }
 
 fn lossy(bytes: &[u8]) -> String {

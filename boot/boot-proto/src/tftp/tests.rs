@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{packet::ParseTftpError, *};
 
 pub(super) const MTU: u16 = 1500;
 
@@ -285,13 +285,26 @@ fn a_repeated_request_replays_ignores_or_starts_over() {
     transfer.handle_request(Duration::from_secs(4), &again);
     assert_eq!(
         drain(&mut transfer),
-        [Action::Finished(Outcome::Superseded)]
+        [Action::Finished(Outcome::Superseded { size_probe: false })]
     );
 
     let mut other = start(&[("tsize", "0")], 5000);
     drain(&mut other);
     other.handle_request(Duration::ZERO, &request(&[]));
-    assert_eq!(other.outcome(), Some(&Outcome::Superseded));
+    let overtaken = Outcome::Superseded { size_probe: true };
+    assert_eq!(
+        other.outcome(),
+        Some(&overtaken),
+        "the new request overtook the ERROR that ends a size probe"
+    );
+}
+
+#[test]
+fn a_name_that_grows_as_text_is_still_bounded() {
+    let mut bytes = vec![0, 1];
+    bytes.extend([0x80; 200]);
+    bytes.extend(b"\0octet\0");
+    assert_eq!(Packet::parse(&bytes), Err(ParseTftpError::Text));
 }
 
 #[test]

@@ -59,7 +59,11 @@ pub enum Outcome {
         bytes_acked: u64,
     },
     /// The client started over from the same port, with this or another file.
-    Superseded,
+    Superseded {
+        /// All it had asked of this transfer was the size: its ERROR goes to the transfer's port and the new request to
+        /// port 69, so either may come first.
+        size_probe: bool,
+    },
     /// The file could not be read; the client was told.
     ReadFailed,
 }
@@ -147,7 +151,10 @@ impl Transfer {
                 self.send_window(now);
             }
             RepeatedRequest::Ignore => {}
-            RepeatedRequest::StartOver => self.finish(Outcome::Superseded),
+            RepeatedRequest::StartOver => {
+                let size_probe = self.terms.asked_tsize && self.negotiating;
+                self.finish(Outcome::Superseded { size_probe });
+            }
         }
     }
 
