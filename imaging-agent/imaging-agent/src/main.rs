@@ -2,10 +2,13 @@
 //! Introduces the peer cache, the plan and the disk to each other; decides nothing that a core can decide.
 //! Called by firmware, by a technician, or by `lamplighter demo`.
 
+mod admission;
+mod by_hand;
 mod customise;
-mod image;
 mod init;
+mod install;
 mod ram;
+mod resume;
 mod screen;
 mod target;
 mod writer;
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
     let outcome = match (runtime, arguments.command) {
         (Err(error), _) => Err(error.into()),
         (Ok(runtime), Command::Image(arguments)) => {
-            runtime.block_on(Box::pin(image::by_hand(arguments)))
+            runtime.block_on(Box::pin(by_hand::by_hand(arguments)))
         }
         (Ok(runtime), Command::Run) => runtime.block_on(Box::pin(ram::run())),
     };

@@ -9,11 +9,12 @@ use peer_cache_proto::{machine::MachineFacts, wire::PEER_PORT};
 use trust_format::TrustedKeys;
 
 use crate::{
-    image::{InstallOptions, TargetChoice, install, resolve},
+    by_hand::resolve,
     init::{
         self, command_line, console, efi, inventory, modules, network,
         reboot::{self, End},
     },
+    install::{InstallOptions, TargetChoice, install},
     screen::say,
 };
 

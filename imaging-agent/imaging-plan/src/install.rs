@@ -1,8 +1,10 @@
 //! The order in which a disk is written.
 //!
 //! The record; sector 0 zeroed, flush. Both headers of the old table zeroed, flush. Content without head and backup
-//! table, flush. All of it read back. The caller customises, flush. Backup table, then the head from sector 1 on, flush.
-//! Sector 0 alone, flush: the commit. The record says done.
+//! table, flushed now and then and at the end. All of it read back, each part behind its flush. The caller customises,
+//! flush. Backup table, then the head from sector 1 on, flush. Sector 0 alone, flush: the commit. The record says done.
+
+mod read_back;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,16 +15,15 @@ use image_format::{CHUNK_BYTES, ChunkHash, ChunkId, Manifest};
 use thiserror::Error;
 use trust_format::Digest;
 
+use self::read_back::ReadBack;
 use crate::{
     layout::{Extent, Layout},
     record::{InstallRecord, RecordState},
     table::{Tables, tables},
 };
 
-/// The record is brought up to date after this much content.
-const RECORD_EVERY_BYTES: u64 = 128 << 20;
-/// Content that is read back at once.
-const READ_BACK_IN_FLIGHT: usize = 8;
+/// After this much content it is flushed, the record brought up to date, and what was flushed is read back.
+const FLUSH_EVERY_BYTES: u64 = 64 << 20;
 
 /// An action's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +66,7 @@ pub enum Phase {
     Clearing,
     /// Content arrives.
     Content,
-    /// What was written is read back.
+    /// Everything is written; the rest of it is read back.
     ReadBack,
     /// The new system is customised.
     Customising,
@@ -128,7 +129,7 @@ pub struct Install {
     disk_bytes: u64,
     written: Vec<bool>,
     flushed: Vec<bool>,
-    since_record: u64,
+    since_flush: u64,
     flushing: bool,
     /// The first and the last chunk of the content: head and tail come from them.
     edges: BTreeMap<u64, Vec<u8>>,
@@ -137,8 +138,7 @@ pub struct Install {
     steps: BTreeMap<StepId, Step>,
     last_step: u64,
     script: VecDeque<Action>,
-    read_back: VecDeque<(Extent, ChunkHash)>,
-    read_back_bytes: u64,
+    read_back: ReadBack,
     actions: VecDeque<Action>,
     failure: Option<InstallFailure>,
 }
@@ -173,9 +173,10 @@ impl Install {
             chunk_bytes: manifest.chunks.iter().map(|c| c.bytes as usize).collect(),
             disk_bytes: manifest.disk_bytes,
             flushed: written.clone(),
+            read_back: ReadBack::new(written.len()),
             written,
             places,
-            since_record: 0,
+            since_flush: 0,
             flushing: false,
             edges: BTreeMap::new(),
             sequence: found.sequence,
@@ -183,8 +184,6 @@ impl Install {
             steps: BTreeMap::new(),
             last_step: 0,
             script: VecDeque::new(),
-            read_back: VecDeque::new(),
-            read_back_bytes: 0,
             actions: VecDeque::new(),
             failure: None,
         };
@@ -212,6 +211,7 @@ impl Install {
             .all(|e| e.end() <= piece.offset || e.offset >= end)
         {
             self.written[place] = true;
+            self.read_back.was_read(place, piece.bytes as u64);
         }
     }
 
@@ -263,9 +263,10 @@ impl Install {
         let total = self
             .places
             .iter()
-            .map(|(_, c)| self.chunk_bytes[c.0 as usize] as u64)
+            .filter_map(|(at, c)| self.clip(*at, self.chunk_bytes[c.0 as usize]))
+            .map(|piece| piece.bytes as u64)
             .sum();
-        (self.read_back_bytes, total)
+        (self.read_back.bytes(), total)
     }
 
     /// The extents of the content that no chunk covers.
@@ -325,18 +326,12 @@ impl Install {
             Some(Step::Chunk(places)) => {
                 for at in places {
                     self.written[at] = true;
-                    self.since_record += self.chunk_bytes[self.places[at].1.0 as usize] as u64;
+                    self.since_flush += self.chunk_bytes[self.places[at].1.0 as usize] as u64;
                 }
-                self.update_record();
+                self.flush_now_and_then();
             }
-            Some(Step::ContentFlush(flushed)) => {
-                self.flushed = flushed;
-                self.flushing = false;
-                if self.phase == Phase::Content {
-                    self.write_record(RecordState::Writing);
-                }
-            }
-            Some(Step::ReadBack(bytes)) => self.read_back_bytes += bytes,
+            Some(Step::ContentFlush(flushed)) => self.content_is_flushed(flushed),
+            Some(Step::ReadBack(bytes)) => self.read_back.done(bytes),
             Some(Step::Serial(_) | Step::Record) => {}
         }
         self.go_on();
@@ -459,14 +454,31 @@ impl Install {
         }
     }
 
-    /// A bit is set only when a flush that began after its write has ended.
-    fn update_record(&mut self) {
-        if self.phase == Phase::Content && !self.flushing && self.since_record >= RECORD_EVERY_BYTES
-        {
-            self.since_record = 0;
-            self.flushing = true;
-            let id = self.step(Step::ContentFlush(self.written.clone()));
-            self.actions.push_back(Action::Flush(id));
+    fn flush_now_and_then(&mut self) {
+        if self.phase == Phase::Content && !self.flushing && self.since_flush >= FLUSH_EVERY_BYTES {
+            self.flush_content();
+        }
+    }
+
+    fn flush_content(&mut self) {
+        self.since_flush = 0;
+        self.flushing = true;
+        let id = self.step(Step::ContentFlush(self.written.clone()));
+        self.actions.push_back(Action::Flush(id));
+    }
+
+    /// A bit of the record is set, and a place read back, only when a flush that began after its write has ended.
+    fn content_is_flushed(&mut self, flushed: Vec<bool>) {
+        self.flushing = false;
+        for (place, _) in flushed.iter().enumerate().filter(|(_, f)| **f) {
+            // what is expected of an edge is known when its chunk is here
+            if self.phase == Phase::ReadBack || !self.is_edge(self.places[place].0) {
+                self.read_back.flushed(place);
+            }
+        }
+        self.flushed = flushed;
+        if self.phase == Phase::Content {
+            self.write_record(RecordState::Writing);
         }
     }
 
@@ -477,10 +489,14 @@ impl Install {
             .all(|(at, _)| self.edges.contains_key(at))
     }
 
-    /// Hands out the script one by one; when it is empty and nothing is in flight, the next phase begins.
+    /// Hands out the script one by one; when it is empty and nothing is in flight, the next phase begins. Reading back goes
+    /// on beside all that.
     fn go_on(&mut self) {
-        let outstanding = self.steps.len() - self.script.len();
-        if self.phase == Phase::Failed || outstanding > 0 && self.phase != Phase::ReadBack {
+        if self.phase == Phase::Failed {
+            return;
+        }
+        self.read_back_some();
+        if self.steps.len() - self.script.len() > self.read_back.in_flight() {
             return;
         }
         if let Some(action) = self.script.pop_front() {
@@ -493,9 +509,15 @@ impl Install {
                 self.go_on();
             }
             Phase::Content if self.written.iter().all(|w| *w) && self.edges_are_here() => {
-                self.begin_read_back()
+                self.phase = Phase::ReadBack;
+                self.flush_content();
             }
-            Phase::ReadBack => self.read_back_some(),
+            Phase::ReadBack if self.read_back.in_flight() == 0 => {
+                self.phase = Phase::Customising;
+                self.serial("customising the new system", Action::Customise);
+                self.serial("flushing the disk", Action::Flush);
+                self.go_on();
+            }
             Phase::Customising => {
                 self.phase = Phase::Committing;
                 self.commit();
@@ -505,46 +527,38 @@ impl Install {
                 self.phase = Phase::Finished;
                 self.actions.push_back(Action::Finished);
             }
-            Phase::Content | Phase::Finished | Phase::Failed => {}
+            Phase::Content | Phase::ReadBack | Phase::Finished | Phase::Failed => {}
         }
-    }
-
-    fn begin_read_back(&mut self) {
-        self.phase = Phase::ReadBack;
-        for (offset, chunk) in self.places.clone() {
-            let bytes = self.chunk_bytes[chunk.0 as usize];
-            let Some(piece) = self.clip(offset, bytes) else {
-                continue;
-            };
-            let hash = match self.edges.get(&offset) {
-                Some(plain) if piece.bytes < bytes => {
-                    ChunkHash::of(&plain[piece.from..piece.from + piece.bytes])
-                }
-                _ => self.hashes[chunk.0 as usize],
-            };
-            let extent = Extent {
-                offset: piece.offset,
-                bytes: piece.bytes as u64,
-            };
-            self.read_back.push_back((extent, hash));
-        }
-        self.serial("flushing the disk", Action::Flush);
-        self.go_on();
     }
 
     fn read_back_some(&mut self) {
-        while self.steps.len() < READ_BACK_IN_FLIGHT
-            && let Some((extent, hash)) = self.read_back.pop_front()
-        {
+        let writing = self.phase < Phase::ReadBack;
+        while let Some(place) = self.read_back.poll(writing) {
+            let Some((extent, hash)) = self.expected_at(place) else {
+                self.read_back.done(0);
+                continue;
+            };
             let id = self.step(Step::ReadBack(extent.bytes));
             self.actions.push_back(Action::ReadBack(id, extent, hash));
         }
-        if self.steps.is_empty() {
-            self.phase = Phase::Customising;
-            self.serial("customising the new system", Action::Customise);
-            self.serial("flushing the disk", Action::Flush);
-            self.go_on();
-        }
+    }
+
+    /// What the medium must hold at a place; nothing where it belongs to head or tail.
+    fn expected_at(&self, place: usize) -> Option<(Extent, ChunkHash)> {
+        let (offset, chunk) = self.places[place];
+        let bytes = self.chunk_bytes[chunk.0 as usize];
+        let piece = self.clip(offset, bytes)?;
+        let hash = match self.edges.get(&offset) {
+            Some(plain) if piece.bytes < bytes => {
+                ChunkHash::of(&plain[piece.from..piece.from + piece.bytes])
+            }
+            _ => self.hashes[chunk.0 as usize],
+        };
+        let extent = Extent {
+            offset: piece.offset,
+            bytes: piece.bytes as u64,
+        };
+        Some((extent, hash))
     }
 
     fn commit(&mut self) {

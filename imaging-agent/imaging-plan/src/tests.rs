@@ -554,3 +554,58 @@ fn of_two_copies_of_the_record_the_newer_true_one_counts() {
     extent[newer] ^= 1;
     assert_eq!(InstallRecord::from_extent(&extent), Some(record(4)));
 }
+
+/// Reading back must not wait for the last write, or their times add up.
+#[test]
+fn what_is_flushed_is_read_back_while_more_arrives() {
+    let chunks = 70;
+    let mut image = vec![0; chunks * MIB];
+    for (n, chunk) in image.chunks_mut(CHUNK_BYTES).enumerate() {
+        chunk.fill(n as u8 + 1);
+    }
+    let manifest = manifest(&image, false);
+    let layout = plan(&manifest, &target(chunks * MIB, false)).unwrap();
+    let found = Found {
+        blank: true,
+        ..Found::default()
+    };
+    let mut install = fresh(&layout, &manifest, found);
+    let mut disk = old_disk(chunks * MIB);
+    let (mut flushed, mut reads) = (Vec::new(), Vec::new());
+    for (n, plain) in image.chunks(CHUNK_BYTES).enumerate() {
+        install.handle_chunk(NOW, ChunkId(n as u32), plain);
+        while let Some(action) = install.poll_action() {
+            match action {
+                Action::WriteChunk(id, ..) => {
+                    disk.write((n * MIB) as u64, plain);
+                    install.handle_done(NOW, id);
+                }
+                Action::Flush(id) => {
+                    flushed.extend(0..=n);
+                    install.handle_done(NOW, id);
+                }
+                Action::ReadBack(id, extent, hash) => {
+                    let place = extent.offset as usize / MIB;
+                    assert!(flushed.contains(&place), "{place} was not flushed");
+                    reads.push((id, extent, hash));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        if n + 1 < chunks {
+            assert_eq!(install.phase(), Phase::Content);
+            assert!(reads.len() <= 2, "writes keep their share of the disk");
+            assert_eq!(n < 63, reads.is_empty(), "after chunk {n}");
+        }
+    }
+    for (id, extent, hash) in reads {
+        let found = ChunkHash::of(&disk.bytes[extent.offset as usize..extent.end() as usize]);
+        assert_eq!(found, hash);
+        install.handle_done(NOW, id);
+    }
+    run(&mut install, &image, &manifest, &mut disk);
+    assert_eq!(install.phase(), Phase::Finished, "{:?}", install.failure());
+    let (read, all) = install.read_back_progress();
+    assert_eq!(read, all);
+    assert_eq!(disk.bytes, image);
+}

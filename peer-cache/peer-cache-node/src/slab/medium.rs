@@ -31,6 +31,19 @@ impl Medium for File {
     }
 }
 
+/// A file that ends with the program: nothing of it has to survive.
+pub(super) struct Fleeting(pub(super) File);
+
+impl Medium for Fleeting {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(&self.0, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Length of a file or block device.
 pub(super) fn length(mut file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))

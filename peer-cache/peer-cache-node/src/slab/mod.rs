@@ -135,26 +135,15 @@ impl Slab {
     /// # Errors
     /// [`OpenSlabError`].
     pub fn open_file(path: &Path, bytes: u64) -> Result<Self, OpenSlabError> {
-        let io_error = |source| OpenSlabError::Io {
-            path: path.to_owned(),
-            source,
-        };
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(io_error)?;
+            std::fs::create_dir_all(folder).map_err(|source| OpenSlabError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
         }
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(io_error)?;
-        if file.metadata().map_err(io_error)?.len() < SLAB_BYTES_MIN {
-            let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
-            let mode = nix::fcntl::FallocateFlags::empty();
-            nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
-        }
-        Self::open_on(file, path)
+        let file = preallocated(path, bytes)?;
+        let map = map_whole(path, &file)?;
+        Self::open_medium(path, map, Box::new(file))
     }
 
     /// Opens a partition or any other file that has its final size. An all-zero first page becomes an empty slab.
@@ -170,7 +159,8 @@ impl Slab {
                 path: path.to_owned(),
                 source,
             })?;
-        Self::open_on(file, path)
+        let map = map_whole(path, &file)?;
+        Self::open_medium(path, map, Box::new(file))
     }
 
     /// An empty slab on a file that is removed at once and lives as long as the program.
@@ -179,58 +169,52 @@ impl Slab {
     /// [`OpenSlabError`].
     pub fn temporary(path: &Path, bytes: u64) -> Result<Self, OpenSlabError> {
         let _ = std::fs::remove_file(path);
-        let slab = Self::open_file(path, bytes)?;
+        let file = preallocated(path, bytes)?;
         std::fs::remove_file(path).map_err(|source| OpenSlabError::Io {
             path: path.to_owned(),
             source,
         })?;
-        Ok(slab)
+        let map = map_whole(path, &file)?;
+        let state = State::empty(map.len() as u64);
+        Ok(Self::new(map, Box::new(medium::Fleeting(file)), state))
     }
 
-    fn open_on(file: File, path: &Path) -> Result<Self, OpenSlabError> {
+    fn open_medium(
+        path: &Path,
+        map: Bytes,
+        medium: Box<dyn Medium>,
+    ) -> Result<Self, OpenSlabError> {
         let io_error = |source| OpenSlabError::Io {
             path: path.to_owned(),
             source,
         };
-        let bytes = medium::length(&file).map_err(io_error)?;
-        let capacity = bytes - bytes % PAGE;
-        if capacity < SLAB_BYTES_MIN {
-            return Err(OpenSlabError::TooSmall {
-                path: path.to_owned(),
-                bytes,
-            });
-        }
-        let map = map_whole(&file, capacity).map_err(io_error)?;
-        Self::open_medium(map, Box::new(file), capacity).map_err(|e| match e.kind() {
-            io::ErrorKind::InvalidData => OpenSlabError::Foreign {
-                path: path.to_owned(),
-            },
-            _ => io_error(e),
-        })
-    }
-
-    fn open_medium(map: Bytes, medium: Box<dyn Medium>, capacity: u64) -> io::Result<Self> {
         let first = &map[..record::page_usize()];
         if first.iter().all(|b| *b == 0) {
             let mut page = vec![0; record::page_usize()];
             page[..16].copy_from_slice(MAGIC_PAGE);
             page[16] = SLAB_VERSION;
-            medium.write_all_at(&page, 0)?;
-            medium.sync_data()?;
+            medium.write_all_at(&page, 0).map_err(io_error)?;
+            medium.sync_data().map_err(io_error)?;
         } else if first[..16] != MAGIC_PAGE[..] || first[16] != SLAB_VERSION {
-            return Err(io::ErrorKind::InvalidData.into());
+            return Err(OpenSlabError::Foreign {
+                path: path.to_owned(),
+            });
         }
-        let state = State::scan(&map, capacity);
-        let slab = Self {
+        let state = State::scan(&map, map.len() as u64);
+        let slab = Self::new(map, medium, state);
+        slab.wipe_dead(&mut slab.state()).map_err(io_error)?;
+        Ok(slab)
+    }
+
+    fn new(map: Bytes, medium: Box<dyn Medium>, state: State) -> Self {
+        Self {
             inner: Arc::new(Inner {
+                capacity: map.len() as u64,
                 map,
                 medium,
-                capacity,
                 state: Mutex::new(state),
             }),
-        };
-        slab.wipe_dead(&mut slab.state())?;
-        Ok(slab)
+        }
     }
 
     fn wipe_dead(&self, state: &mut State) -> io::Result<()> {
@@ -396,6 +380,13 @@ impl std::fmt::Debug for Slab {
 }
 
 impl State {
+    /// Of a medium without a single record.
+    fn empty(capacity: u64) -> Self {
+        let mut state = Self::default();
+        state.release(PAGE, capacity - PAGE);
+        state
+    }
+
     /// Walks from header to header. A page without a true header is free space; of two records of one chunk the newer counts.
     fn scan(map: &[u8], capacity: u64) -> Self {
         let mut state = Self::default();
@@ -499,10 +490,48 @@ impl State {
     }
 }
 
-#[allow(unsafe_code, reason = "the one map of this program")]
-fn map_whole(file: &File, bytes: u64) -> io::Result<Bytes> {
+/// A slab file, made with `bytes` preallocated if it is not there.
+fn preallocated(path: &Path, bytes: u64) -> Result<File, OpenSlabError> {
+    let io_error = |source| OpenSlabError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(io_error)?;
+    if file.metadata().map_err(io_error)?.len() < SLAB_BYTES_MIN {
+        let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
+        let mode = nix::fcntl::FallocateFlags::empty();
+        nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
+    }
+    Ok(file)
+}
+
+/// Maps whole pages of a file or block device.
+fn map_whole(path: &Path, file: &File) -> Result<Bytes, OpenSlabError> {
+    let io_error = |source| OpenSlabError::Io {
+        path: path.to_owned(),
+        source,
+    };
     // said outright: a block device has no length of its own in its metadata
-    let length = usize::try_from(bytes).map_err(io::Error::other)?;
+    let bytes = medium::length(file).map_err(io_error)?;
+    let capacity = bytes - bytes % PAGE;
+    if capacity < SLAB_BYTES_MIN {
+        return Err(OpenSlabError::TooSmall {
+            path: path.to_owned(),
+            bytes,
+        });
+    }
+    let length = usize::try_from(capacity).map_err(|e| io_error(io::Error::other(e)))?;
+    map_file(file, length).map_err(io_error)
+}
+
+#[allow(unsafe_code, reason = "the one map of this program")]
+fn map_file(file: &File, length: usize) -> io::Result<Bytes> {
     // SAFETY: the file is never shortened while it is mapped: this type owns it and has no call that does; other
     // programs are kept out by its folder's mode. Bytes under the map change only in free records, and every record is
     // hashed after it was written and before it is served.

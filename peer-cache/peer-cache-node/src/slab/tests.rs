@@ -189,13 +189,9 @@ fn a_power_cut_at_any_write_leaves_old_or_new_never_half() {
             .open(&path)
             .unwrap();
         file.set_len(SLAB_BYTES_MIN).unwrap();
-        let map = map_whole(&file, SLAB_BYTES_MIN).unwrap();
-        let slab = Slab::open_medium(
-            map,
-            Box::new(Journaled(journal.clone(), file)),
-            SLAB_BYTES_MIN,
-        )
-        .unwrap();
+        let map = map_whole(&path, &file).unwrap();
+        let medium = Box::new(Journaled(journal.clone(), file));
+        let slab = Slab::open_medium(&path, map, medium).unwrap();
         for (n, (_, object)) in objects.iter().enumerate() {
             slab.keep(object).unwrap();
             if n % 3 == 0 || n + 1 == objects.len() {

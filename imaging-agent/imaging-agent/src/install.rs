@@ -3,37 +3,38 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use image_format::{CHUNK_BYTES, ChunkHash, Manifest};
-use imaging_plan::{Found, Install, InstallRecord, Layout, Phase, RecordState, TargetFacts, plan};
+use image_format::{CHUNK_BYTES, Manifest};
+use imaging_plan::{Found, Install, Layout, Phase, TargetFacts, plan};
 use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, slab::Slab};
 use peer_cache_proto::{
     machine::MachineFacts,
-    wire::{AdmissionAnswer, Credentials, Documents, PEER_PORT},
+    wire::{Credentials, Documents, PEER_PORT},
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
-use trust_format::{Completion, Digest, MachineId, Order, PublicKey, TrustedKeys, Verified, peek};
+use trust_format::{Completion, Digest, MachineId, Order, PublicKey, Verified};
 use web_api::{Hex, InstallReport, InstallState};
 
 use crate::{
-    ImageArguments,
+    admission::{be_admitted, send_reports},
     customise::NodeInstall,
+    resume::{find_places, finished_orders},
     screen::{Bar, say},
     target::{AlignedBuffer, Target},
     writer::{AgentKeeper, Writer},
 };
 
-const REPORT_EVERY: Duration = Duration::from_millis(500);
 const MANIFEST_RETRY: Duration = Duration::from_millis(500);
 /// How long a node may need to have the manifest of a version that was ordered a moment ago.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(120);
-const NODE_WITHIN: Duration = Duration::from_secs(120);
+/// A machine that finds no node for so long says so and ends.
+pub(crate) const NODE_WITHIN: Duration = Duration::from_secs(120);
 /// A slab beside a target file holds every object of the version, and what its records' ends leave unused.
 const SLAB_SPARE_BYTES: u64 = 32 << 20;
 const SLAB_BYTES_PER_CHUNK: u64 = 8192;
@@ -77,95 +78,6 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     pub(crate) verified: bool,
     pub(crate) from: BTreeMap<String, u64>,
-}
-
-/// `lamplighter-agent image`.
-pub(crate) async fn by_hand(arguments: ImageArguments) -> Result<()> {
-    let node = resolve(&arguments.node).await?;
-    let site = match &arguments.root {
-        None => Site::trusting_the_first_root(),
-        Some(path) => {
-            let bytes =
-                std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-            Site::new(TrustedKeys::pin(&bytes).with_context(|| format!("root {}", path.display()))?)
-        }
-    };
-    let options = InstallOptions {
-        facts: facts_by_hand(&arguments.to),
-        target: TargetChoice::Path(arguments.to),
-        nodes: vec![node],
-        discover: false,
-        site,
-        version: arguments.version,
-        with_node: false,
-        uefi: None,
-        ram_bytes: None,
-        wait: !arguments.no_wait,
-    };
-    let (cache, outcome) = Box::pin(install(options)).await?;
-    if let Some(path) = &arguments.json {
-        let json = serde_json::to_vec_pretty(&outcome)?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
-    }
-    if arguments.stay {
-        say("stays and serves; end it with Ctrl-C");
-        wait_for_the_end().await?;
-    }
-    cache.close().await;
-    Ok(())
-}
-
-async fn wait_for_the_end() -> Result<()> {
-    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result?,
-        _ = term.recv() => {}
-    }
-    Ok(())
-}
-
-/// An address with or without port. Names are resolved by the peer cache's caller, in Rust: a static program has no
-/// name service.
-pub(crate) async fn resolve(text: &str) -> Result<SocketAddr> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
-        return Ok(SocketAddr::new(ip, PEER_PORT));
-    }
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) => (
-            name,
-            port.parse()
-                .with_context(|| format!("the port of {text}"))?,
-        ),
-        None => (text, PEER_PORT),
-    };
-    let resolver = hickory_resolver::TokioResolver::builder_tokio()
-        .and_then(hickory_resolver::ResolverBuilder::build)
-        .context("starting the resolver")?;
-    let found = resolver
-        .lookup_ip(name)
-        .await
-        .with_context(|| format!("resolving {name}"))?;
-    let ip = found
-        .iter()
-        .next()
-        .with_context(|| format!("{name} has no address"))?;
-    Ok(SocketAddr::new(ip, port))
-}
-
-/// A target that somebody names is a machine of its own: the computer's identity and the target's path make it one.
-fn facts_by_hand(target: &Path) -> MachineFacts {
-    let computer = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let path = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
-    let name = blake3::hash(format!("{}\0{}", computer.trim(), path.display()).as_bytes()).to_hex();
-    MachineFacts::new(
-        None,
-        Some(&format!("by-hand-{}", &name[..24])),
-        &[],
-        &format!("by hand: {}", path.display()),
-    )
 }
 
 struct Running {
@@ -274,167 +186,6 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
             tokio::time::sleep(FAREWELL).await;
             cache.close().await;
             Err(error)
-        }
-    }
-}
-
-/// Orders that the disk itself says are finished.
-fn finished_orders(target: &TargetChoice) -> Vec<u64> {
-    let path = match target {
-        TargetChoice::Path(path) => path,
-        TargetChoice::Disk(disk) => Path::new(&disk.path),
-    };
-    let Ok(target) = Target::open_existing(path) else {
-        return Vec::new();
-    };
-    let Some(record) = read_record(&target) else {
-        return Vec::new();
-    };
-    match record.state {
-        RecordState::Done => vec![record.order],
-        RecordState::Writing => Vec::new(),
-    }
-}
-
-/// The record stands at the same place from the end on every target that has room for one.
-fn read_record(target: &Target) -> Option<InstallRecord> {
-    let end = target.bytes() - target.bytes() % (1 << 20);
-    let offset = end.checked_sub((1 << 20) + imaging_plan::RECORD_BYTES)?;
-    let mut buffer = AlignedBuffer::new(usize::try_from(imaging_plan::RECORD_BYTES).ok()?);
-    target.read(buffer.as_mut(), offset).ok()?;
-    InstallRecord::from_extent(buffer.as_ref())
-}
-
-struct Admitted {
-    node: PublicKey,
-    order: Order,
-    ticket: Vec<u8>,
-}
-
-async fn be_admitted(
-    cache: &PeerCache,
-    events: &mut mpsc::Receiver<Event>,
-    options: &InstallOptions,
-    finished: Vec<u64>,
-    had_root: bool,
-) -> Result<Option<Admitted>> {
-    let wish = options
-        .version
-        .as_deref()
-        .and_then(|v| v.parse::<Hex<32>>().ok())
-        .map(|h| Digest(h.0));
-    let deadline = tokio::time::sleep(NODE_WITHIN);
-    tokio::pin!(deadline);
-    let mut found = false;
-    loop {
-        let event = tokio::select! {
-            event = events.recv() => event.context("the peer cache ended")?,
-            () = &mut deadline, if !found => bail!("no node was found within {} s: is one running here, and does the switch let beacons pass?", NODE_WITHIN.as_secs()),
-        };
-        match event {
-            Event::PeerUp {
-                key,
-                address,
-                node: true,
-            } => {
-                found = true;
-                say(&format!("node {} at {}", key.short(), address.ip()));
-                if !had_root {
-                    let root = cache
-                        .site(|s| s.keys().map(|k| k.root().digest().to_string()))
-                        .unwrap_or_default();
-                    say(&format!(
-                        "trusts root {root} because this node showed it (no --root was given)"
-                    ));
-                }
-                cache.ask_admission(&key, options.facts.clone(), wish, finished.clone());
-            }
-            Event::Admission { by, answer } => match answer {
-                AdmissionAnswer::Granted { proof, order } => {
-                    let learned = cache.learn(&Documents {
-                        orders: vec![order.clone()],
-                        ..Documents::default()
-                    });
-                    let document: Order = peek(&order).context("the order")?;
-                    // learn() verified it, or has it already
-                    if cache.site(|s| s.order(document.number).map(|o| (**o).clone()))
-                        != Some(document.clone())
-                    {
-                        bail!("the order is refused: {}", learned.refused.join("; "));
-                    }
-                    check_wish(options.version.as_deref(), &document)?;
-                    let ticket = proof.ticket.clone();
-                    cache.set_ticket(proof);
-                    let at = cache
-                        .peers()
-                        .into_iter()
-                        .find(|p| p.key == by)
-                        .map(|p| p.address.ip().to_string());
-                    say(&format!(
-                        "admitted by {} at {} under order {}",
-                        by.short(),
-                        at.unwrap_or_default(),
-                        document.number
-                    ));
-                    return Ok(Some(Admitted {
-                        node: by,
-                        order: document,
-                        ticket,
-                    }));
-                }
-                AdmissionAnswer::Done { order } => {
-                    say(&format!("nothing to do: order {order} is spent"));
-                    return Ok(None);
-                }
-                AdmissionAnswer::Wait { reason } => {
-                    anyhow::ensure!(options.wait, "not admitted: {reason}");
-                    say(&format!("waiting: {reason}"));
-                }
-                AdmissionAnswer::NoOrder => {
-                    anyhow::ensure!(options.wait, "nothing is ordered for this machine");
-                    say("waiting: nothing is ordered for this machine yet");
-                }
-                AdmissionAnswer::Refused { reason } => bail!("refused by the node: {reason}"),
-            },
-            _ => {}
-        }
-    }
-}
-
-fn check_wish(wish: Option<&str>, order: &Order) -> Result<()> {
-    match wish {
-        Some(wish) if !order.image.to_string().starts_with(&wish.to_lowercase()) => {
-            bail!(
-                "order {} is for version {}, not for {wish}",
-                order.number,
-                order.image
-            )
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Tells the node, which tells HQ. The newest counts; what lies between is not news.
-async fn send_reports(
-    cache: PeerCache,
-    node: PublicKey,
-    mut reports: watch::Receiver<InstallReport>,
-) {
-    let mut every = tokio::time::interval(REPORT_EVERY);
-    loop {
-        every.tick().await;
-        if reports.changed().await.is_err() {
-            return;
-        }
-        let bytes = serde_json::to_vec(&*reports.borrow_and_update()).unwrap_or_default();
-        let peers = cache.peers();
-        // the node that admitted us, or any other when it is gone
-        let to = peers
-            .iter()
-            .find(|p| p.key == node)
-            .or_else(|| peers.iter().find(|p| p.node));
-        if let Some(peer) = to {
-            cache.report(&peer.key, bytes);
         }
     }
 }
@@ -835,41 +586,4 @@ fn read_file(cache: &PeerCache, bundle: &Verified<Manifest>, name: &str) -> Resu
         part[..chunk.plain().len()].copy_from_slice(chunk.plain());
     }
     Ok(bytes)
-}
-
-/// Places whose bytes are on the target already. The record proposes; where there is no room for one, every place is
-/// looked at. The hash decides.
-fn find_places(
-    target: &Target,
-    manifest: &Manifest,
-    layout: &Layout,
-    digest: Digest,
-) -> (Vec<usize>, u64) {
-    let record = layout.record.and_then(|_| read_record(target));
-    let sequence = record.as_ref().map_or(0, |r| r.sequence);
-    let claims: Vec<usize> = match (&record, layout.record) {
-        (Some(r), _) if r.manifest == digest && r.state == RecordState::Writing => {
-            (0..manifest.layout.len())
-                .filter(|n| r.written.get(*n) == Some(&true))
-                .collect()
-        }
-        (None, None) if !target.is_blank() => (0..manifest.layout.len()).collect(),
-        _ => Vec::new(),
-    };
-    let mut buffer = AlignedBuffer::new(CHUNK_BYTES);
-    let mut is_there = |place: &usize| {
-        let placed = manifest.layout[*place];
-        let Some(record) = manifest.chunk(placed.chunk) else {
-            return false;
-        };
-        let part = &mut buffer.as_mut()[..record.bytes as usize];
-        target
-            .read(part, u64::from(placed.index) * CHUNK_BYTES as u64)
-            .is_ok()
-            && ChunkHash::of(part) == record.hash
-    };
-    (
-        claims.into_iter().filter(|n| is_there(n)).collect(),
-        sequence,
-    )
 }

@@ -1,0 +1,153 @@
+//! Who lets this machine in, and who hears how it fares.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use peer_cache_node::{Event, PeerCache};
+use peer_cache_proto::wire::{AdmissionAnswer, Documents};
+use tokio::sync::{mpsc, watch};
+use trust_format::{Digest, Order, PublicKey, peek};
+use web_api::{Hex, InstallReport};
+
+use crate::{
+    install::{InstallOptions, NODE_WITHIN},
+    screen::say,
+};
+
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// A node said yes.
+pub(crate) struct Admitted {
+    pub(crate) node: PublicKey,
+    pub(crate) order: Order,
+    pub(crate) ticket: Vec<u8>,
+}
+
+/// Asks every node that comes up until one admits this machine; nothing when its order is spent.
+pub(crate) async fn be_admitted(
+    cache: &PeerCache,
+    events: &mut mpsc::Receiver<Event>,
+    options: &InstallOptions,
+    finished: Vec<u64>,
+    had_root: bool,
+) -> Result<Option<Admitted>> {
+    let wish = options
+        .version
+        .as_deref()
+        .and_then(|v| v.parse::<Hex<32>>().ok())
+        .map(|h| Digest(h.0));
+    let deadline = tokio::time::sleep(NODE_WITHIN);
+    tokio::pin!(deadline);
+    let mut found = false;
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event.context("the peer cache ended")?,
+            () = &mut deadline, if !found => bail!("no node was found within {} s: is one running here, and does the switch let beacons pass?", NODE_WITHIN.as_secs()),
+        };
+        match event {
+            Event::PeerUp {
+                key,
+                address,
+                node: true,
+            } => {
+                found = true;
+                say(&format!("node {} at {}", key.short(), address.ip()));
+                if !had_root {
+                    let root = cache
+                        .site(|s| s.keys().map(|k| k.root().digest().to_string()))
+                        .unwrap_or_default();
+                    say(&format!(
+                        "trusts root {root} because this node showed it (no --root was given)"
+                    ));
+                }
+                cache.ask_admission(&key, options.facts.clone(), wish, finished.clone());
+            }
+            Event::Admission { by, answer } => match answer {
+                AdmissionAnswer::Granted { proof, order } => {
+                    let learned = cache.learn(&Documents {
+                        orders: vec![order.clone()],
+                        ..Documents::default()
+                    });
+                    let document: Order = peek(&order).context("the order")?;
+                    // learn() verified it, or has it already
+                    if cache.site(|s| s.order(document.number).map(|o| (**o).clone()))
+                        != Some(document.clone())
+                    {
+                        bail!("the order is refused: {}", learned.refused.join("; "));
+                    }
+                    check_wish(options.version.as_deref(), &document)?;
+                    let ticket = proof.ticket.clone();
+                    cache.set_ticket(proof);
+                    let at = cache
+                        .peers()
+                        .into_iter()
+                        .find(|p| p.key == by)
+                        .map(|p| p.address.ip().to_string());
+                    say(&format!(
+                        "admitted by {} at {} under order {}",
+                        by.short(),
+                        at.unwrap_or_default(),
+                        document.number
+                    ));
+                    return Ok(Some(Admitted {
+                        node: by,
+                        order: document,
+                        ticket,
+                    }));
+                }
+                AdmissionAnswer::Done { order } => {
+                    say(&format!("nothing to do: order {order} is spent"));
+                    return Ok(None);
+                }
+                AdmissionAnswer::Wait { reason } => {
+                    anyhow::ensure!(options.wait, "not admitted: {reason}");
+                    say(&format!("waiting: {reason}"));
+                }
+                AdmissionAnswer::NoOrder => {
+                    anyhow::ensure!(options.wait, "nothing is ordered for this machine");
+                    say("waiting: nothing is ordered for this machine yet");
+                }
+                AdmissionAnswer::Refused { reason } => bail!("refused by the node: {reason}"),
+            },
+            _ => {}
+        }
+    }
+}
+
+fn check_wish(wish: Option<&str>, order: &Order) -> Result<()> {
+    match wish {
+        Some(wish) if !order.image.to_string().starts_with(&wish.to_lowercase()) => {
+            bail!(
+                "order {} is for version {}, not for {wish}",
+                order.number,
+                order.image
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells the node, which tells HQ. The newest counts; what lies between is not news.
+pub(crate) async fn send_reports(
+    cache: PeerCache,
+    node: PublicKey,
+    mut reports: watch::Receiver<InstallReport>,
+) {
+    let mut every = tokio::time::interval(REPORT_EVERY);
+    loop {
+        every.tick().await;
+        if reports.changed().await.is_err() {
+            return;
+        }
+        let bytes = serde_json::to_vec(&*reports.borrow_and_update()).unwrap_or_default();
+        let peers = cache.peers();
+        // the node that admitted us, or any other when it is gone
+        let to = peers
+            .iter()
+            .find(|p| p.key == node)
+            .or_else(|| peers.iter().find(|p| p.node));
+        if let Some(peer) = to {
+            cache.report(&peer.key, bytes);
+        }
+    }
+}
