@@ -451,7 +451,7 @@ async fn strangers_wait_until_somebody_says_yes() {
 async fn a_peer_with_a_flipped_bit_is_cut_off_and_named() {
     let hq = Hq::new(8, None);
     let mut liar = node(&hq, true);
-    // behind the slab's back, after the slab has hashed the record
+    // behind the slab's back, after the slab has hashed the records: in every one, since nobody knows which is asked for
     for record in &hq.manifest.chunks {
         liar.slab.read(record).unwrap();
     }
@@ -459,7 +459,10 @@ async fn a_peer_with_a_flipped_bit_is_cut_off_and_named() {
         .write(true)
         .open(liar.folder.path().join("slab"))
         .unwrap();
-    file.write_all_at(&[0xff; 9], 4096 + 128 + 1000).unwrap();
+    for page in 1..file.metadata().unwrap().len() / 4096 {
+        file.write_all_at(&[0xff; 9], page * 4096 + 128 + 1000)
+            .unwrap();
+    }
     let honest = node(&hq, true);
     let mut agent = agent(&hq);
     let proof = agent.be_admitted(&liar, 1).await;
