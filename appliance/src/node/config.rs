@@ -1,8 +1,7 @@
 //! `node.toml`, and files that must survive a power cut.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -100,16 +99,4 @@ pub(crate) fn peers(dir: &Path) -> Vec<SocketAddr> {
         line.parse::<SocketAddr>().ok().or_else(ip)
     };
     text.lines().filter_map(parse).collect()
-}
-
-/// Temporary file, sync, rename, sync of the folder.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(folder)?.sync_all()
 }

@@ -209,7 +209,7 @@ fn tell_completions_once(dir: &Path, cache: &PeerCache, reports: &reports::Repor
         let document = web_api::Base64(document);
         reports.add(web_api::NodeReport::Completion { document });
     }
-    Ok(config::write_durably(&told, b"")?)
+    Ok(peer_cache_node::write_durably(&told, b"")?)
 }
 
 /// Tickets count by boot: each start of the node is one.
@@ -219,7 +219,7 @@ fn next_boot_number(dir: &Path) -> Result<u64> {
         .ok()
         .and_then(|t| t.trim().parse::<u64>().ok())
         .unwrap_or(0);
-    config::write_durably(&path, (last + 1).to_string().as_bytes())?;
+    peer_cache_node::write_durably(&path, (last + 1).to_string().as_bytes())?;
     Ok(last + 1)
 }
 

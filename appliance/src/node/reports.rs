@@ -8,9 +8,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use peer_cache_node::write_durably;
 use web_api::{Hex, InstallReport, NodeReport, NumberedReport, REPORTS_MAX};
-
-use super::config::write_durably;
 
 /// Reports that wait for HQ. When there are more, the oldest that only tell of progress make room; then the oldest of all.
 const WAITING_MAX: usize = 20_000;

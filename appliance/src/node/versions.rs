@@ -8,10 +8,8 @@ use std::{
 };
 
 use image_format::Manifest;
-use peer_cache_node::PeerCache;
+use peer_cache_node::{PeerCache, write_durably};
 use trust_format::{Digest, Verified};
-
-use super::config::write_durably;
 
 const RETRY_MIN: Duration = Duration::from_millis(300);
 const RETRY_MAX: Duration = Duration::from_secs(30);

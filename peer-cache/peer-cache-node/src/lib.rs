@@ -4,6 +4,7 @@
 
 mod discovery;
 mod download;
+mod durable;
 mod endpoint;
 mod identity;
 mod keeper;
@@ -35,6 +36,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use trust_format::{Digest, Document, MachineId, PublicKey, Verified};
 
+pub use durable::write_durably;
 pub use endpoint::crypto_provider;
 pub use identity::{Identity, OpenIdentityError, key_of_spki};
 pub use keeper::{Arrived, ChunkKeeper};

@@ -3,11 +3,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
+use crate::durable::write_durably;
 use image_format::Manifest;
 use peer_cache_proto::{admission::OrderBook, wire::Documents};
 use thiserror::Error;
@@ -417,16 +417,4 @@ impl Site {
         let Some(folder) = &self.folder else { return };
         let _ = fs::remove_file(folder.join(name));
     }
-}
-
-/// Temporary file, sync, rename, sync of the folder.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(folder)?.sync_all()
 }
