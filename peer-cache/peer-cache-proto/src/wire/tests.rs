@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use image_format::Form;
+
 use super::*;
 
 fn proof() -> TicketProof {
