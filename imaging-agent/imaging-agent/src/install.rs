@@ -40,6 +40,8 @@ const SLAB_SPARE_BYTES: u64 = 32 << 20;
 const SLAB_BYTES_PER_CHUNK: u64 = 8192;
 /// Name of the node's program in a boot bundle.
 const NODE_PROGRAM: &str = "lamplighter";
+/// Between the last sector and the news of who sent what.
+const LAST_NEWS_WITHIN: Duration = Duration::from_secs(10);
 /// Last words get this long to leave.
 const FAREWELL: Duration = Duration::from_millis(700);
 
@@ -428,13 +430,14 @@ impl Running {
             .await
             .context("the writer ended")?;
         self.keeper.set_image(manifest.digest(), writer.clone());
-        let complete = self.cache.share(manifest.clone());
+        // nothing to download, nothing to be told
+        let mut told = *self.cache.share(manifest.clone()).borrow();
         let mut bar = Bar::new("writing", manifest.used_bytes);
         let mut every = tokio::time::interval(Duration::from_millis(200));
         let mut from: BTreeMap<String, u64> = BTreeMap::new();
         loop {
             tokio::select! {
-                event = self.events.recv() => self.handle(event, manifest.digest(), &mut from)?,
+                event = self.events.recv() => told |= self.handle(event, manifest.digest(), &mut from)?,
                 _ = every.tick() => self.show(manifest, writer, &mut bar),
                 changed = phase.changed() => {
                     changed.context("the writer ended")?;
@@ -449,31 +452,30 @@ impl Running {
             return Err(anyhow::Error::new(failure)
                 .context(format!("imaging {}", writer.target().path().display())));
         }
-        anyhow::ensure!(
-            *complete.borrow() || from.is_empty(),
-            "the disk is whole and the download is not"
-        );
-        // the last news of a download may still be on its way
-        while let Ok(Some(event)) =
-            tokio::time::timeout(Duration::from_millis(50), self.events.recv()).await
-        {
-            self.handle(Some(event), manifest.digest(), &mut from)?;
+        // who sent what is told when the download ends, which is no later than the disk but for a moment
+        while !told {
+            let event = tokio::time::timeout(LAST_NEWS_WITHIN, self.events.recv())
+                .await
+                .context("the disk is whole and the download is not")?;
+            told = self.handle(event, manifest.digest(), &mut from)?;
         }
         self.farewell(manifest, from).await
     }
 
+    /// Whether this was the end of the download.
     fn handle(
         &self,
         event: Option<Event>,
         digest: Digest,
         from: &mut BTreeMap<String, u64>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         match event.context("the peer cache ended")? {
             Event::Complete {
                 manifest,
                 from: senders,
             } if manifest == digest => {
                 from.extend(senders);
+                return Ok(true);
             }
             Event::Accused {
                 key,
@@ -490,7 +492,7 @@ impl Running {
             Event::KeepFailed { reason } => bail!("{reason}"),
             _ => {}
         }
-        Ok(())
+        Ok(false)
     }
 
     fn show(&self, manifest: &Manifest, writer: &Writer, bar: &mut Bar) {

@@ -18,8 +18,10 @@ use trust_format::{Digest, Verified};
 
 use crate::target::{AlignedBuffer, Target};
 
-/// Writes in flight: enough for any disk (more only queue up in it).
-const THREADS: usize = 4;
+/// Threads that wait for the disk, beside one for each core that unpacks and hashes.
+const DISK_THREADS: usize = 6;
+/// More only queue up in the disk, and each has a chunk in memory.
+const THREADS_MAX: usize = 16;
 /// zstd level of chunks that are read back for others.
 const REBUILT_LEVEL: i32 = 1;
 
@@ -71,7 +73,8 @@ impl Writer {
             news: Condvar::new(),
             started: Instant::now(),
         });
-        for _ in 0..THREADS {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..(cores + DISK_THREADS).min(THREADS_MAX) {
             let shared = shared.clone();
             std::thread::spawn(move || shared.work());
         }
@@ -139,8 +142,13 @@ impl Shared {
                 return Next::Act(action);
             }
             let phase = state.install.phase();
-            self.phase
-                .send_if_modified(|p| std::mem::replace(p, phase) != phase);
+            if self
+                .phase
+                .send_if_modified(|p| std::mem::replace(p, phase) != phase)
+            {
+                let (read, all) = state.install.read_back_progress();
+                tracing::debug!(?phase, read, all, "install");
+            }
             if state.stopped || matches!(phase, Phase::Failed | Phase::Finished) {
                 state.jobs.clear();
                 return Next::Stop;

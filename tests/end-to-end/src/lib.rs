@@ -14,6 +14,7 @@
 
 pub mod chain;
 mod console;
+mod disk;
 mod headquarters;
 mod lab;
 mod paths;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     console::Console,
@@ -137,19 +137,34 @@ impl Vm {
     /// When QEMU does not obey.
     pub fn switch_off(&mut self) -> Result<()> {
         if let Some(mut qemu) = self.qemu.take() {
-            self.qmp("quit")?;
+            self.qmp(&json!({"execute": "quit"}))?;
             qemu.wait(QUIT_TIMEOUT)?;
         }
         Ok(())
     }
 
-    /// Presses the reset button.
+    /// From now on the machine stops instead of starting over.
     ///
     /// # Errors
     /// When QEMU does not obey.
-    pub fn reset(&mut self) -> Result<()> {
-        self.console.forget();
-        self.qmp("system_reset")
+    pub fn stop_at_reset(&self) -> Result<()> {
+        let actions = json!({"reboot": "shutdown", "shutdown": "pause"});
+        self.qmp(&json!({"execute": "set-action", "arguments": actions}))
+            .map(drop)
+    }
+
+    /// Waits until it has stopped.
+    ///
+    /// # Errors
+    /// When it goes on, or QEMU is gone.
+    pub fn wait_until_stopped(&self, timeout: Duration) -> Result<()> {
+        let started = Instant::now();
+        while self.qmp(&json!({"execute": "query-status"}))?["running"] == true {
+            let name = self.machine.name;
+            ensure!(started.elapsed() < timeout, "machine {name} runs on");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// Takes the power away and gives it back.
@@ -292,26 +307,28 @@ impl Vm {
     }
 
     /// Sends one command over QEMU's machine protocol: greeting, capabilities, command, answer.
-    fn qmp(&self, command: &str) -> Result<()> {
+    fn qmp(&self, command: &Value) -> Result<Value> {
         let stream = self.connect()?;
         stream.set_read_timeout(Some(QUIT_TIMEOUT))?;
         let mut answers = BufReader::new(stream.try_clone()?).lines();
         answers.next().context("QEMU sends no greeting")??;
-        for command in ["qmp_capabilities", command] {
-            writeln!(&stream, r#"{{"execute":"{command}"}}"#)?;
+        let mut result = Value::Null;
+        for command in [&json!({"execute": "qmp_capabilities"}), command] {
+            writeln!(&stream, "{command}")?;
             // Events come between; when it quits, the answer may be the end of the connection.
             for answer in answers.by_ref() {
-                let answer = answer?;
+                let answer: Value = serde_json::from_str(&answer?)?;
                 ensure!(
-                    !answer.contains("\"error\""),
+                    answer.get("error").is_none(),
                     "QEMU refuses {command}: {answer}"
                 );
-                if answer.contains("\"return\"") {
+                if let Some(answer) = answer.get("return") {
+                    result = answer.clone();
                     break;
                 }
             }
         }
-        Ok(())
+        Ok(result)
     }
 }
 

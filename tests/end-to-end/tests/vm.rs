@@ -31,7 +31,7 @@ fn chain_with_the_wan_down() -> Result<()> {
     let lab = Lab::new("chain_with_the_wan_down")?;
     let mut store = Store::open(&lab, UnknownMachines::Admit)?;
     let mut machine_a = chain::switch_on(&lab, A)?;
-    machine_a.wait_for_disk(&lab)?;
+    machine_a.wait_for_disk(&store)?;
     machine_a.check_senders(&lab.laptop_addresses()?)?;
     lab.cut_the_wan()?;
     store.kill_laptop();
@@ -39,7 +39,7 @@ fn chain_with_the_wan_down() -> Result<()> {
     store.wait_for_boot_files(&a.address)?;
     lab.say(&format!("A at {} offers the boot files", a.address));
     let mut machine_b = chain::switch_on(&lab, B)?;
-    machine_b.wait_for_disk(&lab)?;
+    machine_b.wait_for_disk(&store)?;
     machine_b.check_senders(&A.addresses(&a.address))?;
     let b = machine_b.wait_for_system(&store)?;
     store.wait_for_boot_files(&b.address)?;
@@ -87,8 +87,8 @@ fn usb_stick_and_power_cycles() -> Result<()> {
     };
     let mut with_stick = chain::switch_on(&lab, u.clone())?;
     let mut cycled = chain::switch_on(&lab, p.clone())?;
-    with_stick.wait_for_disk(&lab)?;
-    cycled.wait_for_disk(&lab)?;
+    with_stick.wait_for_disk(&store)?;
+    cycled.wait_for_disk(&store)?;
     // Imaged at the same time, they also feed each other.
     let laptop = lab.laptop_addresses()?;
     with_stick.check_senders(&[laptop.clone(), cycled.agent_addresses()?].concat())?;
@@ -98,7 +98,9 @@ fn usb_stick_and_power_cycles() -> Result<()> {
     chain::wait_until_home(&mut store, &u, "certified")?;
     chain::wait_until_home(&mut store, &p, "certified")?;
     ensure!(
-        with_stick.vm.console().first(">>Start PXE").is_none(),
+        Console::new(with_stick.vm.console().path().to_owned())
+            .first(">>Start PXE")
+            .is_none(),
         "the machine with the stick booted from the network"
     );
     let cycles = match std::env::var("LAMPLIGHTER_LONG") {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// Reads beside writes.
-const BESIDE_WRITES_MAX: usize = 2;
+const BESIDE_WRITES_MAX: usize = 4;
 /// Reads when everything is written.
 const ALONE_MAX: usize = 8;
 
