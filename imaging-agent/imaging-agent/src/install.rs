@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use image_format::{CHUNK_BYTES, Manifest};
-use imaging_plan::{Found, Install, Layout, Phase, TargetFacts, plan};
+use imaging_plan::{Extent, Found, Install, Layout, Phase, TargetFacts, plan};
 use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, slab::Slab};
 use peer_cache_proto::{
     machine::MachineFacts,
@@ -213,6 +213,14 @@ impl Running {
         };
         let layout = plan(&manifest, &facts)
             .with_context(|| format!("preflight of {}", target.path().display()))?;
+        let placed = manifest.layout.iter().map(|place| Extent {
+            offset: u64::from(place.index) * CHUNK_BYTES as u64,
+            bytes: manifest.chunk(place.chunk).map_or(0, |c| c.bytes.into()),
+        });
+        target.reserve(placed).with_context(|| {
+            let (path, bytes) = (target.path().display(), manifest.used_bytes);
+            format!("no room for the {bytes} bytes of the image on the file system of {path}")
+        })?;
         let node = match self.options.with_node {
             true => Some(self.certified_node().await?),
             false => None,

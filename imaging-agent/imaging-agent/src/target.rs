@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use imaging_plan::Extent;
 use thiserror::Error;
 
 /// What O_DIRECT wants of memory, offsets and lengths; every logical sector size divides it.
@@ -274,6 +275,39 @@ impl Target {
     /// Made by us and still empty.
     pub(crate) fn is_blank(&self) -> bool {
         self.blank
+    }
+
+    /// Takes the room that content at these places needs, where that is a file's: what does not fit is found out before
+    /// anything is written, and writes go side by side instead of waiting for each other to find room.
+    ///
+    /// # Errors
+    /// When there is not enough; a file that was made for this is removed.
+    pub(crate) fn reserve(&self, places: impl Iterator<Item = Extent>) -> io::Result<()> {
+        if self.is_device {
+            return Ok(());
+        }
+        let mut runs: Vec<Extent> = Vec::new();
+        for place in places {
+            match runs.last_mut() {
+                Some(run) if run.end() == place.offset => run.bytes += place.bytes,
+                _ => runs.push(place),
+            }
+        }
+        for run in runs {
+            let mode = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let (offset, bytes) = (offset_of(run.offset)?, offset_of(run.bytes)?);
+            match nix::fcntl::fallocate(&self.buffered, mode, offset, bytes) {
+                // a file system that cannot take room ahead takes it as it goes
+                Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => {}
+                Err(error) => {
+                    if self.blank {
+                        let _ = std::fs::remove_file(&self.path);
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes bytes that come from an [`AlignedBuffer`]'s beginning or from anywhere; what is aligned goes past the page cache.

@@ -13,7 +13,8 @@
 # Versions differ as an application update does: /etc/image-version, the host name, and 8 MiB under /opt.
 #
 # The downloaded base system is kept as a tar in $LAMPLIGHTER_CACHE (default: .cache at the top of the repository).
-# SUITE chooses the Debian release (default bookworm).
+# SUITE chooses the Debian release (default bookworm). EXTRA names more packages, separated by commas, and ROOT_MIB the
+# root's size that they need: with them the image is as large as a till's or an office computer's.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -34,7 +35,7 @@ CACHE=$(realpath "$CACHE")
 export PATH=$PATH:/usr/sbin:/sbin
 
 ESP_MIB=96
-ROOT_MIB=800
+ROOT_MIB=${ROOT_MIB:-800}
 PAYLOAD_MIB=8
 # Fixed, so that two builds of a version differ as little as they can.
 DISK_GUID=6c616d70-6c69-4748-9465-720000000001
@@ -45,9 +46,9 @@ ESP_VOLUME_ID=1A3B11E5
 export SOURCE_DATE_EPOCH=1767225600 # 2026-01-01: what mmdebstrap clamps time stamps to
 COMMAND_LINE="root=PARTLABEL=root rw console=ttyS0 quiet systemd.show_status=0"
 
-PACKAGES=systemd,systemd-sysv,udev,dbus,iproute2,ca-certificates,zstd,initramfs-tools,linux-image-cloud-amd64,systemd-boot-efi
+PACKAGES=systemd,systemd-sysv,udev,dbus,iproute2,ca-certificates,zstd,initramfs-tools,linux-image-cloud-amd64,systemd-boot-efi${EXTRA:+,$EXTRA}
 BASE_FORMAT=1 # raise it when what goes into the base changes, so that no stale one is used
-BASE=$CACHE/os-image-base-$SUITE-$BASE_FORMAT.tar
+BASE=$CACHE/os-image-base-$SUITE-$BASE_FORMAT${EXTRA:+-$(echo "$EXTRA" | md5sum | cut -c1-8)}.tar
 
 say() { printf 'build.sh: %5.1f s  %s\n' "$((${EPOCHREALTIME//[.,]/} - started))e-6" "$*"; }
 started=${BUILD_STARTED:-${EPOCHREALTIME//[.,]/}}

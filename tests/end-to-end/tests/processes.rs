@@ -181,10 +181,6 @@ fn moments() -> Vec<u64> {
 
 const KILL_MIB: u64 = 160;
 
-fn at_percent(percent: u64) -> u64 {
-    (KILL_MIB << 20) * percent / 100
-}
-
 #[test]
 fn kill_hq_at_any_moment_and_it_goes_on() -> Result<()> {
     for percent in moments() {
@@ -192,7 +188,7 @@ fn kill_hq_at_any_moment_and_it_goes_on() -> Result<()> {
         site.order(&[])?;
         let (_node, address) = site.start_node("node", None)?;
         let mut agent = site.start_agent("a", address, &[])?;
-        site.wait_for_written("a", at_percent(percent))?;
+        site.wait_for_written(&agent, percent)?;
         site.kill_hq();
         std::thread::sleep(Duration::from_millis(500));
         site.start_hq()?;
@@ -209,7 +205,7 @@ fn kill_the_node_at_any_moment_and_it_goes_on() -> Result<()> {
         site.order(&[])?;
         let (node, address) = site.start_node("node", None)?;
         let mut agent = site.start_agent("a", address, &[])?;
-        site.wait_for_written("a", at_percent(percent))?;
+        site.wait_for_written(&agent, percent)?;
         drop(node);
         let (_node, _) = site.start_node("node", Some(address))?;
         ensure!(agent.wait(MINUTES)?, "at {percent} %: {}", agent.log());
@@ -226,7 +222,7 @@ fn kill_a_machine_at_any_moment_and_it_resumes_and_the_other_goes_on() -> Result
         let (_node, address) = site.start_node("node", None)?;
         let victim = site.start_agent("a", address, &[])?;
         let mut other = site.start_agent("b", address, &[])?;
-        site.wait_for_written("a", at_percent(percent))?;
+        site.wait_for_written(&victim, percent)?;
         drop(victim);
         let disk = std::fs::read(site.path("a.raw"))?;
         ensure!(
@@ -247,7 +243,7 @@ fn a_node_that_is_paused_for_long_is_waited_for() -> Result<()> {
     site.order(&[])?;
     let (node, address) = site.start_node("node", None)?;
     let mut agent = site.start_agent("a", address, &[])?;
-    site.wait_for_written("a", at_percent(20))?;
+    site.wait_for_written(&agent, 20)?;
     node.signal(Signal::SIGSTOP)?;
     std::thread::sleep(Duration::from_secs(30));
     node.signal(Signal::SIGCONT)?;
@@ -262,7 +258,7 @@ fn hq_that_is_paused_for_long_is_waited_for() -> Result<()> {
     site.order(&[])?;
     let (_node, address) = site.start_node("node", None)?;
     let mut agent = site.start_agent("a", address, &[])?;
-    site.wait_for_written("a", at_percent(10))?;
+    site.wait_for_written(&agent, 10)?;
     site.hq()?.signal(Signal::SIGSTOP)?;
     std::thread::sleep(Duration::from_secs(30));
     site.hq()?.signal(Signal::SIGCONT)?;
@@ -294,7 +290,7 @@ fn the_admitting_node_is_killed_for_good_and_nobody_is_asked_again() -> Result<(
         std::thread::sleep(Duration::from_millis(100));
     };
     site.command(&["machine", "approve", &machine])?;
-    site.wait_for_written("a", at_percent(50))?;
+    site.wait_for_written(&agent, 50)?;
     drop(first);
     ensure!(agent.wait(MINUTES)?, "{}", agent.log());
     ensure!(site.is_the_image(&site.path("a.raw"))?);

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader},
     net::{SocketAddr, UdpSocket},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -50,6 +50,13 @@ impl Program {
             Pid::from_raw(i32::try_from(self.child.id())?),
             signal,
         )?)
+    }
+
+    /// Bytes that it has sent on their way to a disk (proc(5), `write_bytes`).
+    fn written_bytes(&self) -> Result<u64> {
+        let facts = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = facts.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+        Ok(line.context("no write_bytes")?.parse()?)
     }
 
     pub fn log(&self) -> String {
@@ -315,13 +322,16 @@ impl Site {
         }
     }
 
-    /// Waits until at least this many bytes of a disk are written.
-    pub fn wait_for_written(&self, name: &str, bytes: u64) -> Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let disk = self.path(&format!("{name}.raw"));
+    /// Waits until an agent has written at least this share of what it writes: the image, and its objects for others.
+    pub fn wait_for_written(&self, agent: &Program, percent: u64) -> Result<()> {
+        let all = self.image.metadata()?.blocks() * 512 + self.object_bytes;
         let started = Instant::now();
-        while disk.metadata().map_or(0, |m| m.blocks() * 512) < bytes {
-            ensure!(started.elapsed() < PATIENCE, "{name} does not write");
+        while agent.written_bytes()? < all * percent / 100 {
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "it does not write:\n{}",
+                agent.log()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
