@@ -1,5 +1,7 @@
 //! A site on loopback: HQ, nodes and agents as processes of this computer, for what needs no firmware.
 
+pub mod shaped;
+
 use std::{
     fs::File,
     io::{BufRead, BufReader},
@@ -17,6 +19,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use shaped::Shaped;
 use tempfile::TempDir;
 
 /// Any single program is waited for no longer than this.
@@ -94,6 +97,8 @@ pub struct Site {
     pub object_bytes: u64,
     hq: Option<Program>,
     hq_address: SocketAddr,
+    /// Where its programs run, unless that is this computer's loopback. Last: programs end before their network.
+    network: Option<Shaped>,
 }
 
 /// A port that was free a moment ago.
@@ -123,6 +128,15 @@ pub fn make_image(path: &Path, mib: u64, seed: u64) -> Result<()> {
 impl Site {
     /// HQ with an image of `mib` MiB and one site.
     pub fn start(mib: u64, unknown: &str) -> Result<Self> {
+        Self::start_in(None, mib, unknown)
+    }
+
+    /// The same in a network of its own.
+    pub fn start_in(network: Option<Shaped>, mib: u64, unknown: &str) -> Result<Self> {
+        let hq_address = match network {
+            Some(_) => format!("{}:8443", shaped::HQ),
+            None => "127.0.0.1:0".into(),
+        };
         let folder = TempDir::new()?;
         let image = folder.path().join("image.raw");
         make_image(&image, mib, mib)?;
@@ -131,8 +145,9 @@ impl Site {
             version: String::new(),
             object_bytes: 0,
             hq: None,
-            hq_address: "127.0.0.1:0".parse()?,
+            hq_address: hq_address.parse()?,
             folder,
+            network,
         };
         site.start_hq()?;
         site.ask(&["site", "add", "store", "--unknown", unknown, "--json"])?;
@@ -143,6 +158,18 @@ impl Site {
         Ok(site)
     }
 
+    /// A program at its place.
+    fn at(&self, role: &str, program: &Path) -> Command {
+        match &self.network {
+            Some(network) => network.command(role, program),
+            None => Command::new(program),
+        }
+    }
+
+    pub fn network(&self) -> Result<&Shaped> {
+        self.network.as_ref().context("this site is on loopback")
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -150,7 +177,7 @@ impl Site {
     /// Starts HQ, at the address that it had before if it ran before.
     pub fn start_hq(&mut self) -> Result<()> {
         let (dir, log) = (self.path("hq"), self.path("hq.log"));
-        let mut command = Command::new(program()?);
+        let mut command = self.at("hq", &program()?);
         command
             .args(["hq", "--listen", &self.hq_address.to_string(), "--dir"])
             .arg(dir);
@@ -190,7 +217,8 @@ impl Site {
 
     /// Runs a command against HQ, and what it printed.
     pub fn try_command(&self, arguments: &[&str]) -> Result<(bool, String)> {
-        let out = Command::new(program()?)
+        let out = self
+            .at("hq", &program()?)
             .args(arguments)
             .arg("--token-file")
             .arg(self.path("hq").join("admin-token"))
@@ -256,7 +284,7 @@ impl Site {
     ) -> Result<(Program, SocketAddr)> {
         let address = address.map_or_else(free_port, Ok)?;
         let dir = self.path(name);
-        let mut command = Command::new(program()?);
+        let mut command = self.at("node", &program()?);
         command.args([
             "node",
             "--boot",
@@ -290,7 +318,7 @@ impl Site {
         node: SocketAddr,
         more: &[&str],
     ) -> Result<Program> {
-        let mut command = Command::new(agent_program()?);
+        let mut command = self.at(name, &agent_program()?);
         command
             .arg("image")
             .arg("--to")
