@@ -5,6 +5,7 @@
 //! before it is first served; so a power cut at any write leaves the old content or the new, never half of one.
 //! Why there is no separate index file: `docs/design/0003-slab-is-its-own-index.md`.
 
+mod frontier;
 mod medium;
 mod record;
 
@@ -21,6 +22,7 @@ use image_format::{ChunkHash, ChunkRecord, Form, ObjectHash, VerifiedObject};
 use memmap2::{Mmap, MmapOptions};
 use thiserror::Error;
 
+use frontier::Frontier;
 pub use medium::Medium;
 use record::{HEADER_BYTES, Header, PAGE};
 
@@ -88,8 +90,8 @@ struct Inner {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    frontier: Frontier,
     entries: BTreeMap<(ChunkHash, Form), Entry>,
     /// Free extents: offset to length.
     free: BTreeMap<u64, u64>,
@@ -193,6 +195,8 @@ impl Slab {
             let mut page = vec![0; record::page_usize()];
             page[..16].copy_from_slice(MAGIC_PAGE);
             page[16] = SLAB_VERSION;
+            let frontier = Frontier::at(PAGE).to_bytes();
+            page[Frontier::first_copy()..][..frontier.len()].copy_from_slice(&frontier);
             medium.write_all_at(&page, 0).map_err(io_error)?;
             medium.sync_data().map_err(io_error)?;
         } else if first[..16] != MAGIC_PAGE[..] || first[16] != SLAB_VERSION {
@@ -223,6 +227,13 @@ impl Slab {
             state.dead.pop();
         }
         Ok(())
+    }
+
+    fn move_frontier(&self, state: &mut State, end: u64) -> io::Result<()> {
+        match state.frontier.cover(end, self.inner.capacity) {
+            Some((offset, bytes)) => self.inner.medium.write_all_at(&bytes, offset),
+            None => Ok(()),
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -291,7 +302,10 @@ impl Slab {
                 bytes: bytes.len(),
                 capacity: self.inner.capacity,
             })?;
-            if let Err(error) = self.wipe_dead(&mut state) {
+            if let Err(error) = self
+                .wipe_dead(&mut state)
+                .and_then(|()| self.move_frontier(&mut state, offset + header.extent()))
+            {
                 state.release(offset, header.extent());
                 return Err(KeepError::Io(error));
             }
@@ -382,17 +396,30 @@ impl std::fmt::Debug for Slab {
 impl State {
     /// Of a medium without a single record.
     fn empty(capacity: u64) -> Self {
-        let mut state = Self::default();
+        let mut state = Self::up_to(Frontier::at(PAGE));
         state.release(PAGE, capacity - PAGE);
         state
     }
 
-    /// Walks from header to header. A page without a true header is free space; of two records of one chunk the newer counts.
+    fn up_to(frontier: Frontier) -> Self {
+        Self {
+            frontier,
+            entries: BTreeMap::new(),
+            free: BTreeMap::new(),
+            assigned: BTreeSet::new(),
+            dead: Vec::new(),
+            generation: 0,
+            dirty: false,
+        }
+    }
+
+    /// Walks from header to header, up to the frontier. A page without a true header is free space; of two records of one chunk the newer counts.
     fn scan(map: &[u8], capacity: u64) -> Self {
-        let mut state = Self::default();
+        let frontier = Frontier::from_page(&map[..record::page_usize()], capacity);
+        let mut state = Self::up_to(frontier);
         let mut records: BTreeMap<u64, Header> = BTreeMap::new();
         let mut offset = PAGE;
-        while offset < capacity {
+        while offset < frontier.offset() {
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
             let header = map
                 .get(at..at + HEADER_BYTES)

@@ -1,4 +1,4 @@
-use std::sync::Mutex as StdMutex;
+use std::{os::unix::fs::FileExt as _, sync::Mutex as StdMutex};
 
 use image_format::{ChunkCodec, encode_object};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -238,4 +238,32 @@ fn a_power_cut_at_any_write_leaves_old_or_new_never_half() {
         slab.keep(&object(1000, 600_000).1).unwrap();
         assert!(slab.read(&object(1000, 600_000).0).is_some());
     }
+}
+
+#[test]
+fn what_lies_beyond_the_frontier_is_neither_read_nor_believed() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("slab");
+    let (record, old) = object(1, 100_000);
+    {
+        let slab = Slab::open_file(&path, SLAB_BYTES_MIN * 8).unwrap();
+        slab.keep(&old).unwrap();
+        slab.sync().unwrap();
+    }
+    // a record of a slab that was here before, far behind what this one has used
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut bytes = vec![0; 200_000];
+    file.read_exact_at(&mut bytes, PAGE).unwrap();
+    let beyond = 100 << 20;
+    Medium::write_all_at(&file, &bytes, beyond).unwrap();
+    Medium::write_all_at(&file, &[0; HEADER_BYTES], PAGE).unwrap();
+    let slab = Slab::open_file(&path, 0).unwrap();
+    assert!(slab.is_empty() && slab.read(&record).is_none());
+    drop(slab);
+    // without a frontier that can be read, everything may hold records
+    for at in [512, 1024] {
+        Medium::write_all_at(&file, &[0xff; 8], at).unwrap();
+    }
+    let slab = Slab::open_file(&path, 0).unwrap();
+    assert_eq!(slab.read(&record).unwrap(), *old.bytes());
 }
