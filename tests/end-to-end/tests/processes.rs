@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use loopback::{
     Site,
+    noisy::NoisyWire,
     shaped::{self, Shaped},
 };
 use nix::sys::signal::Signal;
@@ -109,6 +110,24 @@ fn an_export_equals_its_source_and_a_flipped_bit_is_found() -> Result<()> {
     agent.wait(MINUTES)?;
     let overview = site.command(&["machine", "list"])?;
     println!("{overview}");
+    Ok(())
+}
+
+/// QUIC's seal finds a changed packet, which is dropped like a lost one and sent again.
+#[test]
+fn bits_that_flip_on_the_wire_cost_packets_and_nothing_else() -> Result<()> {
+    let site = Site::start(48, "admit")?;
+    site.order(&[])?;
+    let (node, address) = site.start_node("node", None)?;
+    let wire = NoisyWire::to(address)?;
+    let mut agent = site.start_agent("a", wire.address, &[])?;
+    ensure!(agent.wait(MINUTES)?, "{}", agent.log());
+    ensure!(site.is_the_image(&site.path("a.raw"))?);
+    println!("{} packets were changed", wire.flipped());
+    ensure!(wire.flipped() > 100, "the wire was too good");
+    for log in [agent.log(), node.log()] {
+        ensure!(!log.contains("wrong bytes"), "nobody is to blame: {log}");
+    }
     Ok(())
 }
 
