@@ -1,7 +1,7 @@
-//! Brings one manifest's chunks here: the shell around `Swarm` and `Election`.
+//! Brings one manifest's chunks here: the shell around `peer_cache_proto::download::Download`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -9,8 +9,8 @@ use std::{
 use bytes::Bytes;
 use image_format::{CHUNK_BYTES, ChunkCodec, ChunkId, Form, VerifiedChunk, VerifiedObject};
 use peer_cache_proto::{
-    election::{self, Election},
-    swarm::{self, Failure, RequestId, Swarm, Want},
+    download::{Action, Download, LOOK_EVERY},
+    swarm::{Failure, PeerKind, RequestId, Want},
     wire::{ANSWER_BYTES, Answer, Ask, CHUNK_ANSWER_BYTES_MAX, Frame, Request, WHOLE},
 };
 use tokio::{
@@ -18,7 +18,6 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
-use trust_format::PublicKey;
 
 use crate::{
     Event, Role,
@@ -29,7 +28,6 @@ use crate::{
     shared::{ACCUSED_FOR, Peer, Shared, lock},
 };
 
-const TICK: Duration = Duration::from_millis(200);
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// Objects asked of the origin at once: enough to hide its round-trip time.
 const ORIGIN_REQUESTS_MAX: usize = 4;
@@ -42,12 +40,10 @@ const ORIGIN_RESUMES_MAX: u32 = 5;
 const ORIGIN_RESUME_AFTER: Duration = Duration::from_millis(300);
 const REQUEST_PRIORITY: i32 = 50;
 
-struct Download {
+struct Running {
     shared: Arc<Shared>,
     share: Arc<Share>,
-    swarm: Swarm,
-    election: Option<Election>,
-    candidates: BTreeSet<PublicKey>,
+    download: Download,
     events: mpsc::Sender<SwarmEvent>,
     flights: BTreeMap<RequestId, AbortHandle>,
     requests: JoinSet<()>,
@@ -67,10 +63,9 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
         key.0[0], key.0[1], key.0[2], key.0[3], key.0[4], key.0[5], key.0[6], key.0[7],
     ]);
     let stands = shared.role == Role::Node && shared.origin.is_some();
-    let download = Download {
-        swarm: Swarm::new(share.chunk_count(), salt),
-        election: stands.then(|| Election::new(shared.now(), key, shared.rank())),
-        candidates: BTreeSet::new(),
+    let stands = stands.then(|| (key, shared.rank()));
+    let running = Running {
+        download: Download::new(shared.now(), share.chunk_count(), salt, stands),
         shared: shared.clone(),
         share: share.clone(),
         events,
@@ -79,30 +74,30 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
         fetch: None,
         last_sync: Instant::now(),
     };
-    tokio::spawn(download.run(inbox));
+    tokio::spawn(running.run(inbox));
 }
 
-impl Download {
+impl Running {
     async fn run(mut self, mut inbox: mpsc::Receiver<SwarmEvent>) {
         for chunk in self.share.held() {
-            self.swarm.handle_local(self.shared.now(), chunk);
+            self.download.handle_local(self.shared.now(), chunk);
         }
         join_everywhere(&self.shared, &self.share);
-        let mut tick = tokio::time::interval(TICK);
-        while !self.swarm.is_finished() {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while !self.download.is_finished() {
             self.act();
             let now = self.shared.now();
             let deadline = self
-                .swarm
+                .download
                 .poll_timeout()
-                .map_or(TICK, |t| t.saturating_sub(now));
+                .map_or(LOOK_EVERY, |t| t.saturating_sub(now));
             tokio::select! {
                 event = inbox.recv() => match event {
                     Some(event) => self.handle(event),
                     None => break,
                 },
-                () = sleep_until(Instant::now() + deadline) => self.swarm.handle_timeout(self.shared.now()),
-                _ = tick.tick() => self.handle_tick(),
+                () = sleep_until(Instant::now() + deadline) => self.download.handle_timeout(self.shared.now()),
+                _ = look.tick() => self.look(),
                 Some(_) = self.requests.join_next() => {}
             }
         }
@@ -123,13 +118,13 @@ impl Download {
         }
         join_everywhere(&self.shared, &self.share);
         let from: Vec<(String, u64)> = self
-            .swarm
+            .download
             .counters()
             .received
             .iter()
             .map(|(id, chunks)| (self.shared.name_of(*id), *chunks))
             .collect();
-        let counters = self.swarm.counters();
+        let counters = self.download.counters();
         tracing::info!(
             manifest = %self.share.digest(),
             duplicates = counters.duplicates,
@@ -149,113 +144,74 @@ impl Download {
         match event {
             SwarmEvent::Peer { id, source } => {
                 let kind = if source {
-                    swarm::PeerKind::Source
+                    PeerKind::Source
                 } else {
-                    swarm::PeerKind::Receiver
+                    PeerKind::Receiver
                 };
-                self.swarm.handle_peer(now, id, kind);
+                self.download.handle_peer(now, id, kind);
             }
-            SwarmEvent::Have { id, chunks } => self.swarm.handle_have(now, id, &chunks),
-            SwarmEvent::Gone { id } => self.swarm.handle_peer_gone(now, id),
+            SwarmEvent::Have { id, chunks } => self.download.handle_have(now, id, &chunks),
+            SwarmEvent::Gone { id } => self.download.handle_peer_gone(now, id),
             SwarmEvent::Assigned { request, chunk } => {
-                self.swarm.handle_assigned(now, request, chunk)
+                self.download.handle_assigned(now, request, chunk);
             }
-            SwarmEvent::Exhausted { request } => self.swarm.handle_exhausted(now, request),
+            SwarmEvent::Exhausted { request } => self.download.handle_exhausted(now, request),
             SwarmEvent::Arrived { request, chunk } => {
                 self.flights.remove(&request);
-                self.swarm.handle_arrived(now, request, chunk);
+                self.download.handle_arrived(now, request, chunk);
             }
             SwarmEvent::Failed { request, failure } => {
                 self.flights.remove(&request);
-                self.swarm.handle_failed(now, request, failure);
+                self.download.handle_failed(now, request, failure);
             }
-            SwarmEvent::Local { chunk } => {
-                if let Some(election) = &mut self.election {
-                    election.handle_progress(now);
-                }
-                self.swarm.handle_local(now, chunk);
+            SwarmEvent::Local { chunk } => self.download.handle_local(now, chunk),
+            SwarmEvent::Claim { by, term } => self.download.handle_claim(now, by, term),
+            SwarmEvent::OriginDone => {
+                self.fetch = None;
+                self.download.handle_fetched();
             }
-            SwarmEvent::Claim { by, term } => {
-                if let Some(election) = &mut self.election {
-                    election.handle_claim(now, by, term);
-                }
-            }
-            SwarmEvent::OriginDone => self.fetch = None,
             SwarmEvent::OriginFailed => {
                 self.fetch = None;
-                if let Some(election) = &mut self.election {
-                    election.handle_refused(now);
-                }
+                self.download.handle_fetch_failed(now);
             }
         }
     }
 
-    fn handle_tick(&mut self) {
-        let now = self.shared.now();
+    fn look(&mut self) {
         if self.last_sync.elapsed() > SYNC_EVERY {
             self.last_sync = Instant::now();
             let keeper = self.shared.keeper.clone();
             tokio::task::spawn_blocking(move || keeper.sync());
         }
-        let Some(election) = &mut self.election else {
-            return;
-        };
-        let nodes: BTreeMap<PublicKey, election::Rank> = self
+        let nodes = self
             .shared
             .peers()
             .iter()
             .filter(|p| p.is_node())
             .map(|p| (p.key, p.rank))
             .collect();
-        for gone in self.candidates.iter().filter(|k| !nodes.contains_key(*k)) {
-            election.handle_peer_gone(now, gone);
-        }
-        for (key, rank) in &nodes {
-            election.handle_peer(now, *key, *rank);
-        }
-        self.candidates = nodes.into_keys().collect();
-        // nobody is elected to fetch what neighbours hold
-        let unavailable = !self.swarm.unavailable().is_empty();
-        let term = election.fetching();
-        if term.is_some() && self.fetch.is_none() && !unavailable {
-            // what is left is in flight from neighbours
-            election.handle_progress(now);
-        }
-        if (term.is_some() || unavailable) && election.poll_timeout().is_some_and(|t| t <= now) {
-            election.handle_timeout(now);
-        }
-        // some chunks were in flight from a neighbour that vanished when the last fetch began
-        if let Some(term) = term.filter(|_| unavailable && self.fetch.is_none()) {
-            self.start_fetch(term);
-        }
+        self.download.handle_nodes(self.shared.now(), &nodes);
     }
 
     fn act(&mut self) {
-        while let Some(action) = self.swarm.poll_action() {
+        while let Some(action) = self.download.poll_action() {
             match action {
-                swarm::Action::Request { id, peer, want } => self.request(id, peer, want),
-                swarm::Action::Cancel { id } => {
+                Action::Request { id, peer, want } => self.request(id, peer, want),
+                Action::Cancel { id } => {
                     if let Some(flight) = self.flights.remove(&id) {
                         flight.abort();
                     }
                 }
-                swarm::Action::Announce { chunks } => {
+                Action::Announce { chunks } => {
                     for peer in self.shared.peers() {
                         if self.shared.may_be_served(&peer) {
                             announce(&self.share, &peer, &chunks);
                         }
                     }
                 }
-                swarm::Action::Accuse { peer, chunk } => {
-                    self.shared.accuse(peer, &self.share, chunk)
-                }
-                swarm::Action::Finished => {}
-            }
-        }
-        while let Some(action) = self.election.as_mut().and_then(Election::poll_action) {
-            match action {
-                election::Action::Start { term } => self.start_fetch(term),
-                election::Action::Stop => {
+                Action::Accuse { peer, chunk } => self.shared.accuse(peer, &self.share, chunk),
+                Action::Fetch { term, wanted } => self.start_fetch(term, wanted),
+                Action::StopFetching => {
                     if let Some(fetch) = self.fetch.take() {
                         fetch.abort();
                     }
@@ -263,7 +219,7 @@ impl Download {
                         join_everywhere(&self.shared, &self.share);
                     }
                 }
-                election::Action::Claim { term } => {
+                Action::Claim { term } => {
                     let manifest = self.share.digest();
                     for peer in self.shared.peers().iter().filter(|p| p.is_node()) {
                         peer.send(Frame::Claim { manifest, term });
@@ -275,7 +231,7 @@ impl Download {
 
     fn request(&mut self, id: RequestId, peer: peer_cache_proto::PeerId, want: Want) {
         let Some(peer) = self.shared.peer(peer) else {
-            self.swarm
+            self.download
                 .handle_failed(self.shared.now(), id, Failure::Broken);
             return;
         };
@@ -296,7 +252,7 @@ impl Download {
         self.flights.insert(id, flight);
     }
 
-    fn start_fetch(&mut self, term: u64) {
+    fn start_fetch(&mut self, term: u64, wanted: Vec<ChunkId>) {
         let Some(origin) = self.shared.origin.clone() else {
             return;
         };
@@ -304,7 +260,6 @@ impl Download {
             join_everywhere(&self.shared, &self.share);
         }
         tracing::info!(term, manifest = %self.share.digest(), "this node fetches for the site");
-        let wanted: Vec<ChunkId> = self.swarm.unavailable();
         let (shared, share, events) =
             (self.shared.clone(), self.share.clone(), self.events.clone());
         let fetch = self.requests.spawn(async move {

@@ -1,0 +1,258 @@
+//! One manifest's download: the swarm among neighbours, and the fetch over the WAN of what none of them has.
+//!
+//! Nobody is elected to fetch what neighbours hold: the clock of the election stands still while every missing chunk is
+//! held or on its way somewhere in the store.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use image_format::ChunkId;
+use trust_format::PublicKey;
+
+use crate::{
+    PeerId,
+    election::{self, Election, Rank},
+    swarm::{self, Counters, Failure, PeerKind, RequestId, Swarm, Want},
+};
+
+/// How often the view of the store's nodes is looked at.
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ask a peer.
+    Request {
+        /// Comes back with every event about it.
+        id: RequestId,
+        /// Whom.
+        peer: PeerId,
+        /// For what.
+        want: Want,
+    },
+    /// The answer is of no use any more.
+    Cancel {
+        /// The request.
+        id: RequestId,
+    },
+    /// Tell every peer what is new here.
+    Announce {
+        /// The chunks.
+        chunks: Vec<ChunkId>,
+    },
+    /// This peer sent bytes that are not what was signed: drop it, report it, do not ask it again.
+    Accuse {
+        /// The culprit.
+        peer: PeerId,
+        /// What it was asked for.
+        chunk: Option<ChunkId>,
+    },
+    /// Ask the origin for these chunks, in this order, and give out first copies of them. Until
+    /// [`Download::handle_fetched`] or [`Download::handle_fetch_failed`] it goes on.
+    Fetch {
+        /// The term of the election that this node won.
+        term: u64,
+        /// What no live peer has.
+        wanted: Vec<ChunkId>,
+    },
+    /// End the fetch, and give out no more first copies.
+    StopFetching,
+    /// Tell all nodes that this one fetches.
+    Claim {
+        /// Our term.
+        term: u64,
+    },
+}
+
+/// The download of one manifest.
+#[derive(Debug)]
+pub struct Download {
+    swarm: Swarm,
+    /// Of nodes that can reach the origin.
+    election: Option<Election>,
+    candidates: BTreeSet<PublicKey>,
+    is_fetching: bool,
+    next_look: Duration,
+    actions: VecDeque<Action>,
+}
+
+impl Download {
+    /// A download of `chunks` chunks. `salt` is any number that differs from machine to machine; `stands` is this node and its
+    /// rank, if it may fetch over the WAN.
+    pub fn new(now: Duration, chunks: u32, salt: u64, stands: Option<(PublicKey, Rank)>) -> Self {
+        Self {
+            swarm: Swarm::new(chunks, salt),
+            election: stands.map(|(me, rank)| Election::new(now, me, rank)),
+            candidates: BTreeSet::new(),
+            is_fetching: false,
+            next_look: now,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Whether everything is here.
+    pub fn is_finished(&self) -> bool {
+        self.swarm.is_finished()
+    }
+
+    /// What came from where.
+    pub fn counters(&self) -> &Counters {
+        self.swarm.counters()
+    }
+
+    /// The nodes with a live authenticated connection, and their ranks. Those that are not among them any more are gone.
+    pub fn handle_nodes(&mut self, now: Duration, nodes: &BTreeMap<PublicKey, Rank>) {
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        for gone in self.candidates.iter().filter(|k| !nodes.contains_key(*k)) {
+            election.handle_peer_gone(now, gone);
+        }
+        for (key, rank) in nodes {
+            election.handle_peer(now, *key, *rank);
+        }
+        self.candidates = nodes.keys().copied().collect();
+    }
+
+    /// A peer of this swarm is connected.
+    pub fn handle_peer(&mut self, now: Duration, id: PeerId, kind: PeerKind) {
+        self.swarm.handle_peer(now, id, kind);
+    }
+
+    /// A peer announced chunks.
+    pub fn handle_have(&mut self, now: Duration, id: PeerId, chunks: &[ChunkId]) {
+        self.swarm.handle_have(now, id, chunks);
+    }
+
+    /// A connection ended.
+    pub fn handle_peer_gone(&mut self, now: Duration, id: PeerId) {
+        self.swarm.handle_peer_gone(now, id);
+    }
+
+    /// A source said which chunk the answer to [`Want::Next`] will be.
+    pub fn handle_assigned(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
+        self.swarm.handle_assigned(now, id, chunk);
+    }
+
+    /// A source has given out everything once.
+    pub fn handle_exhausted(&mut self, now: Duration, id: RequestId) {
+        self.swarm.handle_exhausted(now, id);
+    }
+
+    /// Verified bytes of a chunk are here and can be served.
+    pub fn handle_arrived(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
+        self.swarm.handle_arrived(now, id, chunk);
+    }
+
+    /// A request brought nothing.
+    pub fn handle_failed(&mut self, now: Duration, id: RequestId, failure: Failure) {
+        self.swarm.handle_failed(now, id, failure);
+    }
+
+    /// A chunk is here without the swarm: from the slab, the old disk or the origin.
+    pub fn handle_local(&mut self, now: Duration, chunk: ChunkId) {
+        if let Some(election) = &mut self.election {
+            election.handle_progress(now);
+        }
+        self.swarm.handle_local(now, chunk);
+    }
+
+    /// Another node says that it fetches.
+    pub fn handle_claim(&mut self, now: Duration, by: PublicKey, term: u64) {
+        if let Some(election) = &mut self.election {
+            election.handle_claim(now, by, term);
+        }
+    }
+
+    /// The origin gave everything that was wanted of it.
+    pub fn handle_fetched(&mut self) {
+        self.is_fetching = false;
+    }
+
+    /// HQ refused, or the origin cannot be reached.
+    pub fn handle_fetch_failed(&mut self, now: Duration) {
+        self.is_fetching = false;
+        if let Some(election) = &mut self.election {
+            election.handle_refused(now);
+        }
+    }
+
+    /// A deadline of [`Self::poll_timeout`] passed.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if self.swarm.poll_timeout().is_some_and(|t| t <= now) {
+            self.swarm.handle_timeout(now);
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            self.look(now);
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let look = self.election.is_some().then_some(self.next_look);
+        self.swarm.poll_timeout().into_iter().chain(look).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        while let Some(action) = self.swarm.poll_action() {
+            self.actions.extend(of_swarm(action));
+        }
+        while let Some(action) = self.election.as_mut().and_then(Election::poll_action) {
+            match action {
+                election::Action::Start { term } => self.fetch(term),
+                election::Action::Stop => {
+                    self.is_fetching = false;
+                    self.actions.push_back(Action::StopFetching);
+                }
+                election::Action::Claim { term } => self.actions.push_back(Action::Claim { term }),
+            }
+        }
+        self.actions.pop_front()
+    }
+
+    fn look(&mut self, now: Duration) {
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        let is_missing = !self.swarm.unavailable().is_empty();
+        let term = election.fetching();
+        if term.is_some() && !self.is_fetching && !is_missing {
+            // what is left is in flight from neighbours
+            election.handle_progress(now);
+        }
+        if (term.is_some() || is_missing) && election.poll_timeout().is_some_and(|t| t <= now) {
+            election.handle_timeout(now);
+        }
+        // some chunks were in flight from a neighbour that vanished when the last fetch began
+        if let Some(term) = election.fetching().filter(|t| Some(*t) == term)
+            && is_missing
+            && !self.is_fetching
+        {
+            self.fetch(term);
+        }
+    }
+
+    fn fetch(&mut self, term: u64) {
+        self.is_fetching = true;
+        let wanted = self.swarm.unavailable();
+        self.actions.push_back(Action::Fetch { term, wanted });
+    }
+}
+
+fn of_swarm(action: swarm::Action) -> Option<Action> {
+    Some(match action {
+        swarm::Action::Request { id, peer, want } => Action::Request { id, peer, want },
+        swarm::Action::Cancel { id } => Action::Cancel { id },
+        swarm::Action::Announce { chunks } => Action::Announce { chunks },
+        swarm::Action::Accuse { peer, chunk } => Action::Accuse { peer, chunk },
+        swarm::Action::Finished => return None,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small test inputs")]
+mod tests;

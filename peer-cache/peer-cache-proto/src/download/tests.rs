@@ -1,0 +1,170 @@
+use super::*;
+use crate::election::{DEADLINE, SETTLE};
+
+const ME: PublicKey = PublicKey([1; 32]);
+const CHUNKS: u32 = 12;
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn rank(free_gib: u32) -> Rank {
+    Rank {
+        node: true,
+        free_gib,
+        uptime_minutes: 5,
+    }
+}
+
+/// One node's download on a clock of its own; what the shell would do is written down.
+struct Node {
+    now: Duration,
+    download: Download,
+    fetches: Vec<Vec<ChunkId>>,
+    stops: usize,
+    requests: Vec<(RequestId, PeerId, Want)>,
+}
+
+impl Node {
+    fn new(stands: bool) -> Self {
+        let stands = stands.then_some((ME, rank(10)));
+        Self {
+            now: Duration::ZERO,
+            download: Download::new(Duration::ZERO, CHUNKS, 1, stands),
+            fetches: vec![],
+            stops: 0,
+            requests: vec![],
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.download.poll_action() {
+            match action {
+                Action::Fetch { wanted, .. } => self.fetches.push(wanted),
+                Action::StopFetching => self.stops += 1,
+                Action::Request { id, peer, want } => self.requests.push((id, peer, want)),
+                Action::Cancel { .. }
+                | Action::Announce { .. }
+                | Action::Accuse { .. }
+                | Action::Claim { .. } => {}
+            }
+        }
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.act();
+            match self.download.poll_timeout() {
+                Some(next) if next <= end => self.now = self.now.max(next),
+                _ => break,
+            }
+            self.download.handle_timeout(self.now);
+        }
+        self.now = end;
+        self.act();
+    }
+
+    fn receive_all(&mut self, chunks: &[ChunkId]) {
+        for chunk in chunks {
+            self.download.handle_local(self.now, *chunk);
+        }
+        self.download.handle_fetched();
+    }
+}
+
+fn chunks(range: std::ops::Range<u32>) -> Vec<ChunkId> {
+    range.map(ChunkId).collect()
+}
+
+#[test]
+fn alone_it_fetches_everything_once() {
+    let mut node = Node::new(true);
+    node.run_for(SETTLE / 2);
+    assert!(node.fetches.is_empty(), "neighbours may still turn up");
+    node.run_for(SETTLE * 2);
+    assert_eq!(node.fetches, [chunks(0..CHUNKS)]);
+    node.receive_all(&chunks(0..CHUNKS));
+    node.run_for(MINUTE);
+    assert!(node.download.is_finished());
+    assert_eq!(node.fetches.len(), 1);
+}
+
+#[test]
+fn nobody_fetches_what_a_neighbour_holds() {
+    let mut node = Node::new(true);
+    node.download
+        .handle_peer(node.now, PeerId(7), PeerKind::Receiver);
+    node.download
+        .handle_have(node.now, PeerId(7), &chunks(0..CHUNKS));
+    // the neighbour is slow: nothing arrives for a minute
+    node.run_for(MINUTE);
+    assert!(node.fetches.is_empty());
+    assert!(!node.requests.is_empty());
+}
+
+#[test]
+fn what_a_vanished_neighbour_did_not_give_is_fetched_and_no_more() {
+    let mut node = Node::new(true);
+    node.download
+        .handle_peer(node.now, PeerId(7), PeerKind::Receiver);
+    node.download
+        .handle_have(node.now, PeerId(7), &chunks(0..CHUNKS));
+    node.run_for(Duration::from_millis(50));
+    let mut got = Vec::new();
+    for (id, _, want) in node.requests.clone() {
+        let Want::Chunk(chunk) = want else {
+            panic!("a receiver gives no next one")
+        };
+        node.download.handle_arrived(node.now, id, chunk);
+        got.push(chunk);
+    }
+    assert!(!got.is_empty() && got.len() < CHUNKS as usize);
+    node.download.handle_peer_gone(node.now, PeerId(7));
+    node.run_for(SETTLE * 2);
+    let rest: Vec<ChunkId> = chunks(0..CHUNKS)
+        .into_iter()
+        .filter(|c| !got.contains(c))
+        .collect();
+    assert_eq!(node.fetches, [rest]);
+}
+
+#[test]
+fn a_refusal_ends_the_fetch_until_a_deadline_has_passed() {
+    let mut node = Node::new(true);
+    node.run_for(SETTLE * 2);
+    node.download.handle_fetch_failed(node.now);
+    node.run_for(DEADLINE / 2);
+    assert_eq!((node.fetches.len(), node.stops), (1, 1));
+    node.run_for(DEADLINE);
+    assert_eq!(node.fetches.len(), 2, "it stands again");
+}
+
+#[test]
+fn the_better_node_fetches_and_its_death_is_noticed() {
+    let mut node = Node::new(true);
+    let better = BTreeMap::from([(PublicKey([2; 32]), rank(500))]);
+    node.download.handle_nodes(node.now, &better);
+    node.download.handle_claim(node.now, PublicKey([2; 32]), 1);
+    node.run_for(DEADLINE / 2);
+    assert!(node.fetches.is_empty());
+    node.download.handle_nodes(node.now, &BTreeMap::new());
+    node.run_for(SETTLE * 2);
+    assert_eq!(node.fetches.len(), 1);
+}
+
+#[test]
+fn an_agent_never_fetches() {
+    let mut node = Node::new(false);
+    node.run_for(MINUTE);
+    assert!(node.fetches.is_empty());
+}
+
+/// The fetch that was asked for is over and something is missing: its neighbour had it in flight and vanished.
+#[test]
+fn a_fetch_that_left_something_is_begun_again_under_the_same_term() {
+    let mut node = Node::new(true);
+    node.run_for(SETTLE * 2);
+    node.receive_all(&chunks(0..CHUNKS - 2));
+    node.run_for(LOOK_EVERY * 2);
+    assert_eq!(node.fetches.len(), 2);
+    assert_eq!(node.fetches[1], chunks(CHUNKS - 2..CHUNKS));
+    assert_eq!(node.stops, 0);
+}
