@@ -40,6 +40,20 @@ const ORIGIN_RESUMES_MAX: u32 = 5;
 const ORIGIN_RESUME_AFTER: Duration = Duration::from_millis(300);
 const REQUEST_PRIORITY: i32 = 50;
 
+/// A chunk that a node is known for turned out damaged when it was asked for: it comes again, from a neighbour or from HQ.
+pub(crate) fn repair(shared: &Arc<Shared>, share: &Arc<Share>, chunk: ChunkId) {
+    // an agent's disk is read back by its own rules
+    if shared.role != Role::Node || !share.lose(chunk) {
+        return;
+    }
+    tracing::warn!(manifest = %share.digest(), chunk = chunk.0, "a chunk is lost and comes again");
+    match share.download() {
+        // one that is too busy to hear of it starts again when it ends
+        Some(events) => drop(events.try_send(SwarmEvent::Lost { chunk })),
+        None => start(shared, share),
+    }
+}
+
 struct Running {
     shared: Arc<Shared>,
     share: Arc<Share>,
@@ -53,7 +67,7 @@ struct Running {
 
 /// Starts to download, unless that is going on or nothing is missing.
 pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
-    if share.is_complete() || share.is_downloading() {
+    if share.is_complete() || share.download().is_some() {
         return;
     }
     let (events, inbox) = mpsc::channel(SWARM_EVENTS_MAX);
@@ -110,6 +124,10 @@ impl Running {
             fetch.abort();
         }
         self.share.set_download(None);
+        if !self.share.is_complete() {
+            // something was lost in the last moment
+            start(&self.shared, &self.share);
+        }
         if let Err(error) = self.shared.keeper.sync() {
             tracing::error!(%error, "making a version durable");
         }
@@ -165,6 +183,7 @@ impl Running {
                 self.download.handle_failed(now, request, failure);
             }
             SwarmEvent::Local { chunk } => self.download.handle_local(now, chunk),
+            SwarmEvent::Lost { chunk } => self.download.handle_lost(now, chunk),
             SwarmEvent::Claim { by, term } => self.download.handle_claim(now, by, term),
             SwarmEvent::OriginDone => {
                 self.fetch = None;

@@ -513,9 +513,15 @@ impl PeerCache {
         manifest: &Verified<Manifest>,
         chunk: image_format::ChunkId,
     ) -> Option<Bytes> {
-        match self.shared.keeper.open(manifest, chunk, Form::Object)? {
-            (Form::Object, bytes) => Some(bytes),
-            _ => None,
+        match self.shared.keeper.open(manifest, chunk, Form::Object) {
+            Some((Form::Object, bytes)) => Some(bytes),
+            Some(_) => None,
+            None => {
+                if let Some(share) = self.shared.share(&manifest.digest()) {
+                    download::repair(&self.shared, &share, chunk);
+                }
+                None
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use peer_cache_proto::{
 use tokio::time::timeout;
 
 use crate::{
+    download::repair,
     share::Share,
     shared::{Peer, Shared},
 };
@@ -32,7 +33,7 @@ pub(crate) async fn serve_requests(shared: Arc<Shared>, peer: Arc<Peer>) {
 }
 
 async fn serve(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     peer: &Peer,
     mut send: quinn::SendStream,
     mut recv: quinn::RecvStream,
@@ -54,7 +55,7 @@ async fn serve(
 }
 
 async fn answer(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     peer: &Peer,
     request: &Request,
     send: &mut quinn::SendStream,
@@ -74,7 +75,10 @@ async fn answer(
             offset,
             bytes,
         } => match shared.keeper.open(&share.manifest, chunk, form) {
-            None => nothing(Answer::Missing),
+            None => {
+                repair(shared, &share, chunk);
+                nothing(Answer::Missing)
+            }
             Some((form, object)) => {
                 let end = if bytes == WHOLE {
                     object.len()
@@ -103,7 +107,7 @@ fn found(chunk: ChunkId, form: Form, body: Bytes) -> (Answer, Bytes) {
     (Answer::Found { chunk, form, bytes }, body)
 }
 
-async fn next_chunk(shared: &Shared, peer: &Peer, share: &Share) -> (Answer, Bytes) {
+async fn next_chunk(shared: &Arc<Shared>, peer: &Peer, share: &Arc<Share>) -> (Answer, Bytes) {
     let wait = async {
         loop {
             // registered before the list is looked at, so that no arrival slips between
@@ -115,6 +119,7 @@ async fn next_chunk(shared: &Shared, peer: &Peer, share: &Share) -> (Answer, Byt
                     {
                         return found(chunk, form, body);
                     }
+                    repair(shared, share, chunk);
                 }
                 Give::Exhausted => return (Answer::Exhausted, Bytes::new()),
                 Give::Later => arrived.await,

@@ -51,6 +51,9 @@ pub(crate) enum SwarmEvent {
     Local {
         chunk: ChunkId,
     },
+    Lost {
+        chunk: ChunkId,
+    },
     Claim {
         by: PublicKey,
         term: u64,
@@ -124,6 +127,20 @@ impl Share {
         }
     }
 
+    /// A chunk cannot be served after all; whether that is news.
+    pub(crate) fn lose(&self, chunk: ChunkId) -> bool {
+        let mut state = self.state();
+        let Some(held) = state.held.get_mut(chunk.0 as usize) else {
+            return false;
+        };
+        let was_held = std::mem::replace(held, false);
+        if was_held {
+            state.duty.handle_lost(chunk);
+            self.complete.send_replace(false);
+        }
+        was_held
+    }
+
     pub(crate) fn held(&self) -> Vec<ChunkId> {
         (0u32..)
             .zip(&self.state().held)
@@ -168,8 +185,9 @@ impl Share {
         self.state().download = events;
     }
 
-    pub(crate) fn is_downloading(&self) -> bool {
-        self.state().download.is_some()
+    /// Where the download that is going on takes its events.
+    pub(crate) fn download(&self) -> Option<mpsc::Sender<SwarmEvent>> {
+        self.state().download.clone()
     }
 
     /// What a peer announced, or that it is gone, for duty and download alike.

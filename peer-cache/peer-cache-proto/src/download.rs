@@ -159,6 +159,11 @@ impl Download {
         self.swarm.handle_local(now, chunk);
     }
 
+    /// A chunk that was here is here no longer.
+    pub fn handle_lost(&mut self, now: Duration, chunk: ChunkId) {
+        self.swarm.handle_lost(now, chunk);
+    }
+
     /// Another node says that it fetches.
     pub fn handle_claim(&mut self, now: Duration, by: PublicKey, term: u64) {
         if let Some(election) = &mut self.election {

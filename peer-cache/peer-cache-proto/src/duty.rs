@@ -63,6 +63,16 @@ impl Duty {
         }
     }
 
+    /// The source has this chunk no longer: it turned out damaged.
+    pub fn handle_lost(&mut self, chunk: ChunkId) {
+        if let Some(state) = self.state.get_mut(chunk.0 as usize)
+            && *state != State::Absent
+        {
+            *state = State::Absent;
+            self.held -= 1;
+        }
+    }
+
     /// A peer asks for the next chunk.
     pub fn give(&mut self, to: PeerId) -> Give {
         let count = u32::try_from(self.state.len()).unwrap_or(u32::MAX);

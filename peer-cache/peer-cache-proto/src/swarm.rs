@@ -219,6 +219,19 @@ impl Swarm {
         self.choose(now);
     }
 
+    /// A chunk that was here is here no longer: it turned out damaged.
+    pub fn handle_lost(&mut self, now: Duration, chunk: ChunkId) {
+        let Some(held) = self.held.get_mut(chunk.0 as usize) else {
+            return;
+        };
+        if std::mem::replace(held, false) {
+            self.missing += 1;
+            self.news.retain(|c| *c != chunk);
+            self.wanted.insert(self.key(chunk));
+            self.choose(now);
+        }
+    }
+
     /// A peer of this swarm is connected.
     pub fn handle_peer(&mut self, now: Duration, id: PeerId, kind: PeerKind) {
         if self.accused.contains(&id) || self.peers.len() >= PEERS_MAX {

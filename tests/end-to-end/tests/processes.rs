@@ -255,8 +255,9 @@ fn kill_the_node_at_any_moment_and_it_goes_on() -> Result<()> {
         let mut agent = site.start_agent("a", address, &[])?;
         site.wait_for_written(&agent, percent)?;
         drop(node);
-        let (_node, _) = site.start_node("node", Some(address))?;
-        ensure!(agent.wait(MINUTES)?, "at {percent} %: {}", agent.log());
+        let (node, _) = site.start_node("node", Some(address))?;
+        let ended = agent.wait(MINUTES).with_context(|| node.log());
+        ensure!(ended?, "at {percent} %: {}", agent.log());
         ensure!(site.is_the_image(&site.path("a.raw"))?);
     }
     Ok(())

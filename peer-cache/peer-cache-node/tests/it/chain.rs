@@ -222,7 +222,27 @@ pub(crate) fn start_as(
     fill: bool,
     identity: Identity,
 ) -> Member {
-    let folder = TempDir::new().unwrap();
+    start_on(
+        TempDir::new().unwrap(),
+        hq,
+        role,
+        origin,
+        site,
+        fill,
+        identity,
+    )
+}
+
+/// On what an earlier start left in its folder.
+pub(crate) fn start_on(
+    folder: TempDir,
+    hq: &Arc<Hq>,
+    role: Role,
+    origin: bool,
+    site: Site,
+    fill: bool,
+    identity: Identity,
+) -> Member {
     let slab = Slab::open_file(&folder.path().join("slab"), SLAB_BYTES_MIN.max(64 << 20)).unwrap();
     if fill {
         for chunk in &hq.manifest.chunks {

@@ -169,6 +169,32 @@ async fn a_peer_with_a_flipped_bit_is_cut_off_and_named() {
     liar.events.close();
 }
 
+/// A node that is killed in the middle of a write finds out when somebody asks for the chunk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_kill_left_half_written_is_fetched_again() {
+    let hq = Hq::new(8, None);
+    let folder = {
+        let whole = node(&hq, true);
+        whole.slab.sync().unwrap();
+        whole.cache.close().await;
+        whole.folder
+    };
+    let file = File::options()
+        .write(true)
+        .open(folder.path().join("slab"))
+        .unwrap();
+    file.write_all_at(&[0; 2000], 4096 + 128 + 500).unwrap();
+    let identity = Identity::generate().unwrap();
+    let again = start_on(folder, &hq, Role::Node, true, hq.site(), false, identity);
+    again.cache.share(hq.manifest.clone());
+    let mut agent = agent(&hq);
+    agent.be_admitted(&again, 1).await;
+    agent.download(&hq).await;
+    agent.check(&hq);
+    let damaged = u64::from(hq.manifest.chunks[0].object_bytes);
+    assert_eq!(hq.sent.load(Ordering::Relaxed), damaged, "and nothing else");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_death_of_the_admitting_node_ends_nothing() {
     let hq = Hq::new(40, None);

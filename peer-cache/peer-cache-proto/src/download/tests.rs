@@ -168,3 +168,20 @@ fn a_fetch_that_left_something_is_begun_again_under_the_same_term() {
     assert_eq!(node.fetches[1], chunks(CHUNKS - 2..CHUNKS));
     assert_eq!(node.stops, 0);
 }
+
+#[test]
+fn what_turns_out_damaged_is_fetched_again() {
+    let mut node = Node::new(true);
+    node.run_for(SETTLE * 2);
+    for chunk in chunks(0..CHUNKS - 1) {
+        node.download.handle_local(node.now, chunk);
+    }
+    node.download.handle_lost(node.now, ChunkId(3));
+    node.download.handle_local(node.now, ChunkId(CHUNKS - 1));
+    node.download.handle_fetched();
+    assert!(!node.download.is_finished());
+    node.run_for(LOOK_EVERY * 2);
+    assert_eq!(node.fetches[1..], [vec![ChunkId(3)]]);
+    node.receive_all(&[ChunkId(3)]);
+    assert!(node.download.is_finished());
+}

@@ -1,0 +1,436 @@
+//! The clock, the network, HQ, and the members' shells.
+
+mod hq;
+mod invariants;
+mod network;
+mod shell;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use image_format::ChunkId;
+use peer_cache_proto::{
+    PeerId,
+    download::{Action, LOOK_EVERY},
+    duty::Give,
+    election::DEADLINE,
+    swarm::{Failure, PeerKind, RequestId, Want},
+};
+
+use crate::{
+    faults::{self, Fault},
+    member::{Fetch, Link, Member},
+    random::Random,
+};
+
+/// A connection whose other end says nothing is given up after this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A lost packet is sent again after about this long.
+const RESEND_AFTER: Duration = Duration::from_millis(30);
+/// How long the fetcher waits for an HQ that cannot be reached.
+const HQ_WITHIN: Duration = Duration::from_secs(1);
+const OBJECT_BYTES: u64 = 300_000;
+/// Between two members that can hear each other and have no connection.
+const DIAL_EVERY: Duration = Duration::from_millis(500);
+/// When all faults are over, everybody has this long to finish.
+const FINISH_WITHIN: Duration = Duration::from_secs(180);
+/// A slow link has this fraction of the rate.
+const SLOWER: u64 = 20;
+/// No run does more: a loop without progress is found here.
+const EVENTS_MAX: u64 = 3_000_000;
+/// Copies of a chunk that a member may have asked for at once.
+const COPIES_MAX: usize = 2;
+
+/// What is simulated.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The run.
+    pub seed: u64,
+    /// Nodes, which may fetch over the WAN.
+    pub nodes: usize,
+    /// Agents, which may not.
+    pub agents: usize,
+    /// Chunks of the version, of 300 kB each.
+    pub chunks: u32,
+    /// Of each member's link, both ways.
+    pub mbit: u64,
+    /// Of the WAN.
+    pub wan_mbit: u64,
+    /// Whether anything goes wrong.
+    pub faults: bool,
+}
+
+impl Plan {
+    /// A store of a few machines whose sizes follow from the seed.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5e_ed);
+        Self {
+            seed,
+            nodes: 1 + random.index(3),
+            agents: 1 + random.index(5),
+            chunks: 20 + u32::try_from(random.below(60)).unwrap_or(0),
+            mbit: 200,
+            wan_mbit: 50,
+            faults: true,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// When the last member was whole.
+    pub seconds: u64,
+    /// Milliseconds of the same.
+    pub millis: u64,
+    /// Objects that HQ sent.
+    pub wan_objects: u64,
+    /// Objects that the members sent to each other.
+    pub lan_objects: u64,
+    /// Objects that went to each member at most once: the version's, by the number of members.
+    pub chunks: u32,
+    /// Events of the run.
+    pub events: u64,
+}
+
+/// What must not be, and when it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant.
+    pub what: String,
+    /// By the virtual clock.
+    pub at: Duration,
+    /// The run.
+    pub seed: u64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} at {:.3} s; again: cargo run -p site-sim -- --seed {} --verbose",
+            self.what,
+            self.at.as_secs_f64(),
+            self.seed
+        )
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    Joined {
+        is_source: bool,
+    },
+    Have(Vec<ChunkId>),
+    Ask(RequestId, Want),
+    /// The head of an answer to [`Want::Next`], ahead of its bytes.
+    Assigned(RequestId, ChunkId),
+    Object {
+        request: RequestId,
+        chunk: ChunkId,
+        is_true: bool,
+    },
+    Exhausted(RequestId),
+    Missing(RequestId),
+    Claim(u64),
+}
+
+#[derive(Debug)]
+enum Event {
+    Deliver {
+        to: usize,
+        link: PeerId,
+        message: Message,
+    },
+    Wake {
+        member: usize,
+        boot: u64,
+    },
+    Dial,
+    GiveUp {
+        link: PeerId,
+    },
+    Fetched {
+        member: usize,
+        boot: u64,
+        fetch: u64,
+        chunk: ChunkId,
+    },
+    FetchFailed {
+        member: usize,
+        boot: u64,
+        fetch: u64,
+    },
+    Fault(Fault),
+    Back {
+        member: usize,
+    },
+    Heal,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    holder: usize,
+    renewed: Duration,
+}
+
+/// Runs a plan to its end.
+///
+/// # Errors
+/// The first invariant that did not hold.
+pub fn run(plan: Plan, verbose: bool) -> Result<Summary, Violation> {
+    let mut world = World::new(plan, verbose);
+    world.begin();
+    world.run()
+}
+
+struct World {
+    plan: Plan,
+    verbose: bool,
+    random: Random,
+    now: Duration,
+    events: u64,
+    queue: BTreeMap<(Duration, u64), Event>,
+    queued: u64,
+    members: Vec<Member>,
+    /// Both ends of each connection.
+    ends: BTreeMap<PeerId, (usize, usize)>,
+    next_link: u64,
+    /// When the last frame of a connection comes to an end of it.
+    last_frame: BTreeMap<(PeerId, usize), Duration>,
+    /// Members below do not hear those from it on.
+    cut_at: Option<usize>,
+    partition_until: Duration,
+    wan_cut_until: Duration,
+    lease: Option<Lease>,
+    fetches: u64,
+    wan_objects: u64,
+    faults_end: Duration,
+    violation: Option<String>,
+}
+
+impl World {
+    fn new(plan: Plan, verbose: bool) -> Self {
+        let rate = plan.mbit * 125_000;
+        let members = (0u8..)
+            .zip(0..plan.nodes + plan.agents)
+            .map(|(number, at)| Member::new(number, at < plan.nodes, plan.chunks, rate))
+            .collect();
+        Self {
+            plan,
+            verbose,
+            random: Random::new(plan.seed),
+            now: Duration::ZERO,
+            events: 0,
+            queue: BTreeMap::new(),
+            queued: 0,
+            members,
+            ends: BTreeMap::new(),
+            next_link: 1,
+            last_frame: BTreeMap::new(),
+            cut_at: None,
+            partition_until: Duration::ZERO,
+            wan_cut_until: Duration::ZERO,
+            lease: None,
+            fetches: 0,
+            wan_objects: 0,
+            faults_end: Duration::ZERO,
+            violation: None,
+        }
+    }
+
+    fn begin(&mut self) {
+        for member in 0..self.members.len() {
+            // most in the same second, some late
+            let late = if self.random.one_in(5) { 8_000 } else { 400 };
+            let at = self.random.millis(0, late);
+            self.at(at, Event::Back { member });
+        }
+        if self.plan.faults {
+            for (at, fault) in faults::draw(&mut self.random, self.members.len()) {
+                self.at(at, Event::Fault(fault));
+                let lasts = match fault {
+                    Fault::Crash { back_after, .. } => back_after,
+                    Fault::Pause { time, .. }
+                    | Fault::Partition { time, .. }
+                    | Fault::WanCut { time } => time,
+                    Fault::Slow { .. } | Fault::Liar { .. } => Duration::ZERO,
+                };
+                self.faults_end = self.faults_end.max(at + lasts);
+            }
+        }
+        self.at(self.faults_end, Event::Heal);
+        self.at(Duration::ZERO, Event::Dial);
+    }
+
+    fn at(&mut self, at: Duration, event: Event) {
+        self.queued += 1;
+        self.queue.insert((at.max(self.now), self.queued), event);
+    }
+
+    fn after(&mut self, time: Duration, event: Event) {
+        self.at(self.now + time, event);
+    }
+
+    fn violate(&self, what: impl Into<String>) -> Violation {
+        Violation {
+            what: what.into(),
+            at: self.now,
+            seed: self.plan.seed,
+        }
+    }
+
+    fn run(mut self) -> Result<Summary, Violation> {
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            self.now = at;
+            self.events += 1;
+            if self.events > EVENTS_MAX {
+                return Err(self.violate("no end: too many events"));
+            }
+            if let Some(later) = self.paused(&event) {
+                self.at(later, event);
+                continue;
+            }
+            if self.verbose {
+                eprintln!("{:9.3} {event:?}", self.now.as_secs_f64());
+            }
+            self.handle(event);
+            if let Some(what) = self.violation.take() {
+                return Err(self.violate(what));
+            }
+            if self.is_done() {
+                return Ok(self.summary());
+            }
+            if self.now > self.faults_end + FINISH_WITHIN {
+                return Err(self.violate(self.who_is_missing()));
+            }
+        }
+        Err(self.violate("the world stood still"))
+    }
+
+    fn is_done(&self) -> bool {
+        let whole = |m: &Member| m.is_alive && m.is_whole() || m.is_liar;
+        self.now >= self.faults_end && self.members.iter().all(whole)
+    }
+
+    fn who_is_missing(&self) -> String {
+        let missing: Vec<String> = (0..self.members.len())
+            .filter(|m| !self.members[*m].is_whole())
+            .map(|m| format!("{m} holds {}", self.members[m].held_chunks().len()))
+            .collect();
+        format!(
+            "invariant_everyone_finishes: of {} chunks {}",
+            self.plan.chunks,
+            missing.join(", ")
+        )
+    }
+
+    fn summary(&self) -> Summary {
+        let end = self.members.iter().filter_map(|m| m.finished_at).max();
+        let millis = u64::try_from(end.unwrap_or_default().as_millis()).unwrap_or(0);
+        Summary {
+            seconds: millis / 1000,
+            millis,
+            wan_objects: self.wan_objects,
+            lan_objects: self.members.iter().map(|m| m.sent_objects).sum(),
+            chunks: self.plan.chunks,
+            events: self.events,
+        }
+    }
+
+    /// When a member that stands still takes its event.
+    fn paused(&self, event: &Event) -> Option<Duration> {
+        let member = match event {
+            Event::Deliver { to, .. } => *to,
+            Event::Wake { member, .. }
+            | Event::Fetched { member, .. }
+            | Event::FetchFailed { member, .. } => *member,
+            Event::Dial
+            | Event::GiveUp { .. }
+            | Event::Fault(_)
+            | Event::Back { .. }
+            | Event::Heal => return None,
+        };
+        let until = self.members[member].paused_until;
+        (until > self.now).then_some(until)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Deliver { to, link, message } => self.deliver(to, link, message),
+            Event::Wake { member, boot } => self.wake(member, boot),
+            Event::Dial => self.dial(),
+            Event::GiveUp { link } => self.give_up(link),
+            Event::Fetched {
+                member,
+                boot,
+                fetch,
+                chunk,
+            } => self.fetched(member, boot, fetch, chunk),
+            Event::FetchFailed {
+                member,
+                boot,
+                fetch,
+            } => self.fetch_failed(member, boot, fetch),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Back { member } => {
+                if !self.members[member].is_alive {
+                    let now = self.now;
+                    self.members[member].start(now, member as u64);
+                    self.act(member);
+                }
+            }
+            Event::Heal => {
+                self.cut_at = None;
+                self.wan_cut_until = Duration::ZERO;
+            }
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let now = self.now;
+        match fault {
+            Fault::Crash {
+                member,
+                back_after,
+                keeps_disk,
+            } => {
+                if self.members[member].is_alive {
+                    self.silence(member);
+                    self.members[member].stop(keeps_disk);
+                    self.after(back_after, Event::Back { member });
+                }
+            }
+            Fault::Pause { member, time } => {
+                self.members[member].paused_until = now + time;
+                if time > IDLE_TIMEOUT {
+                    self.silence(member);
+                }
+            }
+            Fault::Partition { at, time } => {
+                self.cut_at = Some(at);
+                self.partition_until = now + time;
+                let split: Vec<PeerId> = self
+                    .ends
+                    .iter()
+                    .filter(|(_, (a, b))| (*a < at) != (*b < at))
+                    .map(|(link, _)| *link)
+                    .collect();
+                if time > IDLE_TIMEOUT {
+                    for link in split {
+                        self.after(IDLE_TIMEOUT, Event::GiveUp { link });
+                    }
+                }
+            }
+            Fault::WanCut { time } => self.wan_cut_until = now + time,
+            Fault::Slow { member } => {
+                self.members[member].bytes_per_second = self.plan.mbit * 125_000 / SLOWER;
+            }
+            Fault::Liar { member } => self.members[member].is_liar = true,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Many sites, and what must hold in each.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use site_sim::{Plan, run};
+
+/// A store where nothing goes wrong.
+const QUIET: Plan = Plan {
+    seed: 1,
+    nodes: 1,
+    agents: 4,
+    chunks: 400,
+    mbit: 200,
+    wan_mbit: 50,
+    faults: false,
+};
+
+#[test]
+fn whatever_goes_wrong_everybody_finishes() {
+    let seeds = match std::env::var_os("LAMPLIGHTER_LONG") {
+        Some(_) => 20_000,
+        None => 500,
+    };
+    for seed in 0..seeds {
+        if let Err(violation) = run(Plan::of_seed(seed), false) {
+            panic!("{violation}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..20 {
+        assert_eq!(
+            run(Plan::of_seed(seed), false),
+            run(Plan::of_seed(seed), false)
+        );
+    }
+}
+
+#[test]
+fn a_quiet_store_fetches_once_and_keeps_up_with_its_wan() {
+    let summary = run(QUIET, false).unwrap();
+    assert_eq!(summary.wan_objects, 400);
+    assert_eq!(
+        summary.lan_objects,
+        400 * 4,
+        "no object is sent twice to one"
+    );
+    let bound_millis = 400 * 300_000 * 8 / 50_000;
+    assert!(
+        summary.millis < bound_millis * 115 / 100 + 9_000,
+        "{summary:?}, the WAN alone takes {bound_millis} ms"
+    );
+}
+
+#[test]
+fn two_hundred_machines_fetch_once() {
+    let plan = Plan {
+        nodes: 3,
+        agents: 197,
+        chunks: 40,
+        ..QUIET
+    };
+    let summary = run(plan, false).unwrap();
+    assert_eq!(summary.wan_objects, 100);
+}
