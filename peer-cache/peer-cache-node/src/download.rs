@@ -10,7 +10,7 @@ use bytes::Bytes;
 use image_format::{CHUNK_BYTES, ChunkCodec, ChunkId, Form, VerifiedChunk, VerifiedObject};
 use peer_cache_proto::{
     download::{Action, Download, LOOK_EVERY},
-    swarm::{Failure, PeerKind, RequestId, Want},
+    swarm::{self, Failure, PeerKind, RequestId, Want},
     wire::{ANSWER_BYTES, Answer, Ask, CHUNK_ANSWER_BYTES_MAX, Frame, Request, WHOLE},
 };
 use tokio::{
@@ -215,20 +215,7 @@ impl Running {
     fn act(&mut self) {
         while let Some(action) = self.download.poll_action() {
             match action {
-                Action::Request { id, peer, want } => self.request(id, peer, want),
-                Action::Cancel { id } => {
-                    if let Some(flight) = self.flights.remove(&id) {
-                        flight.abort();
-                    }
-                }
-                Action::Announce { chunks } => {
-                    for peer in self.shared.peers() {
-                        if self.shared.may_be_served(&peer) {
-                            announce(&self.share, &peer, &chunks);
-                        }
-                    }
-                }
-                Action::Accuse { peer, chunk } => self.shared.accuse(peer, &self.share, chunk),
+                Action::Swarm(action) => self.act_in_swarm(action),
                 Action::Fetch { term, wanted } => self.start_fetch(term, wanted),
                 Action::StopFetching => {
                     if let Some(fetch) = self.fetch.take() {
@@ -245,6 +232,26 @@ impl Running {
                     }
                 }
             }
+        }
+    }
+
+    fn act_in_swarm(&mut self, action: swarm::Action) {
+        match action {
+            swarm::Action::Request { id, peer, want } => self.request(id, peer, want),
+            swarm::Action::Cancel { id } => {
+                if let Some(flight) = self.flights.remove(&id) {
+                    flight.abort();
+                }
+            }
+            swarm::Action::Announce { chunks } => {
+                for peer in self.shared.peers() {
+                    if self.shared.may_be_served(&peer) {
+                        announce(&self.share, &peer, &chunks);
+                    }
+                }
+            }
+            swarm::Action::Accuse { peer, chunk } => self.shared.accuse(peer, &self.share, chunk),
+            swarm::Action::Finished => {}
         }
     }
 

@@ -14,7 +14,7 @@ use trust_format::PublicKey;
 use crate::{
     PeerId,
     election::{self, Election, Rank},
-    swarm::{self, Counters, Failure, PeerKind, RequestId, Swarm, Want},
+    swarm::{self, Counters, Failure, PeerKind, RequestId, Swarm},
 };
 
 /// How often the view of the store's nodes is looked at.
@@ -23,32 +23,8 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What the shell has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Ask a peer.
-    Request {
-        /// Comes back with every event about it.
-        id: RequestId,
-        /// Whom.
-        peer: PeerId,
-        /// For what.
-        want: Want,
-    },
-    /// The answer is of no use any more.
-    Cancel {
-        /// The request.
-        id: RequestId,
-    },
-    /// Tell every peer what is new here.
-    Announce {
-        /// The chunks.
-        chunks: Vec<ChunkId>,
-    },
-    /// This peer sent bytes that are not what was signed: drop it, report it, do not ask it again.
-    Accuse {
-        /// The culprit.
-        peer: PeerId,
-        /// What it was asked for.
-        chunk: Option<ChunkId>,
-    },
+    /// Among neighbours.
+    Swarm(swarm::Action),
     /// Ask the origin for these chunks, in this order, and give out first copies of them. Until
     /// [`Download::handle_fetched`] or [`Download::handle_fetch_failed`] it goes on.
     Fetch {
@@ -131,7 +107,7 @@ impl Download {
         self.swarm.handle_peer_gone(now, id);
     }
 
-    /// A source said which chunk the answer to [`Want::Next`] will be.
+    /// A source said which chunk the answer to [`swarm::Want::Next`] will be.
     pub fn handle_assigned(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
         self.swarm.handle_assigned(now, id, chunk);
     }
@@ -204,7 +180,7 @@ impl Download {
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         while let Some(action) = self.swarm.poll_action() {
-            self.actions.extend(of_swarm(action));
+            self.actions.push_back(Action::Swarm(action));
         }
         while let Some(action) = self.election.as_mut().and_then(Election::poll_action) {
             match action {
@@ -246,16 +222,6 @@ impl Download {
         let wanted = self.swarm.unavailable();
         self.actions.push_back(Action::Fetch { term, wanted });
     }
-}
-
-fn of_swarm(action: swarm::Action) -> Option<Action> {
-    Some(match action {
-        swarm::Action::Request { id, peer, want } => Action::Request { id, peer, want },
-        swarm::Action::Cancel { id } => Action::Cancel { id },
-        swarm::Action::Announce { chunks } => Action::Announce { chunks },
-        swarm::Action::Accuse { peer, chunk } => Action::Accuse { peer, chunk },
-        swarm::Action::Finished => return None,
-    })
 }
 
 #[cfg(test)]

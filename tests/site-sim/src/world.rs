@@ -17,7 +17,7 @@ use peer_cache_proto::{
     download::{Action, LOOK_EVERY},
     duty::Give,
     election::DEADLINE,
-    swarm::{Failure, PeerKind, RequestId, Want},
+    swarm::{self, Failure, PeerKind, RequestId, Want},
 };
 
 use crate::{

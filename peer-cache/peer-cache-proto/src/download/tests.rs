@@ -1,5 +1,8 @@
 use super::*;
-use crate::election::{DEADLINE, SETTLE};
+use crate::{
+    election::{DEADLINE, SETTLE},
+    swarm::Want,
+};
 
 const ME: PublicKey = PublicKey([1; 32]);
 const CHUNKS: u32 = 12;
@@ -39,11 +42,10 @@ impl Node {
             match action {
                 Action::Fetch { wanted, .. } => self.fetches.push(wanted),
                 Action::StopFetching => self.stops += 1,
-                Action::Request { id, peer, want } => self.requests.push((id, peer, want)),
-                Action::Cancel { .. }
-                | Action::Announce { .. }
-                | Action::Accuse { .. }
-                | Action::Claim { .. } => {}
+                Action::Swarm(swarm::Action::Request { id, peer, want }) => {
+                    self.requests.push((id, peer, want));
+                }
+                Action::Swarm(_) | Action::Claim { .. } => {}
             }
         }
     }

@@ -108,17 +108,7 @@ impl World {
                 eprintln!("          {member}: {action:?}");
             }
             match action {
-                Action::Request { id, peer, want } => self.request(member, id, peer, want),
-                Action::Cancel { id } => {
-                    self.members[member].flights.remove(&id);
-                }
-                Action::Announce { chunks } => {
-                    let links: Vec<PeerId> = self.members[member].links.keys().copied().collect();
-                    for link in links {
-                        self.send(member, link, Message::Have(chunks.clone()));
-                    }
-                }
-                Action::Accuse { peer, .. } => self.accuse(member, peer),
+                Action::Swarm(action) => self.act_in_swarm(member, action),
                 Action::Fetch { wanted, .. } => self.start_fetch(member, wanted),
                 Action::StopFetching => {
                     self.members[member].fetch = None;
@@ -142,6 +132,23 @@ impl World {
         self.finish_if_whole(member);
         self.plan_wake(member);
         self.invariant_copies(member);
+    }
+
+    fn act_in_swarm(&mut self, member: usize, action: swarm::Action) {
+        match action {
+            swarm::Action::Request { id, peer, want } => self.request(member, id, peer, want),
+            swarm::Action::Cancel { id } => {
+                self.members[member].flights.remove(&id);
+            }
+            swarm::Action::Announce { chunks } => {
+                let links: Vec<PeerId> = self.members[member].links.keys().copied().collect();
+                for link in links {
+                    self.send(member, link, Message::Have(chunks.clone()));
+                }
+            }
+            swarm::Action::Accuse { peer, .. } => self.accuse(member, peer),
+            swarm::Action::Finished => {}
+        }
     }
 
     pub(crate) fn finish_if_whole(&mut self, member: usize) {
