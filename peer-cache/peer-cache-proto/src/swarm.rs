@@ -105,6 +105,12 @@ struct Peer {
     resting_until: Duration,
 }
 
+impl Peer {
+    fn can_take(&self, now: Duration) -> bool {
+        self.in_flight < WINDOW && now >= self.resting_until
+    }
+}
+
 #[derive(Debug)]
 struct Flight {
     peer: PeerId,
@@ -274,7 +280,8 @@ impl Swarm {
                 self.change_holders(chunk, 1);
             }
         }
-        self.choose(now);
+        // what the other receivers can give is what it was
+        self.choose_among(now, |of, peer| of == id || peer.kind == PeerKind::Source);
     }
 
     /// A source said which chunk the answer to [`Want::Next`] will be.
@@ -490,15 +497,25 @@ impl Swarm {
         Some(flight)
     }
 
-    /// Asks whoever can take a request: one per peer and round, so that no peer takes all that several could give.
+    /// Asks whoever can take a request.
     fn choose(&mut self, now: Duration) {
         self.next_tick = now + TICK;
+        self.choose_among(now, |_, _| true);
+    }
+
+    /// One request per peer and round, so that no peer takes all that several could give.
+    fn choose_among(&mut self, now: Duration, may: impl Fn(PeerId, &Peer) -> bool) {
         if self.missing == 0 {
             return;
         }
         let turn = mix(self.last_request, self.salt);
-        let mut open: Vec<PeerId> = self.peers.keys().copied().collect();
-        open.sort_by_key(|id| (self.peers[id].kind == PeerKind::Receiver, mix(id.0, turn)));
+        let mut open: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peer.can_take(now) && may(**id, peer))
+            .map(|(id, _)| *id)
+            .collect();
+        open.sort_by_cached_key(|id| (self.peers[id].kind == PeerKind::Receiver, mix(id.0, turn)));
         while !open.is_empty() {
             open.retain(|id| match self.want_of(now, *id) {
                 None => false,
@@ -537,7 +554,7 @@ impl Swarm {
 
     fn want_of(&mut self, now: Duration, id: PeerId) -> Option<Want> {
         let peer = self.peers.get(&id)?;
-        if peer.in_flight >= WINDOW || now < peer.resting_until {
+        if !peer.can_take(now) {
             return None;
         }
         let first = match (peer.kind, peer.exhausted) {
