@@ -13,9 +13,13 @@ mod screen;
 mod target;
 mod writer;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+
+/// How long the end waits for a task that is in the middle of a call to the kernel: a medium that hangs must not keep a
+/// finished machine from its restart.
+const LAST_CALLS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Images a machine from its neighbours.
 #[derive(Parser)]
@@ -82,12 +86,18 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    let outcome = match (runtime, arguments.command) {
-        (Err(error), _) => Err(error.into()),
-        (Ok(runtime), Command::Image(arguments)) => {
-            runtime.block_on(Box::pin(by_hand::by_hand(arguments)))
+    let outcome = match runtime {
+        Err(error) => Err(error.into()),
+        Ok(runtime) => {
+            let outcome = match arguments.command {
+                Command::Image(arguments) => {
+                    runtime.block_on(Box::pin(by_hand::by_hand(arguments)))
+                }
+                Command::Run => runtime.block_on(Box::pin(ram::run())),
+            };
+            runtime.shutdown_timeout(LAST_CALLS_WITHIN);
+            outcome
         }
-        (Ok(runtime), Command::Run) => runtime.block_on(Box::pin(ram::run())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
