@@ -6,6 +6,7 @@ mod discovery;
 mod download;
 mod durable;
 mod endpoint;
+mod fetch;
 mod identity;
 mod keeper;
 mod origin;
