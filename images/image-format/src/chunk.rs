@@ -5,12 +5,12 @@ use std::fmt;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::manifest::ChunkRecord;
+use crate::{manifest::ChunkRecord, part};
 
 /// Size of a chunk, and the alignment of its place on the disk. The last chunk of a disk may be shorter.
 pub const CHUNK_BYTES: usize = 1 << 20;
-/// Longest object: an incompressible chunk and the frame around it. A decompressor is never given more.
-pub const OBJECT_BYTES_MAX: usize = CHUNK_BYTES + 4096;
+/// Longest object: no object is longer than its chunk.
+pub const OBJECT_BYTES_MAX: usize = CHUNK_BYTES;
 
 macro_rules! hash {
     ($(#[$doc:meta])* $name:ident) => {
@@ -48,15 +48,20 @@ hash!(
     ObjectHash
 );
 
+hash!(
+    /// BLAKE3's chaining value of a part of an object that has several; see [`crate::VerifiedPart`].
+    PartHash
+);
+
 /// In which form a chunk travels. The number is on the wire and in the slab's index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Form {
-    /// As published: a zstd frame with a hash of its own in the manifest.
+    /// As published: a zstd frame with a hash of its own in the manifest, or the plain bytes where no frame is shorter.
     Object = 0,
     /// As published, compressed against chunks of an earlier version.
     Delta = 1,
-    /// From a peer that has only the plain bytes: a zstd frame of its own making, known by the plain hash alone.
+    /// From a peer that has only the plain bytes: made by itself as an object is, known by the plain hash alone.
     Rebuilt = 2,
 }
 
@@ -92,6 +97,18 @@ pub enum InvalidChunkError {
         /// Received.
         found: ObjectHash,
     },
+    /// A part's hash differs from the manifest's.
+    #[error("part {part} of the object of chunk {chunk} has hash {found} instead of {expected}")]
+    PartHash {
+        /// The chunk asked for.
+        chunk: ChunkHash,
+        /// Which part of its object.
+        part: u32,
+        /// In the manifest.
+        expected: PartHash,
+        /// Received.
+        found: PartHash,
+    },
     /// The frame does not unpack to the chunk's length.
     #[error("object of chunk {chunk} does not unpack: {reason}")]
     Frame {
@@ -110,16 +127,18 @@ pub enum InvalidChunkError {
     },
 }
 
-/// An object and its hash, as made at publish time.
+/// An object and its hashes, as made at publish time.
 #[derive(Debug, Clone)]
 pub struct EncodedObject {
     /// Of `bytes`.
     pub hash: ObjectHash,
-    /// A zstd frame.
+    /// Of its parts, where it has more than one.
+    pub parts: Vec<PartHash>,
+    /// A zstd frame, or the plain bytes where the frame would not be shorter.
     pub bytes: Bytes,
 }
 
-/// Compresses a chunk.
+/// Compresses a chunk. What does not compress stays as it is, which also saves every receiver the unpacking.
 ///
 /// # Errors
 /// [`InvalidChunkError::Frame`] when zstd fails, which it does for lack of memory only.
@@ -131,11 +150,13 @@ pub fn encode_object(
         chunk: ChunkHash::of(plain),
         reason: e.to_string(),
     };
-    let bytes = codec.compressor.compress(plain).map_err(frame)?;
-    Ok(EncodedObject {
-        hash: ObjectHash::of(&bytes),
-        bytes: bytes.into(),
-    })
+    let packed = codec.compressor.compress(plain).map_err(frame)?;
+    let bytes = match packed.len() < plain.len() {
+        true => Bytes::from(packed),
+        false => Bytes::copy_from_slice(plain),
+    };
+    let (hash, parts) = part::hashes_of(&bytes);
+    Ok(EncodedObject { hash, parts, bytes })
 }
 
 /// Compression contexts of one thread, reused from chunk to chunk.
@@ -200,6 +221,11 @@ impl VerifiedObject {
         })
     }
 
+    /// Of parts that were each checked against this record.
+    pub(crate) fn of_checked_parts(record: ChunkRecord, bytes: Bytes) -> Self {
+        Self { record, bytes }
+    }
+
     /// The manifest's record of the chunk.
     pub fn record(&self) -> &ChunkRecord {
         &self.record
@@ -219,7 +245,16 @@ impl VerifiedObject {
         codec: &mut ChunkCodec,
         buffer: B,
     ) -> Result<VerifiedChunk<B>, InvalidChunkError> {
-        unpack(&self.record, &self.bytes, codec, buffer)
+        if self.record.object_hash.0 != self.record.hash.0 {
+            return unpack(&self.record, &self.bytes, codec, buffer);
+        }
+        // the plain bytes themselves, whose hash was checked
+        let mut buffer = buffer;
+        place(&self.record, &self.bytes, &mut buffer)?;
+        Ok(VerifiedChunk {
+            record: self.record.clone(),
+            buffer,
+        })
     }
 }
 
@@ -231,7 +266,7 @@ pub struct VerifiedChunk<B> {
 }
 
 impl<B: AsMut<[u8]> + AsRef<[u8]>> VerifiedChunk<B> {
-    /// Checks a zstd frame that a peer made of its plain bytes ([`Form::Rebuilt`]).
+    /// Checks what a peer made of its plain bytes ([`Form::Rebuilt`]).
     ///
     /// # Errors
     /// [`InvalidChunkError`], the sender's fault.
@@ -241,13 +276,6 @@ impl<B: AsMut<[u8]> + AsRef<[u8]>> VerifiedChunk<B> {
         codec: &mut ChunkCodec,
         buffer: B,
     ) -> Result<Self, InvalidChunkError> {
-        if frame.len() > OBJECT_BYTES_MAX {
-            return Err(InvalidChunkError::Length {
-                chunk: record.hash,
-                expected: OBJECT_BYTES_MAX,
-                found: frame.len(),
-            });
-        }
         unpack(record, frame, codec, buffer)
     }
 
@@ -301,6 +329,10 @@ fn unpack<B: AsMut<[u8]> + AsRef<[u8]>>(
     mut buffer: B,
 ) -> Result<VerifiedChunk<B>, InvalidChunkError> {
     let length = record.bytes as usize;
+    if frame.len() >= length {
+        place(record, frame, &mut buffer)?;
+        return VerifiedChunk::check_plain(record, buffer);
+    }
     let bad = |reason: String| InvalidChunkError::Frame {
         chunk: record.hash,
         reason,
@@ -320,6 +352,27 @@ fn unpack<B: AsMut<[u8]> + AsRef<[u8]>>(
     VerifiedChunk::check_plain(record, buffer)
 }
 
+/// An object as long as its chunk is the chunk's plain bytes; none is longer.
+fn place<B: AsMut<[u8]>>(
+    record: &ChunkRecord,
+    plain: &[u8],
+    buffer: &mut B,
+) -> Result<(), InvalidChunkError> {
+    let expected = record.bytes as usize;
+    let out = buffer.as_mut().get_mut(..expected);
+    match out.filter(|out| out.len() == plain.len()) {
+        Some(out) => {
+            out.copy_from_slice(plain);
+            Ok(())
+        }
+        None => Err(InvalidChunkError::Length {
+            chunk: record.hash,
+            expected,
+            found: plain.len(),
+        }),
+    }
+}
+
 /// Whether all bytes are zero; such a chunk is not stored.
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<64>();
@@ -336,7 +389,10 @@ pub mod reference {
         if ObjectHash::of(object) != record.object_hash {
             return None;
         }
-        let plain = zstd::decode_all(object).ok()?;
+        let plain = match object.len() == record.bytes as usize {
+            true => object.to_vec(),
+            false => zstd::decode_all(object).ok()?,
+        };
         (ChunkHash::of(&plain) == record.hash && plain.len() == record.bytes as usize)
             .then_some(plain)
     }

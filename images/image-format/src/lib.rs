@@ -6,16 +6,18 @@
 
 mod chunk;
 mod manifest;
+mod part;
 
 pub use chunk::{
     CHUNK_BYTES, ChunkCodec, ChunkHash, EncodedObject, Form, InvalidChunkError, OBJECT_BYTES_MAX,
-    ObjectHash, VerifiedChunk, VerifiedObject, encode_object, is_zero, reference,
+    ObjectHash, PartHash, VerifiedChunk, VerifiedObject, encode_object, is_zero, reference,
 };
 pub use manifest::{
     Architecture, BundleFile, ChunkId, ChunkRecord, Customisation, DeltaRecord,
     MANIFEST_CHUNKS_MAX, MANIFEST_DELTA_REFERENCES_MAX, Manifest, ManifestKind, Needs,
     PartitionSummary, Placement,
 };
+pub use part::{Assembly, OBJECT_PARTS_MAX, PART_BYTES, PartId, PartTable, VerifiedPart};
 
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small test inputs")]

@@ -5,7 +5,10 @@ use trust_format::{
     codec::{DecodeError, Reader, Writer},
 };
 
-use crate::chunk::{CHUNK_BYTES, ChunkHash, OBJECT_BYTES_MAX, ObjectHash};
+use crate::{
+    chunk::{CHUNK_BYTES, ChunkHash, EncodedObject, OBJECT_BYTES_MAX, ObjectHash, PartHash},
+    part,
+};
 
 /// Most chunks that one manifest lists: 1 TiB of content without a repetition.
 pub const MANIFEST_CHUNKS_MAX: usize = 1 << 20;
@@ -102,6 +105,8 @@ pub struct ChunkRecord {
     pub object_hash: ObjectHash,
     /// The object's length.
     pub object_bytes: u32,
+    /// Of the object's parts, which make its hash; none where it has only one.
+    pub parts: Vec<PartHash>,
     /// A smaller object for those who have the earlier version.
     pub delta: Option<DeltaRecord>,
 }
@@ -189,9 +194,9 @@ impl Manifest {
 
 impl Document for Manifest {
     const KIND: DocumentKind = DocumentKind::Manifest;
-    const VERSION: u8 = 1;
-    /// Both tables at their fullest, without deltas.
-    const PAYLOAD_BYTES_MAX: usize = MANIFEST_CHUNKS_MAX * (73 + 8) + (1 << 16);
+    const VERSION: u8 = 2;
+    /// Both tables at their fullest, with objects of two parts each, without deltas.
+    const PAYLOAD_BYTES_MAX: usize = MANIFEST_CHUNKS_MAX * (73 + 32 + 8) + (1 << 16);
     const SIGNER: SignerRole = SignerRole::Image;
 
     fn encode(&self, out: &mut Writer) {
@@ -284,9 +289,30 @@ impl Document for Manifest {
 }
 
 impl ChunkRecord {
+    /// Of a chunk and the object that was made of it.
+    pub fn of(plain: &[u8], object: &EncodedObject) -> Self {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Self {
+            hash: ChunkHash::of(plain),
+            bytes: length(plain),
+            object_hash: object.hash,
+            object_bytes: length(&object.bytes),
+            parts: object.parts.clone(),
+            delta: None,
+        }
+    }
+
     fn encode(&self, out: &mut Writer) {
         out.raw(&self.hash.0).u32(self.bytes);
-        out.raw(&self.object_hash.0).u32(self.object_bytes);
+        out.u32(self.object_bytes);
+        match self.parts.is_empty() {
+            true => {
+                out.raw(&self.object_hash.0);
+            }
+            false => self.parts.iter().for_each(|part| {
+                out.raw(&part.0);
+            }),
+        }
         out.flag(self.delta.is_some());
         if let Some(delta) = &self.delta {
             out.raw(&delta.object_hash.0)
@@ -304,13 +330,16 @@ impl ChunkRecord {
         if bytes == 0 || bytes as usize > CHUNK_BYTES {
             return Err(input.bad("chunk length", 4, bytes.into()));
         }
-        let object_hash = ObjectHash(input.array("object hash")?);
-        let object_bytes = decode_object_bytes(input, "object length")?;
+        let object_bytes = decode_object_bytes(input, "object length", bytes)?;
+        let (object_hash, parts) = decode_object_hash(input, object_bytes)?;
+        if object_bytes == bytes && object_hash.0 != hash.0 {
+            return Err(input.bad("object length", 4, object_bytes.into()));
+        }
         let delta = match input.flag("delta")? {
             false => None,
             true => {
                 let object_hash = ObjectHash(input.array("delta hash")?);
-                let object_bytes = decode_object_bytes(input, "delta length")?;
+                let object_bytes = decode_object_bytes(input, "delta length", bytes)?;
                 let count = input.count(MANIFEST_DELTA_REFERENCES_MAX, 32, "references")?;
                 let references = (0..count)
                     .map(|_| Ok(ChunkHash(input.array("reference")?)))
@@ -327,17 +356,39 @@ impl ChunkRecord {
             bytes,
             object_hash,
             object_bytes,
+            parts,
             delta,
         })
     }
 }
 
-fn decode_object_bytes(input: &mut Reader<'_>, field: &'static str) -> Result<u32, DecodeError> {
+/// An object is at most as long as its chunk.
+fn decode_object_bytes(
+    input: &mut Reader<'_>,
+    field: &'static str,
+    chunk_bytes: u32,
+) -> Result<u32, DecodeError> {
     let bytes = input.u32(field)?;
-    if bytes == 0 || bytes as usize > OBJECT_BYTES_MAX {
+    if bytes == 0 || bytes > chunk_bytes || bytes as usize > OBJECT_BYTES_MAX {
         return Err(input.bad(field, 4, bytes.into()));
     }
     Ok(bytes)
+}
+
+/// The hash of an object of one part, or the hashes of the parts that make it.
+fn decode_object_hash(
+    input: &mut Reader<'_>,
+    object_bytes: u32,
+) -> Result<(ObjectHash, Vec<PartHash>), DecodeError> {
+    match part::part_count(object_bytes) {
+        1 => Ok((ObjectHash(input.array("object hash")?), Vec::new())),
+        several => {
+            let parts = (0..several)
+                .map(|_| Ok(PartHash(input.array("part hash")?)))
+                .collect::<Result<Vec<_>, DecodeError>>()?;
+            Ok((part::root(&parts), parts))
+        }
+    }
 }
 
 fn decode_needs(input: &mut Reader<'_>) -> Result<Needs, DecodeError> {

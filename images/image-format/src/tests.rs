@@ -11,16 +11,19 @@ fn plain(seed: u8, bytes: usize) -> Vec<u8> {
         .collect()
 }
 
+/// Bytes that no codec makes shorter.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    blake3::Hasher::new()
+        .update(b"noise")
+        .finalize_xof()
+        .fill(&mut noise);
+    noise
+}
+
 fn object(plain: &[u8]) -> (ChunkRecord, Bytes) {
     let object = encode_object(plain, &mut ChunkCodec::new(3).unwrap()).unwrap();
-    let record = ChunkRecord {
-        hash: ChunkHash::of(plain),
-        bytes: plain.len() as u32,
-        object_hash: object.hash,
-        object_bytes: object.bytes.len() as u32,
-        delta: None,
-    };
-    (record, object.bytes)
+    (ChunkRecord::of(plain, &object), object.bytes)
 }
 
 fn manifest() -> Manifest {
@@ -124,6 +127,106 @@ fn a_flipped_bit_never_passes() {
 }
 
 #[test]
+fn what_does_not_compress_is_its_own_object() {
+    for bytes in [1, 4096, CHUNK_BYTES] {
+        let plain = noise(bytes);
+        let (record, object) = object(&plain);
+        assert_eq!(object, plain);
+        assert_eq!(record.object_hash.0, record.hash.0);
+        let verified = VerifiedObject::check(&record, object.clone()).unwrap();
+        let mut codec = ChunkCodec::new(1).unwrap();
+        let chunk = verified.unpack(&mut codec, vec![0; CHUNK_BYTES]).unwrap();
+        assert_eq!(chunk.plain(), plain);
+        let rebuilt =
+            VerifiedChunk::check_rebuilt(&record, &object, &mut codec, vec![0; CHUNK_BYTES]);
+        assert_eq!(rebuilt.unwrap().plain(), plain);
+        let mut longer = plain.clone();
+        longer.push(0);
+        let refused =
+            VerifiedChunk::check_rebuilt(&record, &longer, &mut codec, vec![0; CHUNK_BYTES]);
+        assert!(matches!(refused, Err(InvalidChunkError::Length { .. })));
+    }
+}
+
+#[test]
+fn parts_make_the_object_and_its_hash() {
+    for bytes in [
+        1,
+        1024,
+        PART_BYTES - 1,
+        PART_BYTES,
+        PART_BYTES + 1,
+        2 * PART_BYTES,
+        3 * PART_BYTES - 5,
+        3 * PART_BYTES + 1,
+        CHUNK_BYTES,
+    ] {
+        let (record, object) = object(&noise(bytes));
+        assert_eq!(record.object_hash, ObjectHash::of(&object), "of {bytes}");
+        let mut assembly = Assembly::new(&record);
+        // the last one first
+        for index in (0..record.part_count()).rev() {
+            assert!(assembly.object().is_none());
+            let part = object.slice(record.part_range(index).unwrap());
+            assembly.add(VerifiedPart::check(&record, index, part.clone()).unwrap());
+            assert_eq!(assembly.part(index), Some(&part));
+        }
+        assert_eq!(assembly.object().unwrap().bytes(), &object);
+    }
+}
+
+#[test]
+fn a_part_in_the_wrong_place_or_with_a_wrong_byte_never_passes() {
+    let (record, object) = object(&noise(2 * PART_BYTES + 100));
+    let part = |index| object.slice(record.part_range(index).unwrap());
+    let check = |index, bytes| VerifiedPart::check(&record, index, bytes).unwrap_err();
+    assert!(matches!(
+        check(1, part(0)),
+        InvalidChunkError::PartHash { part: 1, .. }
+    ));
+    assert!(matches!(
+        check(2, part(0)),
+        InvalidChunkError::Length { expected: 100, .. }
+    ));
+    assert!(matches!(
+        check(3, part(0)),
+        InvalidChunkError::Length { expected: 0, .. }
+    ));
+    assert!(matches!(
+        check(3, Bytes::new()),
+        InvalidChunkError::Length { .. }
+    ));
+    for at in (0..100).step_by(9) {
+        let mut bad = part(2).to_vec();
+        bad[at] ^= 0x10;
+        assert!(matches!(
+            check(2, bad.into()),
+            InvalidChunkError::PartHash { .. }
+        ));
+    }
+}
+
+#[test]
+fn the_table_finds_parts_and_chunks() {
+    let table = PartTable::of_counts([1, 3, 0, 2]);
+    assert_eq!((table.part_count(), table.chunk_count()), (6, 4));
+    let parts = |chunk| {
+        table
+            .parts_of(ChunkId(chunk))
+            .map(|p| p.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        [0, 1, 2, 3, 4].map(parts),
+        [vec![0], vec![1, 2, 3], vec![], vec![4, 5], vec![]]
+    );
+    assert_eq!(table.place_of(PartId(3)), Some((ChunkId(1), 2)));
+    assert_eq!(table.place_of(PartId(6)), None);
+    let chunks = table.chunks_of([5, 4, 0, 9].map(PartId));
+    assert_eq!(chunks, [ChunkId(0), ChunkId(3)]);
+}
+
+#[test]
 fn a_bomb_is_cut_at_the_chunk() {
     let (record, _) = object(&plain(5, 4096));
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
@@ -185,8 +288,11 @@ fn a_manifest_that_lies_about_places_is_refused() {
     check(&|m| m.layout[1].chunk = ChunkId(9), "chunk of a place");
     check(&|m| m.layout[1].chunk = ChunkId(0), "chunk of a place");
     check(&|m| m.layout.truncate(1), "layout");
-    check(&|m| m.chunks[1].bytes = 100, "chunk of a place");
+    check(&|m| m.chunks[1].bytes = 4000, "chunk of a place");
     check(&|m| m.chunks[0].object_bytes = 2 << 20, "object length");
+    check(&|m| m.chunks[1].object_bytes = 4097, "object length");
+    // as long as the chunk, and not the chunk
+    check(&|m| m.chunks[1].object_bytes = 4096, "object length");
     check(&|m| m.sector_bytes = 513, "sector size");
     check(&|m| m.disk_bytes = 1, "chunk of a place");
 }

@@ -374,13 +374,7 @@ impl Cutter<'_> {
             known.insert(hash, None);
         }
         let object = encode_object(plain, codec)?;
-        let record = ChunkRecord {
-            hash,
-            bytes: u32::try_from(plain.len()).unwrap_or(u32::MAX),
-            object_hash: object.hash,
-            object_bytes: u32::try_from(object.bytes.len()).unwrap_or(u32::MAX),
-            delta: None,
-        };
+        let record = ChunkRecord::of(plain, &object);
         self.sink
             .put(object.hash, object.bytes)
             .map_err(|source| ImportError::Store {

@@ -56,6 +56,7 @@ fn manifest(image: &[u8], table: bool) -> Manifest {
                     bytes: plain.len() as u32,
                     object_hash: ObjectHash([1; 32]),
                     object_bytes: 1,
+                    parts: Vec::new(),
                     delta: None,
                 });
                 chunks.len() - 1

@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use image_format::{CHUNK_BYTES, ChunkCodec, ChunkId, Form, VerifiedChunk, VerifiedObject};
+use image_format::{
+    CHUNK_BYTES, ChunkCodec, ChunkId, ChunkRecord, Form, PartId, VerifiedChunk, VerifiedPart,
+};
 use peer_cache_proto::{
     download::{Action, Download, LOOK_EVERY},
     swarm::{self, Failure, PeerKind, RequestId, Want},
-    wire::{ANSWER_BYTES, Answer, Ask, CHUNK_ANSWER_BYTES_MAX, Frame, Request, WHOLE},
+    wire::{ANSWER_BYTES, Answer, Ask, Frame, PART_ANSWER_BYTES_MAX, Request},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -19,8 +21,8 @@ use crate::{
     fetch::fetch_from_origin,
     keeper::Arrived,
     session::{announce, join_everywhere},
-    share::{SWARM_EVENTS_MAX, Share, SwarmEvent},
-    shared::{ACCUSED_FOR, Peer, Shared, lock},
+    share::{Added, SWARM_EVENTS_MAX, Share, SwarmEvent},
+    shared::{ACCUSED_FOR, Asked, Peer, Shared, lock},
 };
 
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -65,7 +67,7 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
     let stands = shared.role == Role::Node && shared.origin.is_some();
     let stands = stands.then(|| (key, shared.rank()));
     let running = Running {
-        download: Download::new(shared.now(), share.chunk_count(), salt, stands),
+        download: Download::new(shared.now(), share.table.clone(), salt, stands),
         shared: shared.clone(),
         share: share.clone(),
         events,
@@ -79,7 +81,7 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
 
 impl Running {
     async fn run(mut self, mut inbox: mpsc::Receiver<SwarmEvent>) {
-        for chunk in self.share.held() {
+        for chunk in self.share.held_chunks() {
             self.download.handle_local(self.shared.now(), chunk);
         }
         join_everywhere(&self.shared, &self.share);
@@ -154,15 +156,15 @@ impl Running {
                 };
                 self.download.handle_peer(now, id, kind);
             }
-            SwarmEvent::Have { id, chunks } => self.download.handle_have(now, id, &chunks),
+            SwarmEvent::Have { id, parts } => self.download.handle_have(now, id, &parts),
             SwarmEvent::Gone { id } => self.download.handle_peer_gone(now, id),
-            SwarmEvent::Assigned { request, chunk } => {
-                self.download.handle_assigned(now, request, chunk);
+            SwarmEvent::Assigned { request, part } => {
+                self.download.handle_assigned(now, request, part);
             }
             SwarmEvent::Exhausted { request } => self.download.handle_exhausted(now, request),
-            SwarmEvent::Arrived { request, chunk } => {
+            SwarmEvent::Arrived { request, part } => {
                 self.flights.remove(&request);
-                self.download.handle_arrived(now, request, chunk);
+                self.download.handle_arrived(now, request, part);
             }
             SwarmEvent::Failed { request, failure } => {
                 self.flights.remove(&request);
@@ -229,14 +231,14 @@ impl Running {
                     flight.abort();
                 }
             }
-            swarm::Action::Announce { chunks } => {
+            swarm::Action::Announce { parts } => {
                 for peer in self.shared.peers() {
                     if self.shared.may_be_served(&peer) {
-                        announce(&self.share, &peer, &chunks);
+                        announce(&self.share, &peer, &parts);
                     }
                 }
             }
-            swarm::Action::Accuse { peer, chunk } => self.shared.accuse(peer, &self.share, chunk),
+            swarm::Action::Accuse { peer, part } => self.shared.accuse(peer, &self.share, part),
             swarm::Action::Finished => {}
         }
     }
@@ -249,9 +251,12 @@ impl Running {
         };
         let (shared, share, events) =
             (self.shared.clone(), self.share.clone(), self.events.clone());
+        let asked = Asked::of(peer);
         let flight = self.requests.spawn(async move {
-            let event = match fetch(&shared, &share, &peer, id, want, &events).await {
-                Ok(Some(chunk)) => SwarmEvent::Arrived { request: id, chunk },
+            let fetched = fetch(&shared, &share, &asked.0, id, want, &events).await;
+            drop(asked);
+            let event = match fetched {
+                Ok(Some(part)) => SwarmEvent::Arrived { request: id, part },
                 Ok(None) => SwarmEvent::Exhausted { request: id },
                 Err(failure) => SwarmEvent::Failed {
                     request: id,
@@ -288,7 +293,8 @@ impl Running {
     }
 }
 
-/// One request to a peer: ask, read the whole chunk, check it, keep it.
+/// One request to a peer: ask, read the answer to its end, check it, pass it on or keep it. `None` when a source has given
+/// out everything once.
 async fn fetch(
     shared: &Shared,
     share: &Share,
@@ -296,22 +302,13 @@ async fn fetch(
     id: RequestId,
     want: Want,
     events: &mpsc::Sender<SwarmEvent>,
-) -> Result<Option<ChunkId>, Failure> {
-    let permit = shared
-        .intake
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(|_| Failure::Broken)?;
-    let broken = |_| Failure::Broken;
+) -> Result<Option<PartId>, Failure> {
     let (mut send, mut recv) = peer.connection.open_bi().await.map_err(broken)?;
     let ask = match want {
         Want::Next => Ask::Next,
-        Want::Chunk(chunk) => Ask::Chunk {
-            chunk,
+        Want::Part(part) => Ask::Part {
+            part,
             form: Form::Object,
-            offset: 0,
-            bytes: WHOLE,
         },
     };
     let request = Request {
@@ -319,57 +316,106 @@ async fn fetch(
         ask,
     };
     let _ = send.set_priority(REQUEST_PRIORITY);
-    send.write_all(&request.to_bytes())
-        .await
-        .map_err(|_| Failure::Broken)?;
-    send.finish().map_err(|_| Failure::Broken)?;
+    send.write_all(&request.to_bytes()).await.map_err(broken)?;
+    send.finish().map_err(broken)?;
     let mut head = [0; ANSWER_BYTES];
-    recv.read_exact(&mut head)
-        .await
-        .map_err(|_| Failure::Broken)?;
-    let answer = Answer::from_bytes(&head, CHUNK_ANSWER_BYTES_MAX).map_err(|_| Failure::Invalid)?;
-    let (chunk, form, bytes) = match answer {
-        Answer::Found { chunk, form, bytes } => (chunk, form, bytes),
+    recv.read_exact(&mut head).await.map_err(broken)?;
+    let answer = Answer::from_bytes(&head, PART_ANSWER_BYTES_MAX).map_err(|_| Failure::Invalid)?;
+    let (part, form, bytes) = match answer {
+        Answer::Found { part, form, bytes } => (part, form, bytes),
         Answer::Exhausted if want == Want::Next => return Ok(None),
         Answer::Exhausted | Answer::Missing | Answer::Refused => return Err(Failure::Missing),
     };
+    let (chunk, index) = share.table.place_of(part).ok_or(Failure::Invalid)?;
     let record = share.manifest.chunk(chunk).ok_or(Failure::Invalid)?;
     match want {
         Want::Next => {
             let _ = events
-                .send(SwarmEvent::Assigned { request: id, chunk })
+                .send(SwarmEvent::Assigned { request: id, part })
                 .await;
         }
-        Want::Chunk(asked) if asked != chunk => return Err(Failure::Invalid),
-        Want::Chunk(_) => {}
+        Want::Part(asked) if asked != part => return Err(Failure::Invalid),
+        Want::Part(_) => {}
     }
-    let mut body = vec![0; bytes as usize];
-    recv.read_exact(&mut body)
-        .await
-        .map_err(|_| Failure::Broken)?;
-    // read to the end: a stream dropped before its FIN looks like a cancellation to the sender
-    if recv
-        .read(&mut [0])
-        .await
-        .map_err(|_| Failure::Broken)?
-        .is_some()
-    {
-        return Err(Failure::Invalid);
-    }
-    let arrived = match form {
-        Form::Object => Arrived::Object(
-            VerifiedObject::check(record, body.into()).map_err(|e| invalid(peer, &e))?,
-        ),
+    // what waits for room stays with the sender: nothing is read
+    let room = room_for(share, chunk).await?;
+    let body = read_to_the_end(&mut recv, bytes as usize).await?;
+    match form {
+        Form::Object => {
+            let checked = VerifiedPart::check(record, index, body.into());
+            let checked = checked.map_err(|e| invalid(peer, &e))?;
+            take_part(shared, share, (chunk, record), (part, checked), room).await?;
+        }
         Form::Rebuilt => {
-            let mut codec = ChunkCodec::new(1).map_err(|_| Failure::Broken)?;
-            let chunk =
+            let mut codec = ChunkCodec::new(1).map_err(broken)?;
+            let checked =
                 VerifiedChunk::check_rebuilt(record, &body, &mut codec, vec![0; CHUNK_BYTES]);
-            Arrived::Rebuilt(chunk.map_err(|e| invalid(peer, &e))?)
+            let rebuilt = Arrived::Rebuilt(checked.map_err(|e| invalid(peer, &e))?);
+            let permit = match room {
+                Some(permit) => permit,
+                None => acquire(share).await?,
+            };
+            keep(shared, share, chunk, rebuilt, permit).map_err(|()| Failure::Broken)?;
+            let _ = events.send(SwarmEvent::Local { chunk }).await;
         }
         Form::Delta => return Err(Failure::Missing),
-    };
-    keep(shared, share, chunk, arrived, permit).map_err(|()| Failure::Broken)?;
-    Ok(Some(chunk))
+    }
+    Ok(Some(part))
+}
+
+fn broken<E>(_: E) -> Failure {
+    Failure::Broken
+}
+
+async fn acquire(share: &Share) -> Result<OwnedSemaphorePermit, Failure> {
+    let intake = share.intake.clone();
+    intake.acquire_owned().await.map_err(broken)
+}
+
+/// Room in memory for an object; none is needed where it arrives already.
+async fn room_for(share: &Share, chunk: ChunkId) -> Result<Option<OwnedSemaphorePermit>, Failure> {
+    match share.is_arriving(chunk) {
+        true => Ok(None),
+        false => acquire(share).await.map(Some),
+    }
+}
+
+/// Reads all bytes and the end behind them: a stream dropped before its FIN looks like a cancellation to the sender.
+async fn read_to_the_end(recv: &mut quinn::RecvStream, bytes: usize) -> Result<Vec<u8>, Failure> {
+    let mut body = vec![0; bytes];
+    recv.read_exact(&mut body).await.map_err(broken)?;
+    match recv.read(&mut [0]).await.map_err(broken)? {
+        None => Ok(body),
+        Some(_) => Err(Failure::Invalid),
+    }
+}
+
+/// A part can be passed on from now on; with the last one the object goes to the medium.
+async fn take_part(
+    shared: &Shared,
+    share: &Share,
+    (chunk, record): (ChunkId, &ChunkRecord),
+    (id, part): (PartId, VerifiedPart),
+    room: Option<OwnedSemaphorePermit>,
+) -> Result<(), Failure> {
+    let (mut part, mut room) = (part, room);
+    loop {
+        match share.add((chunk, record), (id, part), room.take()) {
+            Added::Part => return Ok(()),
+            Added::Whole(object, permit) => {
+                let kept = keep(shared, share, chunk, Arrived::Object(object), permit);
+                return kept.map_err(|()| {
+                    share.drop_arriving(chunk);
+                    Failure::Broken
+                });
+            }
+            // it was whole and lost again since room was asked for
+            Added::NoRoom(back) => {
+                part = back;
+                room = Some(acquire(share).await?);
+            }
+        }
+    }
 }
 
 fn invalid(peer: &Peer, error: &image_format::InvalidChunkError) -> Failure {
@@ -400,13 +446,16 @@ pub(crate) fn keep(
 
 impl Shared {
     /// A peer sent bytes that are not what was signed: it is cut off, named, and not asked again.
-    fn accuse(&self, id: peer_cache_proto::PeerId, share: &Share, chunk: Option<ChunkId>) {
+    fn accuse(&self, id: peer_cache_proto::PeerId, share: &Share, part: Option<PartId>) {
         let Some(peer) = self.peer(id) else { return };
         let mut accused = lock(&self.accused);
         accused.retain(|_, since| since.elapsed() < ACCUSED_FOR);
         accused.insert(peer.key, std::time::Instant::now());
         peer.connection.close(4u32.into(), b"sent wrong bytes");
-        let chunk = chunk.and_then(|c| share.manifest.chunk(c)).map(|r| r.hash);
+        let chunk = part
+            .and_then(|part| share.table.place_of(part))
+            .and_then(|(chunk, _)| share.manifest.chunk(chunk))
+            .map(|record| record.hash);
         self.emit(Event::Accused {
             key: peer.key,
             address: peer.address,

@@ -82,7 +82,7 @@ async fn origin_object(
         .ok_or(std::io::ErrorKind::NotFound)?;
     let mut wrong = String::new();
     for _ in 0..ORIGIN_TRIES {
-        let permit = shared
+        let permit = share
             .intake
             .clone()
             .acquire_owned()

@@ -505,7 +505,7 @@ impl PeerCache {
     /// How many of a manifest's chunks are here.
     pub fn held(&self, digest: &Digest) -> Option<(usize, usize)> {
         let share = self.shared.share(digest)?;
-        Some((share.held().len(), share.manifest.chunks.len()))
+        Some((share.held_chunks().len(), share.manifest.chunks.len()))
     }
 
     /// The object of a chunk that is here.

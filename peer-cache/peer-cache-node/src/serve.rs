@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use image_format::{ChunkId, Form};
+use image_format::{Form, PartId};
 use peer_cache_proto::{
     duty::Give,
-    wire::{Answer, Ask, REQUEST_BYTES, Request, WHOLE},
+    wire::{Answer, Ask, REQUEST_BYTES, Request},
 };
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
-/// How long a request for the next chunk waits for one to come over the WAN.
+/// How long a request for the next part waits for one to come over the WAN.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
 const ANSWER_PRIORITY: i32 = 0;
 
@@ -67,59 +67,61 @@ async fn answer(
     match request.ask {
         Ask::Manifest => {
             let bytes = Bytes::copy_from_slice(share.manifest.as_bytes());
-            found(ChunkId(0), Form::Object, bytes)
+            found(PartId(0), Form::Object, bytes)
         }
-        Ask::Chunk {
-            chunk,
-            form,
-            offset,
-            bytes,
-        } => match shared.keeper.open(&share.manifest, chunk, form) {
-            None => {
-                repair(shared, &share, chunk);
-                nothing(Answer::Missing)
-            }
-            Some((form, object)) => {
-                let end = if bytes == WHOLE {
-                    object.len()
-                } else {
-                    offset.saturating_add(bytes) as usize
-                };
-                let range = (offset as usize).min(object.len())
-                    ..end.clamp(offset as usize, object.len().max(offset as usize));
-                found(
-                    chunk,
-                    form,
-                    object.slice(range.start..range.end.min(object.len())),
-                )
-            }
-        },
+        Ask::Part { part, form } => {
+            open(shared, &share, part, form).unwrap_or(nothing(Answer::Missing))
+        }
         Ask::Next => tokio::select! {
-            next = next_chunk(shared, peer, &share) => next,
+            next = next_part(shared, peer, &share) => next,
             // the asker has it from elsewhere: what is not given stays on the list
             _ = send.stopped() => nothing(Answer::Missing),
         },
     }
 }
 
-fn found(chunk: ChunkId, form: Form, body: Bytes) -> (Answer, Bytes) {
+fn found(part: PartId, form: Form, body: Bytes) -> (Answer, Bytes) {
     let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    (Answer::Found { chunk, form, bytes }, body)
+    (Answer::Found { part, form, bytes }, body)
 }
 
-async fn next_chunk(shared: &Arc<Shared>, peer: &Peer, share: &Arc<Share>) -> (Answer, Bytes) {
+/// A part of an object, from memory or medium; or the whole chunk in the form that is here.
+fn open(
+    shared: &Arc<Shared>,
+    share: &Arc<Share>,
+    part: PartId,
+    form: Form,
+) -> Option<(Answer, Bytes)> {
+    let (chunk, index) = share.table.place_of(part)?;
+    if form == Form::Object
+        && let Some(bytes) = share.arriving_part(chunk, index)
+    {
+        return Some(found(part, Form::Object, bytes));
+    }
+    match shared.keeper.open(&share.manifest, chunk, form) {
+        Some((Form::Object, object)) => {
+            let range = share.manifest.chunk(chunk)?.part_range(index)?;
+            let bytes = (range.end <= object.len()).then(|| object.slice(range))?;
+            Some(found(part, Form::Object, bytes))
+        }
+        Some((form, bytes)) => Some(found(part, form, bytes)),
+        None => {
+            repair(shared, share, chunk);
+            None
+        }
+    }
+}
+
+async fn next_part(shared: &Arc<Shared>, peer: &Peer, share: &Arc<Share>) -> (Answer, Bytes) {
     let wait = async {
         loop {
             // registered before the list is looked at, so that no arrival slips between
             let arrived = share.arrived.notified();
             match share.give(peer.id) {
-                Give::Chunk(chunk) => {
-                    if let Some((form, body)) =
-                        shared.keeper.open(&share.manifest, chunk, Form::Object)
-                    {
-                        return found(chunk, form, body);
+                Give::Part(part) => {
+                    if let Some(found) = open(shared, share, part, Form::Object) {
+                        return found;
                     }
-                    repair(shared, share, chunk);
                 }
                 Give::Exhausted => return (Answer::Exhausted, Bytes::new()),
                 Give::Later => arrived.await,

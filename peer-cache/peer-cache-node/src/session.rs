@@ -4,16 +4,22 @@ use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use peer_cache_proto::wire::{
-    ChunkRanges, Credentials, Documents, FRAME_BYTES_MAX, Frame, HAVE_RANGES_MAX, Hello,
-    PROTOCOL_VERSION,
+    Credentials, Documents, FRAME_BYTES_MAX, Frame, HAVE_RANGES_MAX, Hello, PROTOCOL_VERSION,
+    PartRanges,
 };
 use thiserror::Error;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use crate::{
     Event, Role, endpoint,
@@ -24,6 +30,10 @@ use crate::{
 
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 const DIAL_WITHIN: Duration = Duration::from_secs(3);
+/// A peer that owes something and sends not a single packet for this long is taken for dead. One that is alive
+/// acknowledges at once, whatever it is busy with.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+const LISTEN_EVERY: Duration = Duration::from_millis(200);
 /// Frames of control have the right of way over chunks.
 const CONTROL_PRIORITY: i32 = 100;
 
@@ -200,6 +210,7 @@ async fn greet(
         rank: hello.rank,
         outbox,
         standing: Mutex::new(standing),
+        asked: AtomicUsize::new(0),
         waiting: Mutex::new(None),
     });
     register(shared, &peer)?;
@@ -232,6 +243,7 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
     });
     introduce(&shared, &peer);
     let requests = tokio::spawn(serve_requests(shared.clone(), peer.clone()));
+    let listening = tokio::spawn(listen(shared.clone(), peer.clone()));
     let ended = loop {
         match frames.next().await {
             Ok(frame) => handle(&shared, &peer, frame).await,
@@ -239,6 +251,7 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
         }
     };
     tracing::debug!(peer.id = %peer.key.short(), %ended, "a connection ended");
+    listening.abort();
     requests.abort();
     peer.connection.close(0u32.into(), b"");
     lock(&shared.peers).remove(&peer.id);
@@ -246,6 +259,29 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
         share.tell(SwarmEvent::Gone { id: peer.id }).await;
     }
     shared.emit(Event::PeerGone { key: peer.key });
+}
+
+/// Ends the connection of a peer that fell silent while it owes an answer, or the announcement of what it was given first.
+async fn listen(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let (mut heard, mut since) = (0, Instant::now());
+    loop {
+        let asleep = Instant::now();
+        tokio::time::sleep(LISTEN_EVERY).await;
+        if asleep.elapsed() > LISTEN_EVERY * 2 {
+            // it was this program that stood still
+            since = Instant::now();
+        }
+        let packets = peer.connection.stats().udp_rx.datagrams;
+        let owes = peer.asked.load(Ordering::Relaxed) > 0
+            || shared.shares().iter().any(|s| s.waits_for(peer.id));
+        if packets != heard || !owes {
+            (heard, since) = (packets, Instant::now());
+        } else if since.elapsed() >= SILENT_AFTER - LISTEN_EVERY {
+            tracing::info!(peer.id = %peer.key.short(), peer.address = %peer.address, "a peer fell silent");
+            peer.connection.close(5u32.into(), b"silent");
+            return;
+        }
+    }
 }
 
 /// Both may talk about chunks now: say what is here, and where others are.
@@ -282,15 +318,15 @@ pub(crate) fn join(share: &Share, peer: &Peer) {
         manifest,
         source: share.is_source(),
     });
-    announce(share, peer, &share.held());
+    announce(share, peer, &share.held_parts());
 }
 
-pub(crate) fn announce(share: &Share, peer: &Peer, chunks: &[image_format::ChunkId]) {
-    let ranges = ChunkRanges::of(chunks);
-    for part in ranges.0.chunks(HAVE_RANGES_MAX) {
+pub(crate) fn announce(share: &Share, peer: &Peer, parts: &[image_format::PartId]) {
+    let ranges = PartRanges::of(parts);
+    for some in ranges.0.chunks(HAVE_RANGES_MAX) {
         peer.send(Frame::Have {
             manifest: share.digest(),
-            chunks: ChunkRanges(part.to_vec()),
+            parts: PartRanges(some.to_vec()),
         });
     }
 }
@@ -362,15 +398,10 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
                     .await;
             }
         }
-        Frame::Have { manifest, chunks } if served => {
+        Frame::Have { manifest, parts } if served => {
             if let Some(share) = shared.share(&manifest) {
-                let chunks = chunks.chunks(share.chunk_count());
-                share
-                    .tell(SwarmEvent::Have {
-                        id: peer.id,
-                        chunks,
-                    })
-                    .await;
+                let parts = parts.parts(share.table.part_count());
+                share.tell(SwarmEvent::Have { id: peer.id, parts }).await;
             }
         }
         Frame::Claim { manifest, term } if peer.is_node() => {

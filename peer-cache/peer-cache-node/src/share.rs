@@ -1,23 +1,32 @@
 //! One manifest that this program serves or downloads.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use image_format::{ChunkId, Manifest};
+use bytes::Bytes;
+use image_format::{
+    Assembly, ChunkId, ChunkRecord, Manifest, PartId, PartTable, VerifiedObject, VerifiedPart,
+};
 use peer_cache_proto::{
     PeerId,
     duty::{Duty, Give},
-    swarm::{Failure, RequestId},
+    swarm::{Failure, OPEN_CHUNKS_BOUND, RequestId},
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use trust_format::{Digest, PublicKey, Verified};
 
 use crate::session::Joined;
 
 /// Events that a download may be behind with.
 pub(crate) const SWARM_EVENTS_MAX: usize = 4096;
+/// Objects of one download in memory, whole or in parts: those that the swarm has begun, and those on their way to the
+/// medium. Each open one gets its room sooner or later, because the medium gives back what it has taken.
+const INTAKE_MAX: usize = OPEN_CHUNKS_BOUND + 32;
 
 /// What a download is told.
 #[derive(Debug)]
@@ -28,21 +37,21 @@ pub(crate) enum SwarmEvent {
     },
     Have {
         id: PeerId,
-        chunks: Vec<ChunkId>,
+        parts: Vec<PartId>,
     },
     Gone {
         id: PeerId,
     },
     Assigned {
         request: RequestId,
-        chunk: ChunkId,
+        part: PartId,
     },
     Exhausted {
         request: RequestId,
     },
     Arrived {
         request: RequestId,
-        chunk: ChunkId,
+        part: PartId,
     },
     Failed {
         request: RequestId,
@@ -62,10 +71,31 @@ pub(crate) enum SwarmEvent {
     OriginFailed,
 }
 
+/// An object that arrives in parts, and its room in memory.
+#[derive(Debug)]
+struct Arriving {
+    assembly: Assembly,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What became of a part.
+#[derive(Debug)]
+pub(crate) enum Added {
+    /// It can be passed on.
+    Part,
+    /// It was the last one: the object is to be kept, and [`Share::hold`] to be called.
+    Whole(VerifiedObject, OwnedSemaphorePermit),
+    /// Its object has no room in memory yet.
+    NoRoom(VerifiedPart),
+}
+
 /// A manifest, which of its chunks are here, and who was given what.
 #[derive(Debug)]
 pub(crate) struct Share {
     pub(crate) manifest: Verified<Manifest>,
+    pub(crate) table: Arc<PartTable>,
+    /// Room for objects in memory.
+    pub(crate) intake: Arc<Semaphore>,
     state: Mutex<State>,
     /// Gives out first copies: holds everything or fetches it over the WAN.
     source: AtomicBool,
@@ -77,20 +107,28 @@ pub(crate) struct Share {
 
 #[derive(Debug)]
 struct State {
+    /// By chunk.
     held: Vec<bool>,
+    /// Chunks in `held`.
+    held_count: usize,
+    arriving: BTreeMap<ChunkId, Arriving>,
     duty: Duty,
     download: Option<mpsc::Sender<SwarmEvent>>,
 }
 
 impl Share {
     pub(crate) fn new(manifest: Verified<Manifest>, rotation: u64) -> Self {
-        let chunks = u32::try_from(manifest.chunks.len()).unwrap_or(u32::MAX);
+        let table = Arc::new(PartTable::of(&manifest));
         Self {
             state: Mutex::new(State {
                 held: vec![false; manifest.chunks.len()],
-                duty: Duty::new(chunks, rotation),
+                held_count: 0,
+                arriving: BTreeMap::new(),
+                duty: Duty::new(table.part_count(), rotation),
                 download: None,
             }),
+            intake: Arc::new(Semaphore::new(INTAKE_MAX)),
+            table,
             source: AtomicBool::new(false),
             joined: Joined::default(),
             arrived: Notify::new(),
@@ -115,11 +153,17 @@ impl Share {
     pub(crate) fn hold(&self, chunk: ChunkId) {
         let complete = {
             let mut state = self.state();
-            if let Some(held) = state.held.get_mut(chunk.0 as usize) {
-                *held = true;
+            let Some(held) = state.held.get_mut(chunk.0 as usize) else {
+                return;
+            };
+            if !std::mem::replace(held, true) {
+                state.held_count += 1;
             }
-            state.duty.handle_held(chunk);
-            state.duty.held() == state.held.len()
+            state.arriving.remove(&chunk);
+            for part in self.table.parts_of(chunk) {
+                state.duty.handle_held(part);
+            }
+            state.held_count == state.held.len()
         };
         self.arrived.notify_waiters();
         if complete {
@@ -135,18 +179,90 @@ impl Share {
         };
         let was_held = std::mem::replace(held, false);
         if was_held {
-            state.duty.handle_lost(chunk);
+            state.held_count -= 1;
+            for part in self.table.parts_of(chunk) {
+                state.duty.handle_lost(part);
+            }
             self.complete.send_replace(false);
         }
         was_held
     }
 
-    pub(crate) fn held(&self) -> Vec<ChunkId> {
+    /// Whether an object arrives already, which has its room then.
+    pub(crate) fn is_arriving(&self, chunk: ChunkId) -> bool {
+        self.state().arriving.contains_key(&chunk)
+    }
+
+    /// Takes a part that was checked. `permit` is the object's room in memory, which whoever brings its first part must have.
+    pub(crate) fn add(
+        &self,
+        (chunk, record): (ChunkId, &ChunkRecord),
+        (id, part): (PartId, VerifiedPart),
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Added {
+        let added = {
+            let mut state = self.state();
+            if state.held.get(chunk.0 as usize) == Some(&true) {
+                return Added::Part;
+            }
+            let arriving = match (state.arriving.entry(chunk), permit) {
+                (Entry::Occupied(entry), _) => entry.into_mut(),
+                (Entry::Vacant(_), None) => return Added::NoRoom(part),
+                (Entry::Vacant(entry), permit) => entry.insert(Arriving {
+                    assembly: Assembly::new(record),
+                    permit,
+                }),
+            };
+            arriving.assembly.add(part);
+            let added = match arriving.assembly.object() {
+                // without a permit the object is on its way to the medium already
+                Some(object) => match arriving.permit.take() {
+                    Some(permit) => Added::Whole(object, permit),
+                    None => Added::Part,
+                },
+                None => Added::Part,
+            };
+            state.duty.handle_held(id);
+            added
+        };
+        self.arrived.notify_waiters();
+        added
+    }
+
+    /// What of a chunk was here is given up.
+    pub(crate) fn drop_arriving(&self, chunk: ChunkId) {
+        self.state().arriving.remove(&chunk);
+    }
+
+    /// A part of an object that is not whole yet.
+    pub(crate) fn arriving_part(&self, chunk: ChunkId, index: u32) -> Option<Bytes> {
+        let state = self.state();
+        state.arriving.get(&chunk)?.assembly.part(index).cloned()
+    }
+
+    /// Chunks that are here.
+    pub(crate) fn held_chunks(&self) -> Vec<ChunkId> {
         (0u32..)
             .zip(&self.state().held)
             .filter(|(_, held)| **held)
             .map(|(c, _)| ChunkId(c))
             .collect()
+    }
+
+    /// Parts that can be served.
+    pub(crate) fn held_parts(&self) -> Vec<PartId> {
+        let whole = self.held_chunks();
+        let mut parts: Vec<PartId> = whole
+            .into_iter()
+            .flat_map(|chunk| self.table.parts_of(chunk))
+            .collect();
+        let state = self.state();
+        for (chunk, arriving) in &state.arriving {
+            let here = (0u32..).zip(self.table.parts_of(*chunk));
+            let here = here.filter(|(index, _)| arriving.assembly.part(*index).is_some());
+            parts.extend(here.map(|(_, part)| part));
+        }
+        parts
     }
 
     pub(crate) fn holds(&self, chunk: ChunkId) -> bool {
@@ -181,6 +297,11 @@ impl Share {
         self.state().duty.give(to)
     }
 
+    /// Whether a peer was given parts that it has not announced.
+    pub(crate) fn waits_for(&self, peer: PeerId) -> bool {
+        self.state().duty.waits_for(peer)
+    }
+
     pub(crate) fn set_download(&self, events: Option<mpsc::Sender<SwarmEvent>>) {
         self.state().download = events;
     }
@@ -195,7 +316,7 @@ impl Share {
         let download = {
             let mut state = self.state();
             match &event {
-                SwarmEvent::Have { chunks, .. } => state.duty.handle_have(chunks),
+                SwarmEvent::Have { parts, .. } => state.duty.handle_have(parts),
                 SwarmEvent::Gone { id } => {
                     state.duty.handle_peer_gone(*id);
                     self.arrived.notify_waiters();

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use peer_cache_proto::{
     machine::MachineFacts,
     wire::{AdmissionAnswer, Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use trust_format::{
     CheckedNode, Digest, Grade, MachineId, NodeCertificate, PublicKey, Ticket, Verified,
     check_ticket, peek, ticket_life,
@@ -28,8 +28,6 @@ use crate::{
     Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, share::Share, site::Site,
 };
 
-/// Chunks in memory between network and medium.
-pub(crate) const INTAKE_MAX: usize = 48;
 /// Frames that a connection may be behind with before it counts as stuck.
 pub(crate) const OUTBOX_MAX: usize = 1024;
 /// Connections of one program.
@@ -60,8 +58,26 @@ pub(crate) struct Peer {
     pub(crate) rank: Rank,
     pub(crate) outbox: mpsc::Sender<Frame>,
     pub(crate) standing: Mutex<Standing>,
+    /// Requests that it has not answered to the end.
+    pub(crate) asked: AtomicUsize,
     /// An agent that waits for an answer.
     pub(crate) waiting: Mutex<Option<(MachineFacts, Option<Digest>)>>,
+}
+
+/// A request that a peer has not answered yet.
+pub(crate) struct Asked(pub(crate) Arc<Peer>);
+
+impl Asked {
+    pub(crate) fn of(peer: Arc<Peer>) -> Self {
+        peer.asked.fetch_add(1, Ordering::Relaxed);
+        Self(peer)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Peer {
@@ -94,7 +110,6 @@ pub(crate) struct Shared {
     pub(crate) endpoint: quinn::Endpoint,
     pub(crate) keeper: Arc<dyn ChunkKeeper>,
     pub(crate) origin: Option<Arc<dyn Origin>>,
-    pub(crate) intake: Arc<Semaphore>,
     pub(crate) site: Mutex<Site>,
     pub(crate) credentials: Mutex<Credentials>,
     pub(crate) shares: Mutex<BTreeMap<Digest, Arc<Share>>>,
@@ -138,7 +153,6 @@ impl Shared {
             endpoint,
             keeper,
             origin,
-            intake: Arc::new(Semaphore::new(INTAKE_MAX)),
             site: Mutex::new(site),
             credentials: Mutex::new(credentials),
             shares: Mutex::default(),

@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use image_format::ChunkId;
+use image_format::{ChunkId, PartId, PartTable};
 use trust_format::PublicKey;
 
 use crate::{
@@ -45,6 +46,7 @@ pub enum Action {
 /// The download of one manifest.
 #[derive(Debug)]
 pub struct Download {
+    table: Arc<PartTable>,
     swarm: Swarm,
     /// Of nodes that can reach the origin.
     election: Option<Election>,
@@ -55,11 +57,17 @@ pub struct Download {
 }
 
 impl Download {
-    /// A download of `chunks` chunks. `salt` is any number that differs from machine to machine; `stands` is this node and its
-    /// rank, if it may fetch over the WAN.
-    pub fn new(now: Duration, chunks: u32, salt: u64, stands: Option<(PublicKey, Rank)>) -> Self {
+    /// A download of a manifest's objects. `salt` is any number that differs from machine to machine; `stands` is this node
+    /// and its rank, if it may fetch over the WAN.
+    pub fn new(
+        now: Duration,
+        table: Arc<PartTable>,
+        salt: u64,
+        stands: Option<(PublicKey, Rank)>,
+    ) -> Self {
         Self {
-            swarm: Swarm::new(chunks, salt),
+            swarm: Swarm::new(table.clone(), salt),
+            table,
             election: stands.map(|(me, rank)| Election::new(now, me, rank)),
             candidates: BTreeSet::new(),
             is_fetching: false,
@@ -97,9 +105,9 @@ impl Download {
         self.swarm.handle_peer(now, id, kind);
     }
 
-    /// A peer announced chunks.
-    pub fn handle_have(&mut self, now: Duration, id: PeerId, chunks: &[ChunkId]) {
-        self.swarm.handle_have(now, id, chunks);
+    /// A peer announced parts.
+    pub fn handle_have(&mut self, now: Duration, id: PeerId, parts: &[PartId]) {
+        self.swarm.handle_have(now, id, parts);
     }
 
     /// A connection ended.
@@ -107,9 +115,9 @@ impl Download {
         self.swarm.handle_peer_gone(now, id);
     }
 
-    /// A source said which chunk the answer to [`swarm::Want::Next`] will be.
-    pub fn handle_assigned(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
-        self.swarm.handle_assigned(now, id, chunk);
+    /// A source said which part the answer to [`swarm::Want::Next`] will be.
+    pub fn handle_assigned(&mut self, now: Duration, id: RequestId, part: PartId) {
+        self.swarm.handle_assigned(now, id, part);
     }
 
     /// A source has given out everything once.
@@ -117,9 +125,9 @@ impl Download {
         self.swarm.handle_exhausted(now, id);
     }
 
-    /// Verified bytes of a chunk are here and can be served.
-    pub fn handle_arrived(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
-        self.swarm.handle_arrived(now, id, chunk);
+    /// Verified bytes of a part are here and can be served.
+    pub fn handle_arrived(&mut self, now: Duration, id: RequestId, part: PartId) {
+        self.swarm.handle_arrived(now, id, part);
     }
 
     /// A request brought nothing.
@@ -132,12 +140,21 @@ impl Download {
         if let Some(election) = &mut self.election {
             election.handle_progress(now);
         }
-        self.swarm.handle_local(now, chunk);
+        for part in self.table.parts_of(chunk) {
+            self.swarm.handle_local(now, part);
+        }
+    }
+
+    /// A part is here of a chunk that is not whole yet.
+    pub fn handle_local_part(&mut self, now: Duration, part: PartId) {
+        self.swarm.handle_local(now, part);
     }
 
     /// A chunk that was here is here no longer.
     pub fn handle_lost(&mut self, now: Duration, chunk: ChunkId) {
-        self.swarm.handle_lost(now, chunk);
+        for part in self.table.parts_of(chunk) {
+            self.swarm.handle_lost(now, part);
+        }
     }
 
     /// Another node says that it fetches.
@@ -219,7 +236,7 @@ impl Download {
 
     fn fetch(&mut self, term: u64) {
         self.is_fetching = true;
-        let wanted = self.swarm.unavailable();
+        let wanted = self.table.chunks_of(self.swarm.unavailable());
         self.actions.push_back(Action::Fetch { term, wanted });
     }
 }

@@ -1,20 +1,22 @@
-//! The source's side of a swarm: each chunk is given out once before any is given out twice.
+//! The source's side of a swarm: each part is given out once before any is given out twice.
 
 use std::collections::BTreeMap;
 
-use image_format::ChunkId;
+use image_format::PartId;
 
 use crate::PeerId;
 
-/// Who was given which chunk to pass on. One for each manifest that a source serves.
+/// Who was given which part to pass on. One for each manifest that a source serves.
 #[derive(Debug)]
 pub struct Duty {
     state: Vec<State>,
-    /// Chunks are given in this rotation, so that two full sources begin at different places.
+    /// Parts are given in this rotation, so that two full sources begin at different places.
     first: u32,
     /// Nothing before this step of the rotation is left to give, as far as is known.
     next: u32,
     held: usize,
+    /// How many parts each peer was given and has not announced.
+    outstanding: BTreeMap<PeerId, usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,56 +35,59 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Give {
     /// This one.
-    Chunk(ChunkId),
+    Part(PartId),
     /// All that are here were given, more will come: ask again when one did.
     Later,
-    /// Every chunk was given once.
+    /// Every part was given once.
     Exhausted,
 }
 
 impl Duty {
-    /// A duty over `chunks` chunks, none of which is here yet. `rotation` is any number that differs from source to source.
-    pub fn new(chunks: u32, rotation: u64) -> Self {
-        let first = u32::try_from(rotation % u64::from(chunks.max(1))).unwrap_or(0);
+    /// A duty over `parts` parts, none of which is here yet. `rotation` is any number that differs from source to source.
+    pub fn new(parts: u32, rotation: u64) -> Self {
+        let first = u32::try_from(rotation % u64::from(parts.max(1))).unwrap_or(0);
         Self {
-            state: vec![State::Absent; chunks as usize],
+            state: vec![State::Absent; parts as usize],
             first,
             next: 0,
             held: 0,
+            outstanding: BTreeMap::new(),
         }
     }
 
-    /// The source has this chunk now.
-    pub fn handle_held(&mut self, chunk: ChunkId) {
-        if let Some(state) = self.state.get_mut(chunk.0 as usize)
+    /// The source has this part now.
+    pub fn handle_held(&mut self, part: PartId) {
+        if let Some(state) = self.state.get_mut(part.0 as usize)
             && *state == State::Absent
         {
             *state = State::Free;
             self.held += 1;
-            self.rewind(chunk);
+            self.rewind(part);
         }
     }
 
-    /// The source has this chunk no longer: it turned out damaged.
-    pub fn handle_lost(&mut self, chunk: ChunkId) {
-        if let Some(state) = self.state.get_mut(chunk.0 as usize)
+    /// The source has this part no longer: it turned out damaged.
+    pub fn handle_lost(&mut self, part: PartId) {
+        if let Some(state) = self.state.get_mut(part.0 as usize)
             && *state != State::Absent
         {
-            *state = State::Absent;
+            let before = std::mem::replace(state, State::Absent);
             self.held -= 1;
+            self.settle(before);
         }
     }
 
-    /// A peer asks for the next chunk.
+    /// A peer asks for the next part.
     pub fn give(&mut self, to: PeerId) -> Give {
         let count = u32::try_from(self.state.len()).unwrap_or(u32::MAX);
         while self.next < count {
-            let chunk = (self.first + self.next) % count;
-            let state = &mut self.state[chunk as usize];
+            let part = (self.first + self.next) % count;
+            let state = &mut self.state[part as usize];
             if *state == State::Free {
                 *state = State::Given(to);
+                *self.outstanding.entry(to).or_default() += 1;
                 self.next += 1;
-                return Give::Chunk(ChunkId(chunk));
+                return Give::Part(PartId(part));
             }
             self.next += 1;
         }
@@ -92,46 +97,55 @@ impl Duty {
         }
     }
 
-    /// Another peer announced chunks.
-    pub fn handle_have(&mut self, chunks: &[ChunkId]) {
-        for chunk in chunks {
-            if let Some(state) = self.state.get_mut(chunk.0 as usize)
+    /// Another peer announced parts.
+    pub fn handle_have(&mut self, parts: &[PartId]) {
+        for part in parts {
+            if let Some(state) = self.state.get_mut(part.0 as usize)
                 && *state != State::Absent
             {
-                *state = State::Seen;
+                let before = std::mem::replace(state, State::Seen);
+                self.settle(before);
             }
         }
     }
 
     /// A peer is gone: what it was given and never announced goes back on the list.
     pub fn handle_peer_gone(&mut self, peer: PeerId) {
+        if self.outstanding.remove(&peer).is_none() {
+            return;
+        }
         for at in 0..self.state.len() {
             if self.state[at] == State::Given(peer) {
                 self.state[at] = State::Free;
-                self.rewind(ChunkId(u32::try_from(at).unwrap_or(u32::MAX)));
+                self.rewind(PartId(u32::try_from(at).unwrap_or(u32::MAX)));
             }
         }
     }
 
-    /// How many chunks the source has.
+    /// How many parts the source has.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Chunks out with each peer.
-    pub fn given(&self) -> BTreeMap<PeerId, usize> {
-        let mut given = BTreeMap::new();
-        for state in &self.state {
-            if let State::Given(peer) = state {
-                *given.entry(*peer).or_default() += 1;
-            }
-        }
-        given
+    /// Whether a peer was given parts that it has not announced.
+    pub fn waits_for(&self, peer: PeerId) -> bool {
+        self.outstanding.contains_key(&peer)
     }
 
-    fn rewind(&mut self, chunk: ChunkId) {
+    /// A part's state has changed from this one.
+    fn settle(&mut self, before: State) {
+        let State::Given(peer) = before else { return };
+        if let Some(count) = self.outstanding.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.outstanding.remove(&peer);
+            }
+        }
+    }
+
+    fn rewind(&mut self, part: PartId) {
         let count = u32::try_from(self.state.len()).unwrap_or(u32::MAX);
-        let step = (chunk.0 + count - self.first) % count;
+        let step = (part.0 + count - self.first) % count;
         self.next = self.next.min(step);
     }
 }
@@ -143,19 +157,19 @@ mod tests {
     const A: PeerId = PeerId(1);
     const B: PeerId = PeerId(2);
 
-    fn full(chunks: u32, rotation: u64) -> Duty {
-        let mut duty = Duty::new(chunks, rotation);
-        (0..chunks).for_each(|c| duty.handle_held(ChunkId(c)));
+    fn full(parts: u32, rotation: u64) -> Duty {
+        let mut duty = Duty::new(parts, rotation);
+        (0..parts).for_each(|c| duty.handle_held(PartId(c)));
         duty
     }
 
-    fn invariant_nothing_twice(duty: &mut Duty, peers: &[PeerId]) -> Vec<ChunkId> {
+    fn invariant_nothing_twice(duty: &mut Duty, peers: &[PeerId]) -> Vec<PartId> {
         let mut given = Vec::new();
         for turn in 0.. {
             match duty.give(peers[turn % peers.len()]) {
-                Give::Chunk(chunk) => {
-                    assert!(!given.contains(&chunk), "{chunk:?} given twice");
-                    given.push(chunk);
+                Give::Part(part) => {
+                    assert!(!given.contains(&part), "{part:?} given twice");
+                    given.push(part);
                 }
                 _ => return given,
             }
@@ -164,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn every_chunk_is_given_once_in_rotation() {
+    fn every_part_is_given_once_in_rotation() {
         let given = invariant_nothing_twice(&mut full(5, 7), &[A, B]);
         assert_eq!(
             given.iter().map(|c| c.0).collect::<Vec<_>>(),
@@ -175,13 +189,15 @@ mod tests {
     #[test]
     fn what_a_lost_peer_had_not_announced_goes_back() {
         let mut duty = full(4, 0);
-        assert_eq!(duty.give(A), Give::Chunk(ChunkId(0)));
-        assert_eq!(duty.give(A), Give::Chunk(ChunkId(1)));
-        duty.handle_have(&[ChunkId(0)]);
+        assert_eq!(duty.give(A), Give::Part(PartId(0)));
+        assert_eq!(duty.give(A), Give::Part(PartId(1)));
+        duty.handle_have(&[PartId(0)]);
+        assert!(duty.waits_for(A) && !duty.waits_for(B));
         duty.handle_peer_gone(A);
+        assert!(!duty.waits_for(A));
         assert_eq!(
             invariant_nothing_twice(&mut duty, &[B]),
-            [ChunkId(1), ChunkId(2), ChunkId(3)]
+            [PartId(1), PartId(2), PartId(3)]
         );
         assert_eq!(duty.give(B), Give::Exhausted);
     }
@@ -190,19 +206,19 @@ mod tests {
     fn a_source_that_is_still_fetching_says_later() {
         let mut duty = Duty::new(2, 0);
         assert_eq!(duty.give(A), Give::Later);
-        duty.handle_held(ChunkId(1));
-        assert_eq!(duty.give(A), Give::Chunk(ChunkId(1)));
+        duty.handle_held(PartId(1));
+        assert_eq!(duty.give(A), Give::Part(PartId(1)));
         assert_eq!(duty.give(A), Give::Later);
-        duty.handle_held(ChunkId(0));
-        assert_eq!(duty.give(B), Give::Chunk(ChunkId(0)));
+        duty.handle_held(PartId(0));
+        assert_eq!(duty.give(B), Give::Part(PartId(0)));
         assert_eq!(duty.give(B), Give::Exhausted);
     }
 
     #[test]
-    fn chunks_out_of_range_are_ignored() {
+    fn parts_out_of_range_are_ignored() {
         let mut duty = Duty::new(0, 3);
-        duty.handle_held(ChunkId(9));
-        duty.handle_have(&[ChunkId(9)]);
+        duty.handle_held(PartId(9));
+        duty.handle_have(&[PartId(9)]);
         assert_eq!(duty.give(A), Give::Exhausted);
     }
 }

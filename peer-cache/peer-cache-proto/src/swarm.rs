@@ -1,29 +1,41 @@
-//! Which chunk to ask of whom, and when: one machine's part in a swarm, for one manifest.
+//! Which part to ask of whom, and when: what one machine does in the swarm of one manifest.
 //!
-//! A source's link is the bottleneck, so of a source a receiver asks for *the next chunk that nobody has* and the
+//! A source's link is the bottleneck, so of a source a receiver asks for *the next part that nobody has* and the
 //! source chooses ([`crate::duty::Duty`]). Among receivers the rarest comes first. One rule covers slow peers and the
 //! end: an idle peer is asked for a second copy of what is overdue elsewhere, never for a third.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use image_format::ChunkId;
+use image_format::{ChunkId, PartId, PartTable};
 
 use crate::{PeerId, mix};
 
-/// How long news of chunks is gathered before it is announced.
+mod choose;
+
+/// How long news of parts is gathered before it is announced.
 pub const ANNOUNCE_DELAY: Duration = Duration::from_millis(10);
 /// Requests in flight to one peer.
 pub const WINDOW: usize = 4;
 /// Peers of one swarm; more are not asked.
 pub const PEERS_MAX: usize = 256;
-/// A chunk younger in flight than this is never asked for twice.
+/// Requests in flight to all peers together.
+const FLIGHTS_MAX: usize = 64;
+/// Chunks of which some parts are here or in flight and some are not: as many objects are held in memory. Beyond it only
+/// parts of these are asked for.
+const OPEN_CHUNKS_MAX: usize = 48;
+/// A source chooses itself which chunk comes next, and its link must not stand still.
+const OPEN_CHUNKS_OF_SOURCES_MAX: usize = 16;
+/// The most chunks that a download has begun and not finished: what the shell must have room for.
+pub const OPEN_CHUNKS_BOUND: usize = OPEN_CHUNKS_MAX + OPEN_CHUNKS_OF_SOURCES_MAX + WINDOW;
+/// A part younger in flight than this is never asked for twice.
 const SECOND_COPY_AFTER_MIN: Duration = Duration::from_millis(250);
 /// For a peer whose speed is not known yet.
 const SECOND_COPY_AFTER_UNKNOWN: Duration = Duration::from_secs(1);
-/// How long chunks that a source gave away may stay unannounced before they count as lost.
+/// How long parts that a source gave away may stay unannounced before they count as lost.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long a peer that failed to answer is left alone.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(200);
@@ -36,10 +48,10 @@ pub struct RequestId(pub u64);
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
-    /// The next chunk that nobody has; only of a source.
+    /// The next part that nobody has; only of a source.
     Next,
-    /// This chunk.
-    Chunk(ChunkId),
+    /// This part.
+    Part(PartId),
 }
 
 /// What the shell has to do.
@@ -61,17 +73,17 @@ pub enum Action {
     },
     /// Tell every peer what is new here.
     Announce {
-        /// The chunks.
-        chunks: Vec<ChunkId>,
+        /// The parts.
+        parts: Vec<PartId>,
     },
     /// This peer sent bytes that are not what was signed: drop it, report it, do not ask it again.
     Accuse {
         /// The culprit.
         peer: PeerId,
         /// What it was asked for.
-        chunk: Option<ChunkId>,
+        part: Option<PartId>,
     },
-    /// Every chunk is here.
+    /// Every part is here.
     Finished,
 }
 
@@ -100,7 +112,10 @@ struct Peer {
     kind: PeerKind,
     have: Vec<bool>,
     in_flight: usize,
-    chunk_time: Option<Duration>,
+    /// How many of the wanted parts it has.
+    useful: usize,
+    /// From request to last byte, round trip and queue included; the mean of about the last eight.
+    part_time: Option<Duration>,
     exhausted: Option<Duration>,
     resting_until: Duration,
 }
@@ -109,22 +124,44 @@ impl Peer {
     fn can_take(&self, now: Duration) -> bool {
         self.in_flight < WINDOW && now >= self.resting_until
     }
+
+    /// Parts that several peers have are asked of the quick ones first. Only the magnitude counts, so that equals share.
+    fn slowness(&self) -> u32 {
+        self.part_time
+            .map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX))
+            .checked_ilog2()
+            .unwrap_or(0)
+    }
+}
+
+/// How far a chunk is.
+#[derive(Debug, Clone, Copy, Default)]
+struct ChunkState {
+    parts: u8,
+    held: u8,
+    in_flight: u8,
+}
+
+impl ChunkState {
+    fn is_open(self) -> bool {
+        self.held < self.parts && (self.held > 0 || self.in_flight > 0)
+    }
 }
 
 #[derive(Debug)]
 struct Flight {
     peer: PeerId,
     want: Want,
-    chunk: Option<ChunkId>,
+    part: Option<PartId>,
     since: Duration,
 }
 
-/// Where chunks came from, and what went wrong.
+/// Where parts came from, and what went wrong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Chunks by the peer that sent them.
+    /// Parts by the peer that sent them.
     pub received: BTreeMap<PeerId, u64>,
-    /// Chunks that arrived although they were here.
+    /// Parts that arrived although they were here.
     pub duplicates: u64,
     /// Second copies asked for.
     pub second_copies: u64,
@@ -137,37 +174,48 @@ pub struct Counters {
 pub struct Swarm {
     /// Differs from machine to machine, so that equals do not choose alike.
     salt: u64,
+    table: Arc<PartTable>,
+    chunks: Vec<ChunkState>,
+    open: BTreeSet<u32>,
     held: Vec<bool>,
     missing: usize,
     holders: Vec<u16>,
     copies: Vec<u8>,
-    /// Chunks neither held nor in flight: (how many receivers announced it, a private order, chunk). Sources do not count:
-    /// what only they have is first-copy duty.
+    /// Parts neither held nor in flight: (how many receivers announced it, a private order of chunks, part). Sources do not
+    /// count: what only they have is first-copy duty.
     wanted: BTreeSet<(u16, u64, u32)>,
     peers: BTreeMap<PeerId, Peer>,
     accused: BTreeSet<PeerId>,
     flights: BTreeMap<RequestId, Flight>,
     last_request: u64,
     actions: VecDeque<Action>,
-    news: Vec<ChunkId>,
+    news: Vec<PartId>,
     news_since: Option<Duration>,
     next_tick: Duration,
     counters: Counters,
 }
 
 impl Swarm {
-    /// A swarm over `chunks` chunks.
-    pub fn new(chunks: u32, salt: u64) -> Self {
-        let count = chunks as usize;
+    /// A swarm over the parts of a manifest. `salt` is any number that differs from machine to machine.
+    pub fn new(table: Arc<PartTable>, salt: u64) -> Self {
+        let parts = table.part_count();
+        let count = parts as usize;
+        let chunks = (0..table.chunk_count()).map(|chunk| ChunkState {
+            parts: u8::try_from(table.parts_of(ChunkId(chunk)).count()).unwrap_or(u8::MAX),
+            ..ChunkState::default()
+        });
         Self {
             salt,
+            chunks: chunks.collect(),
+            open: BTreeSet::new(),
             held: vec![false; count],
             missing: count,
             holders: vec![0; count],
             copies: vec![0; count],
-            wanted: (0..chunks)
-                .map(|c| (0, mix(u64::from(c), salt), c))
+            wanted: (0..parts)
+                .map(|part| (0, order(&table, PartId(part), salt), part))
                 .collect(),
+            table,
             peers: BTreeMap::new(),
             accused: BTreeSet::new(),
             flights: BTreeMap::new(),
@@ -185,32 +233,32 @@ impl Swarm {
         self.missing == 0
     }
 
-    /// Chunks that are not here.
+    /// Parts that are not here.
     pub fn missing(&self) -> usize {
         self.missing
     }
 
-    /// Whether a chunk is here.
-    pub fn holds(&self, chunk: ChunkId) -> bool {
-        self.held.get(chunk.0 as usize).copied().unwrap_or(false)
+    /// Whether a part is here.
+    pub fn holds(&self, part: PartId) -> bool {
+        self.held.get(part.0 as usize).copied().unwrap_or(false)
     }
 
-    /// Every chunk that is here.
-    pub fn held(&self) -> Vec<ChunkId> {
+    /// Every part that is here.
+    pub fn held(&self) -> Vec<PartId> {
         list(&self.held)
     }
 
-    /// Missing chunks that are not in flight and that no connected peer has announced: what only the origin can give.
-    pub fn unavailable(&self) -> Vec<ChunkId> {
-        let nobody_has = |chunk: u32| self.peers.values().all(|p| !p.have[chunk as usize]);
-        let mut chunks: Vec<ChunkId> = self
+    /// Missing parts that are not in flight and that no connected peer has announced: what only the origin can give.
+    pub fn unavailable(&self) -> Vec<PartId> {
+        let nobody_has = |part: u32| self.peers.values().all(|p| !p.have[part as usize]);
+        let mut parts: Vec<PartId> = self
             .wanted
             .range(..(1, 0, 0))
             .filter(|(_, _, c)| nobody_has(*c))
-            .map(|(_, _, c)| ChunkId(*c))
+            .map(|(_, _, c)| PartId(*c))
             .collect();
-        chunks.sort_unstable();
-        chunks
+        parts.sort_unstable();
+        parts
     }
 
     /// What came from where.
@@ -218,22 +266,25 @@ impl Swarm {
         &self.counters
     }
 
-    /// A chunk that is here without the swarm: from the slab, the old disk or the origin.
-    pub fn handle_local(&mut self, now: Duration, chunk: ChunkId) {
-        self.hold(now, chunk);
-        self.cancel_others(chunk);
+    /// A part that is here without the swarm: from the slab, the old disk or the origin.
+    pub fn handle_local(&mut self, now: Duration, part: PartId) {
+        self.hold(now, part);
+        self.cancel_others(part);
         self.choose(now);
     }
 
-    /// A chunk that was here is here no longer: it turned out damaged.
-    pub fn handle_lost(&mut self, now: Duration, chunk: ChunkId) {
-        let Some(held) = self.held.get_mut(chunk.0 as usize) else {
+    /// A part that was here is here no longer: it turned out damaged.
+    pub fn handle_lost(&mut self, now: Duration, part: PartId) {
+        let Some(held) = self.held.get_mut(part.0 as usize) else {
             return;
         };
         if std::mem::replace(held, false) {
             self.missing += 1;
-            self.news.retain(|c| *c != chunk);
-            self.wanted.insert(self.key(chunk));
+            self.news.retain(|c| *c != part);
+            self.change_chunk(part, |chunk| chunk.held -= 1);
+            if self.copies[part.0 as usize] == 0 {
+                self.want(part);
+            }
             self.choose(now);
         }
     }
@@ -246,64 +297,65 @@ impl Swarm {
         if self.peers.get(&id).is_some_and(|p| p.kind == kind) {
             return;
         }
-        // a receiver that turns into a source, or back, begins anew: its chunks are counted differently
+        // a receiver that turns into a source, or back, begins anew: its parts are counted differently
         let have = self.peers.get(&id).map(|p| p.have.clone());
         self.forget(id);
         let peer = Peer {
             kind,
             have: vec![false; self.held.len()],
             in_flight: 0,
-            chunk_time: None,
+            useful: 0,
+            part_time: None,
             exhausted: None,
             resting_until: now,
         };
         self.peers.insert(id, peer);
-        let chunks: Vec<ChunkId> = have.map(|have| list(&have)).unwrap_or_default();
-        self.handle_have(now, id, &chunks);
+        let parts: Vec<PartId> = have.map(|have| list(&have)).unwrap_or_default();
+        self.handle_have(now, id, &parts);
     }
 
-    /// A peer announced chunks.
-    pub fn handle_have(&mut self, now: Duration, id: PeerId, chunks: &[ChunkId]) {
+    /// A peer announced parts.
+    pub fn handle_have(&mut self, now: Duration, id: PeerId, parts: &[PartId]) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         let mut raised = Vec::new();
-        for chunk in chunks {
-            if let Some(have) = peer.have.get_mut(chunk.0 as usize)
+        for part in parts {
+            if let Some(have) = peer.have.get_mut(part.0 as usize)
                 && !std::mem::replace(have, true)
             {
-                raised.push(*chunk);
+                let at = part.0 as usize;
+                peer.useful += usize::from(!self.held[at] && self.copies[at] == 0);
+                raised.push(*part);
             }
         }
         if peer.kind == PeerKind::Receiver {
-            for chunk in raised {
-                self.change_holders(chunk, 1);
+            for part in raised {
+                self.change_holders(part, 1);
             }
         }
         // what the other receivers can give is what it was
         self.choose_among(now, |of, peer| of == id || peer.kind == PeerKind::Source);
     }
 
-    /// A source said which chunk the answer to [`Want::Next`] will be.
-    pub fn handle_assigned(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
+    /// A source said which part the answer to [`Want::Next`] will be.
+    pub fn handle_assigned(&mut self, now: Duration, id: RequestId, part: PartId) {
         let Some(flight) = self.flights.get_mut(&id) else {
             return;
         };
-        if flight.want != Want::Next
-            || flight.chunk.is_some()
-            || chunk.0 as usize >= self.held.len()
+        if flight.want != Want::Next || flight.part.is_some() || part.0 as usize >= self.held.len()
         {
             return;
         }
         // held already, or another source assigned the same: either way these bytes are not needed
-        if self.holds(chunk) || self.copies[chunk.0 as usize] > 0 {
+        if self.holds(part) || self.copies[part.0 as usize] > 0 {
             self.drop_flight(id);
             self.actions.push_back(Action::Cancel { id });
             self.choose(now);
         } else {
-            self.take_off(chunk);
+            self.take_off(part);
             if let Some(flight) = self.flights.get_mut(&id) {
-                flight.chunk = Some(chunk);
+                flight.part = Some(part);
             }
         }
     }
@@ -318,20 +370,20 @@ impl Swarm {
         self.choose(now);
     }
 
-    /// Verified bytes of a chunk are here and can be served.
-    pub fn handle_arrived(&mut self, now: Duration, id: RequestId, chunk: ChunkId) {
+    /// Verified bytes of a part are here and can be served.
+    pub fn handle_arrived(&mut self, now: Duration, id: RequestId, part: PartId) {
         if let Some(flight) = self.drop_flight(id) {
             let took = now.saturating_sub(flight.since);
             if let Some(peer) = self.peers.get_mut(&flight.peer) {
-                peer.chunk_time = Some(peer.chunk_time.map_or(took, |t| (t * 7 + took) / 8));
+                peer.part_time = Some(peer.part_time.map_or(took, |t| (t * 7 + took) / 8));
             }
             *self.counters.received.entry(flight.peer).or_default() += 1;
         }
-        match self.holds(chunk) {
+        match self.holds(part) {
             true => self.counters.duplicates += 1,
-            false => self.hold(now, chunk),
+            false => self.hold(now, part),
         }
-        self.cancel_others(chunk);
+        self.cancel_others(part);
         self.choose(now);
     }
 
@@ -345,18 +397,21 @@ impl Swarm {
             self.accused.insert(flight.peer);
             self.actions.push_back(Action::Accuse {
                 peer: flight.peer,
-                chunk: flight.chunk,
+                part: flight.part,
             });
             self.forget(flight.peer);
         } else if let Some(peer) = self.peers.get_mut(&flight.peer) {
             peer.resting_until = now + REST_AFTER_FAILURE;
             let missing = flight
-                .chunk
+                .part
                 .filter(|c| failure == Failure::Missing && peer.have[c.0 as usize]);
-            if let Some(chunk) = missing {
-                peer.have[chunk.0 as usize] = false;
+            if let Some(part) = missing {
+                // the flight is over, so if nobody else sends it, it is wanted again
+                let at = part.0 as usize;
+                peer.have[at] = false;
+                peer.useful -= usize::from(!self.held[at] && self.copies[at] == 0);
                 if peer.kind == PeerKind::Receiver {
-                    self.change_holders(chunk, -1);
+                    self.change_holders(part, -1);
                 }
             }
         }
@@ -394,16 +449,17 @@ impl Swarm {
         self.actions.pop_front()
     }
 
-    fn hold(&mut self, now: Duration, chunk: ChunkId) {
-        let Some(held) = self.held.get_mut(chunk.0 as usize) else {
+    fn hold(&mut self, now: Duration, part: PartId) {
+        let Some(held) = self.held.get_mut(part.0 as usize) else {
             return;
         };
         if std::mem::replace(held, true) {
             return;
         }
-        self.wanted.remove(&self.key(chunk));
+        self.change_chunk(part, |chunk| chunk.held += 1);
+        self.unwant(part);
         self.missing -= 1;
-        self.news.push(chunk);
+        self.news.push(part);
         self.news_since.get_or_insert(now);
         if self.missing == 0 {
             self.announce();
@@ -419,16 +475,16 @@ impl Swarm {
     fn announce(&mut self) {
         self.news_since = None;
         if !self.news.is_empty() {
-            let chunks = std::mem::take(&mut self.news);
-            self.actions.push_back(Action::Announce { chunks });
+            let parts = std::mem::take(&mut self.news);
+            self.actions.push_back(Action::Announce { parts });
         }
     }
 
-    fn cancel_others(&mut self, chunk: ChunkId) {
+    fn cancel_others(&mut self, part: PartId) {
         let losers: Vec<RequestId> = self
             .flights
             .iter()
-            .filter(|(_, f)| f.chunk == Some(chunk))
+            .filter(|(_, f)| f.part == Some(part))
             .map(|(id, _)| *id)
             .collect();
         for id in losers {
@@ -452,43 +508,74 @@ impl Swarm {
             return;
         };
         if peer.kind == PeerKind::Receiver {
-            for chunk in list(&peer.have) {
-                self.change_holders(chunk, -1);
+            for part in list(&peer.have) {
+                self.change_holders(part, -1);
             }
         }
     }
 
-    fn key(&self, chunk: ChunkId) -> (u16, u64, u32) {
+    fn key(&self, part: PartId) -> (u16, u64, u32) {
         (
-            self.holders[chunk.0 as usize],
-            mix(u64::from(chunk.0), self.salt),
-            chunk.0,
+            self.holders[part.0 as usize],
+            order(&self.table, part, self.salt),
+            part.0,
         )
     }
 
-    fn change_holders(&mut self, chunk: ChunkId, by: i16) {
-        let key = self.key(chunk);
+    fn want(&mut self, part: PartId) {
+        if self.wanted.insert(self.key(part)) {
+            for peer in self.peers.values_mut() {
+                peer.useful += usize::from(peer.have[part.0 as usize]);
+            }
+        }
+    }
+
+    fn unwant(&mut self, part: PartId) {
+        if self.wanted.remove(&self.key(part)) {
+            for peer in self.peers.values_mut() {
+                peer.useful -= usize::from(peer.have[part.0 as usize]);
+            }
+        }
+    }
+
+    fn change_chunk(&mut self, part: PartId, change: impl FnOnce(&mut ChunkState)) {
+        let Some((chunk, _)) = self.table.place_of(part) else {
+            return;
+        };
+        let state = &mut self.chunks[chunk.0 as usize];
+        change(state);
+        match state.is_open() {
+            true => self.open.insert(chunk.0),
+            false => self.open.remove(&chunk.0),
+        };
+    }
+
+    fn change_holders(&mut self, part: PartId, by: i16) {
+        let key = self.key(part);
         let listed = self.wanted.remove(&key);
-        let holders = &mut self.holders[chunk.0 as usize];
+        let holders = &mut self.holders[part.0 as usize];
         *holders = holders.saturating_add_signed(by);
         if listed {
-            self.wanted.insert(self.key(chunk));
+            self.wanted.insert(self.key(part));
         }
     }
 
     /// A copy is in flight.
-    fn take_off(&mut self, chunk: ChunkId) {
-        self.copies[chunk.0 as usize] += 1;
-        self.wanted.remove(&self.key(chunk));
+    fn take_off(&mut self, part: PartId) {
+        self.unwant(part);
+        self.copies[part.0 as usize] += 1;
+        self.change_chunk(part, |chunk| chunk.in_flight += 1);
     }
 
     fn drop_flight(&mut self, id: RequestId) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
-        if let Some(chunk) = flight.chunk {
-            let copies = &mut self.copies[chunk.0 as usize];
+        if let Some(part) = flight.part {
+            let copies = &mut self.copies[part.0 as usize];
             *copies -= 1;
-            if *copies == 0 && !self.held[chunk.0 as usize] {
-                self.wanted.insert(self.key(chunk));
+            let is_last = *copies == 0;
+            self.change_chunk(part, |chunk| chunk.in_flight -= 1);
+            if is_last && !self.held[part.0 as usize] {
+                self.want(part);
             }
         }
         if let Some(peer) = self.peers.get_mut(&flight.peer) {
@@ -496,132 +583,19 @@ impl Swarm {
         }
         Some(flight)
     }
-
-    /// Asks whoever can take a request.
-    fn choose(&mut self, now: Duration) {
-        self.next_tick = now + TICK;
-        self.choose_among(now, |_, _| true);
-    }
-
-    /// One request per peer and round, so that no peer takes all that several could give.
-    fn choose_among(&mut self, now: Duration, may: impl Fn(PeerId, &Peer) -> bool) {
-        if self.missing == 0 {
-            return;
-        }
-        let turn = mix(self.last_request, self.salt);
-        let mut open: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| peer.can_take(now) && may(**id, peer))
-            .map(|(id, _)| *id)
-            .collect();
-        open.sort_by_cached_key(|id| (self.peers[id].kind == PeerKind::Receiver, mix(id.0, turn)));
-        while !open.is_empty() {
-            open.retain(|id| match self.want_of(now, *id) {
-                None => false,
-                Some(want) => {
-                    self.ask(now, *id, want);
-                    true
-                }
-            });
-        }
-    }
-
-    fn ask(&mut self, now: Duration, peer: PeerId, want: Want) {
-        self.last_request += 1;
-        let id = RequestId(self.last_request);
-        let chunk = match want {
-            Want::Next => None,
-            Want::Chunk(chunk) => Some(chunk),
-        };
-        if let Some(chunk) = chunk {
-            self.take_off(chunk);
-        }
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.in_flight += 1;
-        }
-        self.flights.insert(
-            id,
-            Flight {
-                peer,
-                want,
-                chunk,
-                since: now,
-            },
-        );
-        self.actions.push_back(Action::Request { id, peer, want });
-    }
-
-    fn want_of(&mut self, now: Duration, id: PeerId) -> Option<Want> {
-        let peer = self.peers.get(&id)?;
-        if !peer.can_take(now) {
-            return None;
-        }
-        let first = match (peer.kind, peer.exhausted) {
-            (PeerKind::Receiver, _) => self.rarest_of(peer),
-            // a source is not asked for more first copies than there can be
-            (PeerKind::Source, None) => (self.unassigned() > 0).then_some(Want::Next),
-            (PeerKind::Source, Some(since)) => {
-                let nobody_announces = self.peers.values().all(|p| p.kind == PeerKind::Source);
-                self.helping(peer, nobody_announces || now.saturating_sub(since) >= GRACE)
-            }
-        };
-        first.or_else(|| self.second_copy(now, id))
-    }
-
-    fn unassigned(&self) -> usize {
-        let asked = self.flights.values().filter(|f| f.chunk.is_none()).count();
-        self.wanted.len().saturating_sub(asked)
-    }
-
-    fn rarest_of(&self, peer: &Peer) -> Option<Want> {
-        let chunk = self
-            .wanted
-            .iter()
-            .find(|(_, _, c)| peer.have[*c as usize])?;
-        Some(Want::Chunk(ChunkId(chunk.2)))
-    }
-
-    /// First copies are all given: a source helps with the rest, but leaves what a receiver is about to announce alone.
-    fn helping(&self, peer: &Peer, lost: bool) -> Option<Want> {
-        let announced = self
-            .wanted
-            .range((1, 0, 0)..)
-            .find(|(_, _, c)| peer.have[*c as usize]);
-        let chunk = match announced {
-            Some(found) => Some(found),
-            None if lost => self.wanted.iter().find(|(_, _, c)| peer.have[*c as usize]),
-            None => None,
-        };
-        chunk.map(|(_, _, c)| Want::Chunk(ChunkId(*c)))
-    }
-
-    fn second_copy(&mut self, now: Duration, id: PeerId) -> Option<Want> {
-        let peer = self.peers.get(&id)?;
-        if peer.in_flight > 0 {
-            return None;
-        }
-        let patience = peer
-            .chunk_time
-            .map_or(SECOND_COPY_AFTER_UNKNOWN, |t| t * 3)
-            .max(SECOND_COPY_AFTER_MIN);
-        let (_, chunk) = self
-            .flights
-            .values()
-            .filter(|f| f.peer != id && now.saturating_sub(f.since) > patience)
-            .filter_map(|f| f.chunk.map(|c| (f.since, c)))
-            .filter(|(_, c)| self.copies[c.0 as usize] == 1 && peer.have[c.0 as usize])
-            .min()?;
-        self.counters.second_copies += 1;
-        Some(Want::Chunk(chunk))
-    }
 }
 
-fn list(have: &[bool]) -> Vec<ChunkId> {
+/// Parts of one chunk stand together: an object that is begun is finished first.
+fn order(table: &PartTable, part: PartId, salt: u64) -> u64 {
+    let chunk = table.place_of(part).map_or(0, |(chunk, _)| chunk.0);
+    mix(u64::from(chunk), salt)
+}
+
+fn list(have: &[bool]) -> Vec<PartId> {
     (0u32..)
         .zip(have)
         .filter(|(_, have)| **have)
-        .map(|(c, _)| ChunkId(c))
+        .map(|(c, _)| PartId(c))
         .collect()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The first thing on a connection is a [`Frame::Hello`] from either side; nothing is served before both are read.
 
-use image_format::ChunkId;
+use image_format::PartId;
 use trust_format::{
     Digest, PublicKey,
     codec::{DecodeError, Reader, Writer},
@@ -22,7 +22,7 @@ pub const ALPN: &[u8] = b"lamplighter/1";
 pub const PEER_PORT: u16 = 4433;
 /// Longest control frame.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
-/// Ranges of chunks in one [`Frame::Have`]; more are sent as several frames.
+/// Ranges of parts in one [`Frame::Have`]; more are sent as several frames.
 pub const HAVE_RANGES_MAX: usize = 16_384;
 /// Longest report of an agent that a node takes.
 pub const REPORT_BYTES_MAX: usize = 16 << 10;
@@ -122,39 +122,39 @@ pub struct PeerHint {
     pub address: String,
 }
 
-/// Chunks as ranges: first and count.
+/// Parts as ranges: first and count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChunkRanges(pub Vec<(u32, u32)>);
+pub struct PartRanges(pub Vec<(u32, u32)>);
 
-impl ChunkRanges {
-    /// Ranges over chunks in any order.
-    pub fn of(chunks: &[ChunkId]) -> Self {
-        let mut sorted: Vec<u32> = chunks.iter().map(|c| c.0).collect();
+impl PartRanges {
+    /// Ranges over parts in any order.
+    pub fn of(parts: &[PartId]) -> Self {
+        let mut sorted: Vec<u32> = parts.iter().map(|c| c.0).collect();
         sorted.sort_unstable();
         sorted.dedup();
         let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for chunk in sorted {
+        for part in sorted {
             match ranges.last_mut() {
-                Some((first, count)) if *first + *count == chunk => *count += 1,
-                _ => ranges.push((chunk, 1)),
+                Some((first, count)) if *first + *count == part => *count += 1,
+                _ => ranges.push((part, 1)),
             }
         }
         Self(ranges)
     }
 
-    /// The chunks below `limit`; a lying range costs no more than that.
-    pub fn chunks(&self, limit: u32) -> Vec<ChunkId> {
+    /// The parts below `limit`; a lying range costs no more than that.
+    pub fn parts(&self, limit: u32) -> Vec<PartId> {
         let clip = |(first, count): &(u32, u32)| {
             (*first).min(limit)..first.saturating_add(*count).min(limit)
         };
-        let mut chunks: Vec<ChunkId> = Vec::new();
+        let mut parts: Vec<PartId> = Vec::new();
         for range in &self.0 {
-            if chunks.len() > limit as usize {
+            if parts.len() > limit as usize {
                 break;
             }
-            chunks.extend(clip(range).map(ChunkId));
+            parts.extend(clip(range).map(PartId));
         }
-        chunks
+        parts
     }
 }
 
@@ -198,12 +198,12 @@ pub enum Frame {
         /// Whether it gives out first copies.
         source: bool,
     },
-    /// The speaker has these chunks.
+    /// The speaker has these parts.
     Have {
         /// Of this manifest.
         manifest: Digest,
         /// Which.
-        chunks: ChunkRanges,
+        parts: PartRanges,
     },
     /// The speaker fetches over the WAN.
     Claim {
@@ -268,9 +268,9 @@ impl Frame {
             Self::Join { manifest, source } => {
                 out.u8(6).raw(&manifest.0).flag(*source);
             }
-            Self::Have { manifest, chunks } => {
-                out.u8(7).raw(&manifest.0).count(chunks.0.len());
-                for (first, count) in &chunks.0 {
+            Self::Have { manifest, parts } => {
+                out.u8(7).raw(&manifest.0).count(parts.0.len());
+                for (first, count) in &parts.0 {
                     out.u32(*first).u32(*count);
                 }
             }
@@ -319,8 +319,8 @@ impl Frame {
                 let manifest = Digest(input.array("manifest")?);
                 let count = input.count(HAVE_RANGES_MAX, 8, "ranges")?;
                 let ranges = (0..count).map(|_| Ok((input.u32("first")?, input.u32("count")?)));
-                let chunks = ChunkRanges(ranges.collect::<Result<_, DecodeError>>()?);
-                Self::Have { manifest, chunks }
+                let parts = PartRanges(ranges.collect::<Result<_, DecodeError>>()?);
+                Self::Have { manifest, parts }
             }
             8 => Self::Claim {
                 manifest: Digest(input.array("manifest")?),

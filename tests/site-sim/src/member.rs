@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use image_format::ChunkId;
+use image_format::{ChunkId, PartId, PartTable};
 use peer_cache_proto::{PeerId, download::Download, duty::Duty, election::Rank, swarm::RequestId};
 use trust_format::PublicKey;
 
@@ -23,7 +24,7 @@ pub(crate) struct Fetch {
 pub(crate) struct Link {
     pub(crate) other: usize,
     /// What the other one said that it has.
-    pub(crate) announced: BTreeSet<ChunkId>,
+    pub(crate) announced: BTreeSet<PartId>,
     /// Requests for the next chunk that wait for one to come.
     pub(crate) waiting: Vec<RequestId>,
 }
@@ -37,6 +38,8 @@ pub(crate) struct Member {
     pub(crate) paused_until: Duration,
     /// Counts its starts: what was meant for an earlier one is lost.
     pub(crate) boot: u64,
+    pub(crate) table: Arc<PartTable>,
+    /// By part.
     pub(crate) held: Vec<bool>,
     pub(crate) download: Option<Download>,
     pub(crate) duty: Duty,
@@ -47,20 +50,26 @@ pub(crate) struct Member {
     pub(crate) accused: BTreeSet<usize>,
     /// Who sent wrong bytes.
     pub(crate) caught: BTreeSet<usize>,
-    /// Requests in flight, by chunk where it is known.
-    pub(crate) flights: BTreeMap<RequestId, Option<ChunkId>>,
+    /// Requests in flight, by part where it is known.
+    pub(crate) flights: BTreeMap<RequestId, Option<PartId>>,
     pub(crate) bytes_per_second: u64,
     pub(crate) up_free_at: Duration,
     pub(crate) down_free_at: Duration,
     pub(crate) is_liar: bool,
     pub(crate) finished_at: Option<Duration>,
-    pub(crate) sent_objects: u64,
+    pub(crate) sent_bytes: u64,
     /// When its cores want to be woken.
     pub(crate) wake_at: Option<Duration>,
 }
 
 impl Member {
-    pub(crate) fn new(number: u8, is_node: bool, chunks: u32, bytes_per_second: u64) -> Self {
+    pub(crate) fn new(
+        number: u8,
+        is_node: bool,
+        table: &Arc<PartTable>,
+        bytes_per_second: u64,
+    ) -> Self {
+        let parts = table.part_count();
         Self {
             key: PublicKey([number + 1; 32]),
             is_node,
@@ -72,9 +81,10 @@ impl Member {
             is_alive: false,
             paused_until: Duration::ZERO,
             boot: 0,
-            held: vec![false; chunks as usize],
+            table: table.clone(),
+            held: vec![false; parts as usize],
             download: None,
-            duty: Duty::new(chunks, u64::from(number)),
+            duty: Duty::new(parts, u64::from(number)),
             is_source: false,
             fetch: None,
             links: BTreeMap::new(),
@@ -86,26 +96,25 @@ impl Member {
             down_free_at: Duration::ZERO,
             is_liar: false,
             finished_at: None,
-            sent_objects: 0,
+            sent_bytes: 0,
             wake_at: None,
         }
     }
 
     /// Starts as the shell does: what the disk holds counts, the rest is downloaded.
     pub(crate) fn start(&mut self, now: Duration, number: u64) {
-        let chunks = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
         self.boot += 1;
         self.is_alive = true;
-        self.duty = Duty::new(chunks, number);
-        for chunk in self.held_chunks() {
-            self.duty.handle_held(chunk);
+        self.duty = Duty::new(self.table.part_count(), number);
+        for part in self.held_parts() {
+            self.duty.handle_held(part);
         }
         self.is_source = self.is_node && self.is_whole();
         self.download = None;
         if !self.is_whole() {
             let stands = self.is_node.then_some((self.key, self.rank));
-            let mut download = Download::new(now, chunks, number, stands);
-            for chunk in self.held_chunks() {
+            let mut download = Download::new(now, self.table.clone(), number, stands);
+            for chunk in self.whole_chunks() {
                 download.handle_local(now, chunk);
             }
             self.download = Some(download);
@@ -122,9 +131,12 @@ impl Member {
         self.accused.clear();
         self.caught.clear();
         self.wake_at = None;
-        if !keeps_disk {
-            self.held.fill(false);
-            self.finished_at = None;
+        let whole = self.whole_chunks();
+        self.held.fill(false);
+        match keeps_disk {
+            // objects that were not whole were in memory
+            true => whole.into_iter().for_each(|chunk| self.hold(chunk)),
+            false => self.finished_at = None,
         }
     }
 
@@ -132,15 +144,32 @@ impl Member {
         self.held.iter().all(|h| *h)
     }
 
-    pub(crate) fn holds(&self, chunk: ChunkId) -> bool {
-        self.held.get(chunk.0 as usize) == Some(&true)
+    pub(crate) fn holds(&self, part: PartId) -> bool {
+        self.held.get(part.0 as usize) == Some(&true)
     }
 
-    pub(crate) fn held_chunks(&self) -> Vec<ChunkId> {
+    pub(crate) fn holds_whole(&self, chunk: ChunkId) -> bool {
+        self.table.parts_of(chunk).all(|part| self.holds(part))
+    }
+
+    pub(crate) fn hold(&mut self, chunk: ChunkId) {
+        for part in self.table.parts_of(chunk) {
+            self.held[part.0 as usize] = true;
+        }
+    }
+
+    pub(crate) fn whole_chunks(&self) -> Vec<ChunkId> {
+        (0..self.table.chunk_count())
+            .map(ChunkId)
+            .filter(|chunk| self.holds_whole(*chunk))
+            .collect()
+    }
+
+    pub(crate) fn held_parts(&self) -> Vec<PartId> {
         (0u32..)
             .zip(&self.held)
             .filter(|(_, held)| **held)
-            .map(|(c, _)| ChunkId(c))
+            .map(|(part, _)| PartId(part))
             .collect()
     }
 }

@@ -8,10 +8,11 @@ mod shell;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
     time::Duration,
 };
 
-use image_format::ChunkId;
+use image_format::{ChunkId, PART_BYTES, PartId, PartTable};
 use peer_cache_proto::{
     PeerId,
     download::{Action, LOOK_EVERY},
@@ -32,7 +33,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const RESEND_AFTER: Duration = Duration::from_millis(30);
 /// How long the fetcher waits for an HQ that cannot be reached.
 const HQ_WITHIN: Duration = Duration::from_secs(1);
-const OBJECT_BYTES: u64 = 300_000;
 /// Between two members that can hear each other and have no connection.
 const DIAL_EVERY: Duration = Duration::from_millis(500);
 /// When all faults are over, everybody has this long to finish.
@@ -41,7 +41,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(180);
 const SLOWER: u64 = 20;
 /// No run does more: a loop without progress is found here.
 const EVENTS_MAX: u64 = 3_000_000;
-/// Copies of a chunk that a member may have asked for at once.
+/// Copies of a part that a member may have asked for at once.
 const COPIES_MAX: usize = 2;
 
 /// What is simulated.
@@ -53,8 +53,10 @@ pub struct Plan {
     pub nodes: usize,
     /// Agents, which may not.
     pub agents: usize,
-    /// Chunks of the version, of 300 kB each.
+    /// Chunks of the version.
     pub chunks: u32,
+    /// Of each chunk's object.
+    pub object_bytes: u32,
     /// Of each member's link, both ways.
     pub mbit: u64,
     /// Of the WAN.
@@ -73,6 +75,7 @@ impl Plan {
             nodes: 1 + random.index(3),
             agents: 1 + random.index(5),
             chunks: 20 + u32::try_from(random.below(60)).unwrap_or(0),
+            object_bytes: 300_000,
             mbit: 200,
             wan_mbit: 50,
             faults: true,
@@ -89,9 +92,9 @@ pub struct Summary {
     pub millis: u64,
     /// Objects that HQ sent.
     pub wan_objects: u64,
-    /// Objects that the members sent to each other.
-    pub lan_objects: u64,
-    /// Objects that went to each member at most once: the version's, by the number of members.
+    /// Bytes of objects that the members sent to each other.
+    pub lan_bytes: u64,
+    /// Chunks of the version.
     pub chunks: u32,
     /// Events of the run.
     pub events: u64,
@@ -125,13 +128,13 @@ enum Message {
     Joined {
         is_source: bool,
     },
-    Have(Vec<ChunkId>),
+    Have(Vec<PartId>),
     Ask(RequestId, Want),
     /// The head of an answer to [`Want::Next`], ahead of its bytes.
-    Assigned(RequestId, ChunkId),
+    Assigned(RequestId, PartId),
     Object {
         request: RequestId,
-        chunk: ChunkId,
+        part: PartId,
         is_true: bool,
     },
     Exhausted(RequestId),
@@ -216,9 +219,11 @@ struct World {
 impl World {
     fn new(plan: Plan, verbose: bool) -> Self {
         let rate = plan.mbit * 125_000;
+        let counts = (0..plan.chunks).map(|_| plan.object_bytes.div_ceil(PART_BYTES as u32));
+        let table = Arc::new(PartTable::of_counts(counts));
         let members = (0u8..)
             .zip(0..plan.nodes + plan.agents)
-            .map(|(number, at)| Member::new(number, at < plan.nodes, plan.chunks, rate))
+            .map(|(number, at)| Member::new(number, at < plan.nodes, &table, rate))
             .collect();
         Self {
             plan,
@@ -320,7 +325,7 @@ impl World {
     fn who_is_missing(&self) -> String {
         let missing: Vec<String> = (0..self.members.len())
             .filter(|m| !self.members[*m].is_whole())
-            .map(|m| format!("{m} holds {}", self.members[m].held_chunks().len()))
+            .map(|m| format!("{m} holds {}", self.members[m].whole_chunks().len()))
             .collect();
         format!(
             "invariant_everyone_finishes: of {} chunks {}",
@@ -336,7 +341,7 @@ impl World {
             seconds: millis / 1000,
             millis,
             wan_objects: self.wan_objects,
-            lan_objects: self.members.iter().map(|m| m.sent_objects).sum(),
+            lan_bytes: self.members.iter().map(|m| m.sent_bytes).sum(),
             chunks: self.plan.chunks,
             events: self.events,
         }

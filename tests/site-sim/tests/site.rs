@@ -9,6 +9,7 @@ const QUIET: Plan = Plan {
     nodes: 1,
     agents: 4,
     chunks: 400,
+    object_bytes: 300_000,
     mbit: 200,
     wan_mbit: 50,
     faults: false,
@@ -42,8 +43,8 @@ fn a_quiet_store_fetches_once_and_keeps_up_with_its_wan() {
     let summary = run(QUIET, false).unwrap();
     assert_eq!(summary.wan_objects, 400);
     assert_eq!(
-        summary.lan_objects,
-        400 * 4,
+        summary.lan_bytes,
+        400 * 4 * 300_000,
         "no object is sent twice to one"
     );
     let bound_millis = 400 * 300_000 * 8 / 50_000;

@@ -10,13 +10,7 @@ fn object(seed: u64, bytes: usize) -> (ChunkRecord, VerifiedObject) {
     let mut plain = vec![0; bytes];
     StdRng::seed_from_u64(seed).fill(&mut plain[..]);
     let object = encode_object(&plain, &mut ChunkCodec::new(1).unwrap()).unwrap();
-    let record = ChunkRecord {
-        hash: ChunkHash::of(&plain),
-        bytes: bytes as u32,
-        object_hash: object.hash,
-        object_bytes: object.bytes.len() as u32,
-        delta: None,
-    };
+    let record = ChunkRecord::of(&plain, &object);
     (
         record.clone(),
         VerifiedObject::check(&record, object.bytes).unwrap(),

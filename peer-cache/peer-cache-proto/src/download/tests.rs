@@ -30,7 +30,7 @@ impl Node {
         let stands = stands.then_some((ME, rank(10)));
         Self {
             now: Duration::ZERO,
-            download: Download::new(Duration::ZERO, CHUNKS, 1, stands),
+            download: Download::new(Duration::ZERO, table(), 1, stands),
             fetches: vec![],
             stops: 0,
             requests: vec![],
@@ -72,6 +72,15 @@ impl Node {
     }
 }
 
+/// Of one part and of two, in turn.
+fn table() -> Arc<PartTable> {
+    Arc::new(PartTable::of_counts((0..CHUNKS).map(|c| 1 + c % 2)))
+}
+
+fn all_parts() -> Vec<PartId> {
+    (0..table().part_count()).map(PartId).collect()
+}
+
 fn chunks(range: std::ops::Range<u32>) -> Vec<ChunkId> {
     range.map(ChunkId).collect()
 }
@@ -94,8 +103,7 @@ fn nobody_fetches_what_a_neighbour_holds() {
     let mut node = Node::new(true);
     node.download
         .handle_peer(node.now, PeerId(7), PeerKind::Receiver);
-    node.download
-        .handle_have(node.now, PeerId(7), &chunks(0..CHUNKS));
+    node.download.handle_have(node.now, PeerId(7), &all_parts());
     // the neighbour is slow: nothing arrives for a minute
     node.run_for(MINUTE);
     assert!(node.fetches.is_empty());
@@ -107,23 +115,22 @@ fn what_a_vanished_neighbour_did_not_give_is_fetched_and_no_more() {
     let mut node = Node::new(true);
     node.download
         .handle_peer(node.now, PeerId(7), PeerKind::Receiver);
-    node.download
-        .handle_have(node.now, PeerId(7), &chunks(0..CHUNKS));
+    node.download.handle_have(node.now, PeerId(7), &all_parts());
     node.run_for(Duration::from_millis(50));
     let mut got = Vec::new();
     for (id, _, want) in node.requests.clone() {
-        let Want::Chunk(chunk) = want else {
+        let Want::Part(part) = want else {
             panic!("a receiver gives no next one")
         };
-        node.download.handle_arrived(node.now, id, chunk);
-        got.push(chunk);
+        node.download.handle_arrived(node.now, id, part);
+        got.push(part);
     }
     assert!(!got.is_empty() && got.len() < CHUNKS as usize);
     node.download.handle_peer_gone(node.now, PeerId(7));
     node.run_for(SETTLE * 2);
     let rest: Vec<ChunkId> = chunks(0..CHUNKS)
         .into_iter()
-        .filter(|c| !got.contains(c))
+        .filter(|c| table().parts_of(*c).any(|part| !got.contains(&part)))
         .collect();
     assert_eq!(node.fetches, [rest]);
 }

@@ -1,7 +1,12 @@
-//! A whole swarm under a virtual clock: every link carries one chunk at a time, at its own rate.
+//! A whole swarm under a virtual clock: every link carries one part at a time, at its own rate.
 
 use super::*;
 use crate::duty::{Duty, Give};
+
+/// Objects of one part each.
+fn single(parts: u32) -> Arc<PartTable> {
+    Arc::new(PartTable::of_counts((0..parts).map(|_| 1)))
+}
 
 const STEP: Duration = Duration::from_millis(1);
 
@@ -9,11 +14,11 @@ struct Transfer {
     from: usize,
     to: usize,
     id: RequestId,
-    chunk: ChunkId,
+    part: PartId,
     ready: Duration,
 }
 
-/// Machine 0 is the source; each machine's uplink sends one chunk per `up_ms`.
+/// Machine 0 is the source; each machine's uplink sends one part per `up_ms`.
 struct Site {
     now: Duration,
     duty: Duty,
@@ -27,18 +32,18 @@ struct Site {
     alive: Vec<bool>,
     accused: Vec<(usize, PeerId)>,
     liar: Option<usize>,
-    chunks: u32,
+    parts: u32,
 }
 
 impl Site {
-    fn new(receivers: usize, chunks: u32) -> Self {
-        let mut duty = Duty::new(chunks, 0);
-        (0..chunks).for_each(|c| duty.handle_held(ChunkId(c)));
+    fn new(receivers: usize, parts: u32) -> Self {
+        let mut duty = Duty::new(parts, 0);
+        (0..parts).for_each(|c| duty.handle_held(PartId(c)));
         let mut site = Self {
             now: Duration::ZERO,
             duty,
             swarms: (0..=receivers)
-                .map(|i| Swarm::new(chunks, i as u64))
+                .map(|i| Swarm::new(single(parts), i as u64))
                 .collect(),
             up_ms: vec![10; receivers + 1],
             busy_until: vec![Duration::ZERO; receivers + 1],
@@ -49,9 +54,9 @@ impl Site {
             alive: vec![true; receivers + 1],
             accused: Vec::new(),
             liar: None,
-            chunks,
+            parts,
         };
-        (0..chunks).for_each(|c| site.swarms[0].handle_local(Duration::ZERO, ChunkId(c)));
+        (0..parts).for_each(|c| site.swarms[0].handle_local(Duration::ZERO, PartId(c)));
         (1..=receivers).for_each(|i| site.connect(i));
         site
     }
@@ -87,7 +92,7 @@ impl Site {
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, id: RequestId, chunk: ChunkId) {
+    fn send(&mut self, from: usize, to: usize, id: RequestId, part: PartId) {
         let start = self.busy_until[from].max(self.now);
         let ready = start + Duration::from_millis(self.up_ms[from]);
         self.busy_until[from] = ready;
@@ -95,7 +100,7 @@ impl Site {
             from,
             to,
             id,
-            chunk,
+            part,
             ready,
         });
     }
@@ -106,18 +111,18 @@ impl Site {
         self.transfers.retain(|t| {
             let done = t.ready <= now;
             if done {
-                arrived.push((t.from, t.to, t.id, t.chunk));
+                arrived.push((t.from, t.to, t.id, t.part));
             }
             !done
         });
-        for (from, to, id, chunk) in arrived {
+        for (from, to, id, part) in arrived {
             self.sent[from] += 1;
             if self.cancelled.contains(&(to, id)) {
                 continue;
             }
             match self.liar == Some(from) {
                 true => self.swarms[to].handle_failed(now, id, Failure::Invalid),
-                false => self.swarms[to].handle_arrived(now, id, chunk),
+                false => self.swarms[to].handle_arrived(now, id, part),
             }
         }
         for i in 1..self.swarms.len() {
@@ -127,7 +132,7 @@ impl Site {
                 }
                 self.drain(i);
                 if self.now.as_millis().is_multiple_of(7) {
-                    self.invariant_one_request_per_chunk(i);
+                    self.invariant_one_request_per_part(i);
                 }
             }
         }
@@ -138,11 +143,11 @@ impl Site {
             match action {
                 Action::Request { id, peer, want } => self.answer(i, id, peer, want),
                 Action::Cancel { id } => self.cancelled.push((i, id)),
-                Action::Announce { chunks } => {
-                    self.duty.handle_have(&chunks);
+                Action::Announce { parts } => {
+                    self.duty.handle_have(&parts);
                     for j in 1..self.swarms.len() {
                         if j != i && self.alive[j] {
-                            self.swarms[j].handle_have(self.now, PeerId(i as u64), &chunks);
+                            self.swarms[j].handle_have(self.now, PeerId(i as u64), &parts);
                         }
                     }
                 }
@@ -156,17 +161,17 @@ impl Site {
         let from = peer.0 as usize;
         assert!(self.alive[from], "asked a peer that is gone");
         match want {
-            Want::Chunk(chunk) => {
+            Want::Part(part) => {
                 assert!(
-                    self.swarms[from].holds(chunk),
+                    self.swarms[from].holds(part),
                     "asked for what the peer never announced"
                 );
-                self.send(from, to, id, chunk);
+                self.send(from, to, id, part);
             }
             Want::Next => match self.duty.give(PeerId(to as u64)) {
-                Give::Chunk(chunk) => {
-                    self.swarms[to].handle_assigned(self.now, id, chunk);
-                    self.send(from, to, id, chunk);
+                Give::Part(part) => {
+                    self.swarms[to].handle_assigned(self.now, id, part);
+                    self.send(from, to, id, part);
                 }
                 Give::Exhausted => self.swarms[to].handle_exhausted(self.now, id),
                 Give::Later => self.parked.push((to, id)),
@@ -174,18 +179,18 @@ impl Site {
         }
     }
 
-    fn invariant_one_request_per_chunk(&self, i: usize) {
+    fn invariant_one_request_per_part(&self, i: usize) {
         let swarm = &self.swarms[i];
-        for chunk in 0..self.chunks {
+        for part in 0..self.parts {
             let flights = swarm
                 .flights
                 .values()
-                .filter(|f| f.chunk == Some(ChunkId(chunk)))
+                .filter(|f| f.part == Some(PartId(part)))
                 .count();
-            assert!(flights <= 2, "a third copy of chunk {chunk}");
-            assert_eq!(flights, usize::from(swarm.copies[chunk as usize]));
-            let wanted = swarm.wanted.contains(&swarm.key(ChunkId(chunk)));
-            assert_eq!(wanted, flights == 0 && !swarm.holds(ChunkId(chunk)));
+            assert!(flights <= 2, "a third copy of part {part}");
+            assert_eq!(flights, usize::from(swarm.copies[part as usize]));
+            let wanted = swarm.wanted.contains(&swarm.key(PartId(part)));
+            assert_eq!(wanted, flights == 0 && !swarm.holds(PartId(part)));
         }
         for (id, peer) in &swarm.peers {
             assert!(peer.in_flight <= WINDOW);
@@ -202,7 +207,7 @@ impl Site {
 
     /// Runs until everybody has everything; the answer is the time in units of "the source sends it all once".
     fn run(&mut self) -> f64 {
-        let bound = f64::from(self.chunks) * self.up_ms[0] as f64 / 1000.0;
+        let bound = f64::from(self.parts) * self.up_ms[0] as f64 / 1000.0;
         while !self.all_done() {
             assert!(self.now.as_secs_f64() < 20.0 * bound + 20.0, "no progress");
             self.step();
@@ -255,7 +260,7 @@ fn a_late_joiner_gets_everything_and_slows_nobody() {
         site.step();
     }
     site.alive[4] = true;
-    site.swarms[4] = Swarm::new(300, 4);
+    site.swarms[4] = Swarm::new(single(300), 4);
     site.connect(4);
     let joined = site.now;
     site.run();
@@ -282,7 +287,7 @@ fn a_liar_is_dropped_and_everybody_finishes() {
 
 #[test]
 fn an_accused_peer_never_comes_back() {
-    let mut swarm = Swarm::new(1, 0);
+    let mut swarm = Swarm::new(single(1), 0);
     swarm.handle_peer(STEP, PeerId(7), PeerKind::Source);
     let Some(Action::Request { id, .. }) = swarm.poll_action() else {
         panic!("no request")
@@ -301,14 +306,14 @@ fn an_accused_peer_never_comes_back() {
 
 #[test]
 fn nonsense_from_peers_is_ignored() {
-    let mut swarm = Swarm::new(2, 0);
-    swarm.handle_have(STEP, PeerId(1), &[ChunkId(0)]);
+    let mut swarm = Swarm::new(single(2), 0);
+    swarm.handle_have(STEP, PeerId(1), &[PartId(0)]);
     swarm.handle_peer(STEP, PeerId(1), PeerKind::Receiver);
-    swarm.handle_have(STEP, PeerId(1), &[ChunkId(99)]);
-    swarm.handle_assigned(STEP, RequestId(5), ChunkId(0));
+    swarm.handle_have(STEP, PeerId(1), &[PartId(99)]);
+    swarm.handle_assigned(STEP, RequestId(5), PartId(0));
     swarm.handle_exhausted(STEP, RequestId(6));
     swarm.handle_failed(STEP, RequestId(7), Failure::Broken);
-    swarm.handle_arrived(STEP, RequestId(8), ChunkId(99));
+    swarm.handle_arrived(STEP, RequestId(8), PartId(99));
     assert_eq!(swarm.poll_action(), None);
     assert_eq!(swarm.missing(), 2);
 }

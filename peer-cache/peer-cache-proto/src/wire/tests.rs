@@ -73,7 +73,7 @@ fn every_frame() -> Vec<Frame> {
         },
         Frame::Have {
             manifest,
-            chunks: ChunkRanges(vec![(0, 5), (9, 1)]),
+            parts: PartRanges(vec![(0, 5), (9, 1)]),
         },
         Frame::Claim { manifest, term: 4 },
         Frame::Documents(Documents {
@@ -117,13 +117,11 @@ fn frames_cut_and_flipped_are_survived() {
 
 #[test]
 fn requests_and_answers_survive_the_wire() {
-    let chunk = Ask::Chunk {
-        chunk: ChunkId(7),
+    let part = Ask::Part {
+        part: PartId(7),
         form: Form::Rebuilt,
-        offset: 9,
-        bytes: WHOLE,
     };
-    for ask in [Ask::Manifest, Ask::Next, chunk] {
+    for ask in [Ask::Manifest, Ask::Next, part] {
         let request = Request {
             manifest: Digest([3; 32]),
             ask,
@@ -131,7 +129,7 @@ fn requests_and_answers_survive_the_wire() {
         assert_eq!(Request::from_bytes(&request.to_bytes()).unwrap(), request);
     }
     let found = Answer::Found {
-        chunk: ChunkId(7),
+        part: PartId(7),
         form: Form::Delta,
         bytes: 1000,
     };
@@ -149,9 +147,9 @@ fn requests_and_answers_survive_the_wire() {
 
 #[test]
 fn ranges_are_bounded_by_the_manifest() {
-    let lie = ChunkRanges(vec![(0, u32::MAX); 100]);
-    assert!(lie.chunks(10).len() <= 20);
-    assert_eq!(ChunkRanges(vec![(u32::MAX, u32::MAX)]).chunks(10), []);
+    let lie = PartRanges(vec![(0, u32::MAX); 100]);
+    assert!(lie.parts(10).len() <= 20);
+    assert_eq!(PartRanges(vec![(u32::MAX, u32::MAX)]).parts(10), []);
 }
 
 proptest! {
@@ -165,8 +163,8 @@ proptest! {
 
 proptest! {
     #[test]
-    fn ranges_hold_what_they_were_made_of(chunks in proptest::collection::btree_set(0u32..500, 0..200)) {
-        let chunks: Vec<ChunkId> = chunks.into_iter().map(ChunkId).collect();
-        prop_assert_eq!(ChunkRanges::of(&chunks).chunks(500), chunks);
+    fn ranges_hold_what_they_were_made_of(parts in proptest::collection::btree_set(0u32..500, 0..200)) {
+        let parts: Vec<PartId> = parts.into_iter().map(PartId).collect();
+        prop_assert_eq!(PartRanges::of(&parts).parts(500), parts);
     }
 }

@@ -4,15 +4,15 @@ use std::{path::Path, time::Duration};
 
 use image_format::{
     Architecture, ChunkHash, ChunkId, ChunkRecord, Customisation, DeltaRecord, Manifest,
-    ManifestKind, Needs, ObjectHash, PartitionSummary, Placement,
+    ManifestKind, Needs, ObjectHash, PART_BYTES, PartHash, PartId, PartitionSummary, Placement,
 };
 use imaging_plan::{InstallRecord, RecordState};
 use peer_cache_proto::{
     beacon::Beacon,
     machine::MachineFacts,
     wire::{
-        AdmissionAnswer, Answer, Ask, ChunkRanges, Credentials, Documents, Frame, Hello, Request,
-        TicketProof, WHOLE,
+        AdmissionAnswer, Answer, Ask, Credentials, Documents, Frame, Hello, PartRanges, Request,
+        TicketProof,
     },
 };
 use trust_format::{
@@ -31,11 +31,15 @@ fn envelope<T: Document>(document: &T) -> Vec<u8> {
 }
 
 fn manifest() -> Manifest {
-    let chunk = |n: u8, bytes, delta| ChunkRecord {
+    let chunk = |n: u8, bytes, object_bytes: u32, delta| ChunkRecord {
         hash: ChunkHash([n; 32]),
         bytes,
         object_hash: ObjectHash([n + 1; 32]),
-        object_bytes: 1000,
+        object_bytes,
+        parts: match object_bytes as usize > PART_BYTES {
+            true => vec![PartHash([n + 2; 32]), PartHash([n + 3; 32])],
+            false => Vec::new(),
+        },
         delta,
     };
     let delta = DeltaRecord {
@@ -67,7 +71,10 @@ fn manifest() -> Manifest {
             file_system: "ext4".into(),
         }],
         files: vec![],
-        chunks: vec![chunk(1, 1 << 20, None), chunk(2, 4096, Some(delta))],
+        chunks: vec![
+            chunk(1, 1 << 20, 300_000, None),
+            chunk(2, 4096, 1000, Some(delta)),
+        ],
         layout: vec![
             Placement {
                 index: 0,
@@ -122,7 +129,7 @@ fn frames() -> Vec<Frame> {
         }),
         Frame::Have {
             manifest: Digest([1; 32]),
-            chunks: ChunkRanges(vec![(0, 4), (9, 1)]),
+            parts: PartRanges(vec![(0, 4), (9, 1)]),
         },
         Frame::Documents(Documents {
             root: Some(vec![1; 9]),
@@ -211,15 +218,13 @@ fn main() -> std::io::Result<()> {
     };
     let request = Request {
         manifest: Digest([1; 32]),
-        ask: Ask::Chunk {
-            chunk: ChunkId(1),
+        ask: Ask::Part {
+            part: PartId(1),
             form: image_format::Form::Object,
-            offset: 0,
-            bytes: WHOLE,
         },
     };
     let found = Answer::Found {
-        chunk: ChunkId(1),
+        part: PartId(1),
         form: image_format::Form::Rebuilt,
         bytes: 99,
     };

@@ -46,15 +46,17 @@ impl World {
             renewed: now,
         });
         let me = &mut self.members[member];
+        let whole = me.whole_chunks();
         let Some(fetch) = &mut me.fetch else {
             return;
         };
         while let Some(chunk) = fetch.wanted.get(fetch.next).copied() {
             fetch.next += 1;
-            if me.held[chunk.0 as usize] {
+            if whole.contains(&chunk) {
                 continue;
             }
-            let time = Duration::from_micros(OBJECT_BYTES * 8 / self.plan.wan_mbit);
+            let time =
+                Duration::from_micros(u64::from(self.plan.object_bytes) * 8 / self.plan.wan_mbit);
             self.wan_objects += 1;
             self.after(
                 time,
@@ -89,7 +91,8 @@ impl World {
             };
             return self.after(HQ_WITHIN, failed);
         }
-        self.hold(member, chunk);
+        let parts: Vec<PartId> = self.members[member].table.parts_of(chunk).collect();
+        parts.into_iter().for_each(|part| self.hold(member, part));
         if let Some(download) = &mut self.members[member].download {
             download.handle_local(now, chunk);
         }

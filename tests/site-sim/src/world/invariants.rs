@@ -5,12 +5,15 @@ use super::*;
 impl World {
     /// A fetcher asks HQ only for what no live peer of its has said that it holds.
     pub(crate) fn invariant_only_what_nobody_has(&mut self, member: usize, wanted: &[ChunkId]) {
-        let announced: BTreeSet<ChunkId> = self.members[member]
+        let announced: BTreeSet<PartId> = self.members[member]
             .links
             .values()
             .flat_map(|l| l.announced.iter().copied())
             .collect();
-        if let Some(chunk) = wanted.iter().find(|c| announced.contains(c)) {
+        let table = &self.members[member].table;
+        let is_held =
+            |chunk: &ChunkId| table.parts_of(*chunk).all(|part| announced.contains(&part));
+        if let Some(chunk) = wanted.iter().find(|chunk| is_held(chunk)) {
             self.violation = Some(format!(
                 "invariant_only_what_nobody_has: {member} fetches chunk {}, which a neighbour holds",
                 chunk.0
@@ -18,16 +21,16 @@ impl World {
         }
     }
 
-    /// No chunk is asked for more than twice at once.
+    /// No part is asked for more than twice at once.
     pub(crate) fn invariant_copies(&mut self, member: usize) {
-        let mut copies: BTreeMap<ChunkId, usize> = BTreeMap::new();
-        for chunk in self.members[member].flights.values().flatten() {
-            *copies.entry(*chunk).or_default() += 1;
+        let mut copies: BTreeMap<PartId, usize> = BTreeMap::new();
+        for part in self.members[member].flights.values().flatten() {
+            *copies.entry(*part).or_default() += 1;
         }
-        if let Some((chunk, count)) = copies.into_iter().find(|(_, n)| *n > COPIES_MAX) {
+        if let Some((part, count)) = copies.into_iter().find(|(_, n)| *n > COPIES_MAX) {
             self.violation = Some(format!(
-                "invariant_copies: {member} has asked for chunk {} {count} times at once",
-                chunk.0
+                "invariant_copies: {member} has asked for part {} {count} times at once",
+                part.0
             ));
         }
     }

@@ -49,7 +49,7 @@ impl World {
 
     pub(crate) fn join(&mut self, member: usize, link: PeerId) {
         let is_source = self.members[member].is_source;
-        let held = self.members[member].held_chunks();
+        let held = self.members[member].held_parts();
         self.send(member, link, Message::Joined { is_source });
         self.send(member, link, Message::Have(held));
     }
@@ -107,7 +107,7 @@ impl World {
         }
         // frames and requests go before objects, whatever is queued
         let came = match message {
-            Message::Object { .. } => self.carry_object(from, to),
+            Message::Object { part, .. } => self.carry(from, to, self.bytes_of(part)),
             _ => self.now,
         };
         let mut at = came + latency;
@@ -123,9 +123,15 @@ impl World {
         self.at(at, Event::Deliver { to, link, message });
     }
 
-    /// When an object is through both links.
-    pub(crate) fn carry_object(&mut self, from: usize, to: usize) -> Duration {
-        let time = |rate: u64| Duration::from_micros(OBJECT_BYTES * 1_000_000 / rate);
+    pub(crate) fn bytes_of(&self, part: PartId) -> u64 {
+        let index = self.members[0].table.place_of(part).map_or(0, |(_, n)| n);
+        let object = u64::from(self.plan.object_bytes);
+        (object - u64::from(index) * PART_BYTES as u64).min(PART_BYTES as u64)
+    }
+
+    /// When so many bytes are through both links.
+    pub(crate) fn carry(&mut self, from: usize, to: usize, bytes: u64) -> Duration {
+        let time = |rate: u64| Duration::from_micros(bytes * 1_000_000 / rate);
         let sender = &mut self.members[from];
         let sent = self.now.max(sender.up_free_at) + time(sender.bytes_per_second);
         sender.up_free_at = sent;
@@ -157,29 +163,29 @@ impl World {
                     download.handle_peer(now, link, kind);
                 }
             }
-            Message::Have(chunks) => {
-                me.duty.handle_have(&chunks);
+            Message::Have(parts) => {
+                me.duty.handle_have(&parts);
                 if let Some(download) = &mut me.download {
-                    download.handle_have(now, link, &chunks);
+                    download.handle_have(now, link, &parts);
                 }
                 if let Some(end) = me.links.get_mut(&link) {
-                    end.announced.extend(chunks);
+                    end.announced.extend(parts);
                 }
             }
             Message::Ask(request, want) => self.serve(to, link, request, want),
-            Message::Assigned(request, chunk) => {
+            Message::Assigned(request, part) => {
                 if let Some(flight) = me.flights.get_mut(&request) {
-                    *flight = Some(chunk);
+                    *flight = Some(part);
                     if let Some(download) = &mut me.download {
-                        download.handle_assigned(now, request, chunk);
+                        download.handle_assigned(now, request, part);
                     }
                 }
             }
             Message::Object {
                 request,
-                chunk,
+                part,
                 is_true,
-            } => self.object(from, to, request, chunk, is_true),
+            } => self.object(from, to, request, part, is_true),
             Message::Exhausted(request) => {
                 if me.flights.remove(&request).is_some()
                     && let Some(download) = &mut me.download

@@ -5,14 +5,14 @@ use super::*;
 impl World {
     pub(crate) fn serve(&mut self, member: usize, link: PeerId, request: RequestId, want: Want) {
         match want {
-            Want::Chunk(chunk) if self.members[member].holds(chunk) => {
-                self.send_object(member, link, request, chunk);
+            Want::Part(part) if self.members[member].holds(part) => {
+                self.send_object(member, link, request, part);
             }
-            Want::Chunk(_) => self.send(member, link, Message::Missing(request)),
+            Want::Part(_) => self.send(member, link, Message::Missing(request)),
             Want::Next => match self.members[member].duty.give(link) {
-                Give::Chunk(chunk) => {
-                    self.send(member, link, Message::Assigned(request, chunk));
-                    self.send_object(member, link, request, chunk);
+                Give::Part(part) => {
+                    self.send(member, link, Message::Assigned(request, part));
+                    self.send_object(member, link, request, part);
                 }
                 Give::Exhausted => self.send(member, link, Message::Exhausted(request)),
                 Give::Later => {
@@ -40,13 +40,13 @@ impl World {
         member: usize,
         link: PeerId,
         request: RequestId,
-        chunk: ChunkId,
+        part: PartId,
     ) {
         let is_true = !self.members[member].is_liar;
-        self.members[member].sent_objects += 1;
+        self.members[member].sent_bytes += self.bytes_of(part);
         let object = Message::Object {
             request,
-            chunk,
+            part,
             is_true,
         };
         self.send(member, link, object);
@@ -58,7 +58,7 @@ impl World {
         from: usize,
         to: usize,
         request: RequestId,
-        chunk: ChunkId,
+        part: PartId,
         is_true: bool,
     ) {
         let now = self.now;
@@ -67,9 +67,9 @@ impl World {
             return;
         }
         if is_true {
-            self.hold(to, chunk);
+            self.hold(to, part);
             if let Some(download) = &mut self.members[to].download {
-                download.handle_arrived(now, request, chunk);
+                download.handle_arrived(now, request, part);
             }
         } else if let Some(download) = &mut me.download {
             me.caught.insert(from);
@@ -77,10 +77,10 @@ impl World {
         }
     }
 
-    pub(crate) fn hold(&mut self, member: usize, chunk: ChunkId) {
+    pub(crate) fn hold(&mut self, member: usize, part: PartId) {
         let me = &mut self.members[member];
-        me.held[chunk.0 as usize] = true;
-        me.duty.handle_held(chunk);
+        me.held[part.0 as usize] = true;
+        me.duty.handle_held(part);
         self.serve_waiting(member);
     }
 
@@ -140,10 +140,10 @@ impl World {
             swarm::Action::Cancel { id } => {
                 self.members[member].flights.remove(&id);
             }
-            swarm::Action::Announce { chunks } => {
+            swarm::Action::Announce { parts } => {
                 let links: Vec<PeerId> = self.members[member].links.keys().copied().collect();
                 for link in links {
-                    self.send(member, link, Message::Have(chunks.clone()));
+                    self.send(member, link, Message::Have(parts.clone()));
                 }
             }
             swarm::Action::Accuse { peer, .. } => self.accuse(member, peer),
@@ -192,11 +192,11 @@ impl World {
             }
             return;
         }
-        let chunk = match want {
+        let part = match want {
             Want::Next => None,
-            Want::Chunk(chunk) => Some(chunk),
+            Want::Part(part) => Some(part),
         };
-        me.flights.insert(id, chunk);
+        me.flights.insert(id, part);
         self.invariant_caught_once(member, peer);
         self.send(member, peer, Message::Ask(id, want));
     }

@@ -420,6 +420,7 @@ pub(crate) fn manifest(name: &str, kind: ManifestKind, objects: &[Vec<u8>]) -> M
         bytes: 1 << 20,
         object_hash: ObjectHash::of(object),
         object_bytes: u32::try_from(object.len()).unwrap(),
+        parts: Vec::new(),
         delta: None,
     };
     Manifest {

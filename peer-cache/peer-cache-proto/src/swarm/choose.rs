@@ -1,0 +1,155 @@
+//! The choice: whom to ask next, and for which part.
+
+use super::*;
+
+impl Swarm {
+    /// Asks whoever can take a request.
+    pub(super) fn choose(&mut self, now: Duration) {
+        self.next_tick = now + TICK;
+        self.choose_among(now, |_, _| true);
+    }
+
+    /// One request per peer and round, so that no peer takes all that several could give.
+    pub(super) fn choose_among(&mut self, now: Duration, may: impl Fn(PeerId, &Peer) -> bool) {
+        if self.missing == 0 {
+            return;
+        }
+        let turn = mix(self.last_request, self.salt);
+        let mut open: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peer.can_take(now) && may(**id, peer))
+            .map(|(id, _)| *id)
+            .collect();
+        open.sort_by_cached_key(|id| {
+            let peer = &self.peers[id];
+            let is_receiver = peer.kind == PeerKind::Receiver;
+            (is_receiver, peer.slowness(), mix(id.0, turn))
+        });
+        while !open.is_empty() && self.flights.len() < FLIGHTS_MAX {
+            open.retain(|id| match self.want_of(now, *id) {
+                None => false,
+                Some(want) => {
+                    self.ask(now, *id, want);
+                    true
+                }
+            });
+        }
+    }
+
+    fn ask(&mut self, now: Duration, peer: PeerId, want: Want) {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        let part = match want {
+            Want::Next => None,
+            Want::Part(part) => Some(part),
+        };
+        if let Some(part) = part {
+            self.take_off(part);
+        }
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.in_flight += 1;
+        }
+        self.flights.insert(
+            id,
+            Flight {
+                peer,
+                want,
+                part,
+                since: now,
+            },
+        );
+        self.actions.push_back(Action::Request { id, peer, want });
+    }
+
+    fn want_of(&mut self, now: Duration, id: PeerId) -> Option<Want> {
+        let peer = self.peers.get(&id)?;
+        if !peer.can_take(now) {
+            return None;
+        }
+        let first = match (peer.kind, peer.exhausted) {
+            (PeerKind::Receiver, _) => self.rarest_of(peer),
+            (PeerKind::Source, None) => self.first_copy_of(peer),
+            (PeerKind::Source, Some(since)) => {
+                let nobody_announces = self.peers.values().all(|p| p.kind == PeerKind::Source);
+                self.helping(peer, nobody_announces || now.saturating_sub(since) >= GRACE)
+            }
+        };
+        first.or_else(|| self.second_copy(now, id))
+    }
+
+    fn first_copy_of(&self, peer: &Peer) -> Option<Want> {
+        let asked = self.flights.values().filter(|f| f.part.is_none()).count();
+        if self.open.len() + asked >= OPEN_CHUNKS_MAX + OPEN_CHUNKS_OF_SOURCES_MAX {
+            return self.rarest_in_open_chunks(peer);
+        }
+        // no more first copies than there can be
+        (self.wanted.len() > asked).then_some(Want::Next)
+    }
+
+    fn rarest_of(&self, peer: &Peer) -> Option<Want> {
+        if self.open.len() >= OPEN_CHUNKS_MAX {
+            return self.rarest_in_open_chunks(peer);
+        }
+        self.first_of(peer, self.wanted.iter())
+    }
+
+    fn rarest_in_open_chunks(&self, peer: &Peer) -> Option<Want> {
+        let parts = self
+            .open
+            .iter()
+            .flat_map(|c| self.table.parts_of(ChunkId(*c)));
+        let mut keys: Vec<_> = parts
+            .filter(|part| peer.have[part.0 as usize])
+            .map(|part| self.key(part))
+            .filter(|key| self.wanted.contains(key))
+            .collect();
+        keys.sort_unstable();
+        self.first_of(peer, keys.iter())
+    }
+
+    /// First copies are all given: a source helps with the rest, but leaves what a receiver is about to announce alone.
+    fn helping(&self, peer: &Peer, lost: bool) -> Option<Want> {
+        if self.open.len() >= OPEN_CHUNKS_MAX {
+            return self.rarest_in_open_chunks(peer);
+        }
+        self.first_of(peer, self.wanted.range((1, 0, 0)..))
+            .or_else(|| {
+                lost.then(|| self.first_of(peer, self.wanted.iter()))
+                    .flatten()
+            })
+    }
+
+    fn first_of<'a>(
+        &self,
+        peer: &Peer,
+        mut keys: impl Iterator<Item = &'a (u16, u64, u32)>,
+    ) -> Option<Want> {
+        // most peers have nothing of use most of the time, and the list may be long
+        if peer.useful == 0 {
+            return None;
+        }
+        let (_, _, part) = keys.find(|(_, _, part)| peer.have[*part as usize])?;
+        Some(Want::Part(PartId(*part)))
+    }
+
+    fn second_copy(&mut self, now: Duration, id: PeerId) -> Option<Want> {
+        let peer = self.peers.get(&id)?;
+        if peer.in_flight > 0 {
+            return None;
+        }
+        let patience = peer
+            .part_time
+            .map_or(SECOND_COPY_AFTER_UNKNOWN, |t| t * 3)
+            .max(SECOND_COPY_AFTER_MIN);
+        let (_, part) = self
+            .flights
+            .values()
+            .filter(|f| f.peer != id && now.saturating_sub(f.since) > patience)
+            .filter_map(|f| f.part.map(|c| (f.since, c)))
+            .filter(|(_, c)| self.copies[c.0 as usize] == 1 && peer.have[c.0 as usize])
+            .min()?;
+        self.counters.second_copies += 1;
+        Some(Want::Part(part))
+    }
+}

@@ -1,0 +1,119 @@
+"""Lamplighter on a network: HQ and one full node at the source, one agent per receiver.
+
+Holds how our programs are started and what they said; never how a figure is judged. Used by ../site.py."""
+
+import dataclasses
+import glob
+import json
+import os
+import re
+import shutil
+
+from bench import AGENT, LAMPLIGHTER, Chain, Watched, cpu_seconds, text, wait_for
+
+from network import Recording, Shapers, address
+from race import Receiver, compare, end, race
+
+# Said when the last sector is written and read back and the download has ended, 0.7 s before the farewell is over. Should the
+# line go, the farewell's own line stops the clock, later than is fair to us.
+MARKS = ("agent: chunks from", "agent: finished")
+COUNTERS = re.compile(r"(duplicates|second_copies|failures)=(\d+)")
+
+
+@dataclasses.dataclass
+class Run:
+    """What one wave of installs did. `finished` and `joined` are seconds after the clock, by receiver."""
+
+    clock: float
+    joined: dict
+    finished: dict
+    shapers: Shapers
+    recording: Recording
+    counters: dict
+    agent_seconds: dict
+    cpu: dict
+    idle: float
+
+    def seconds(self):
+        return max(self.finished.values())
+
+
+class Ours:
+    def __init__(self, network, folder, image):
+        os.mkdir(folder)
+        self.network, self.folder, self.image = network, folder, image
+        self.runs = 0
+        self.env = dict(os.environ, LAMPLIGHTER_LOG="info")
+        self.chain = Chain(folder, network.hosts)
+        imported = self.chain.import_image(image)[2]
+        self.object_bytes = imported["object_bytes"]
+        self.chain.ask("order", "add", "--site", "bench", "--version", "bench")
+        # fetches from HQ over loopback, which no link of the network sees
+        self.chain.start_node(f"{address(0)}:4433", self.object_bytes * 2)
+
+    def restart_node(self):
+        """The node forgets who was here: each wave finds it as the first one did."""
+        self.chain.node.end()
+        log = f"{self.folder}/node{self.runs}.log"
+        command = [LAMPLIGHTER, "node", "--dir", f"{self.folder}/node", "--boot", "off", "--no-beacons", "--listen", f"{address(0)}:4433"]
+        self.chain.node = Watched(self.network.inside(0, command), log, env=self.env, start_new_session=True)
+        wait_for(lambda: all(line in text(log) for line in ("serves a version", "HQ can be reached")))
+
+    def run(self, within, delays=None, awaited=None, programs=None):
+        """One wave. All start at once unless `delays` says otherwise; the clock waits for `awaited`, and their copies are compared.
+        `programs` puts another program in an agent's place."""
+        self.restart_node()
+        self.runs += 1
+        delays = {n: 0 for n in self.network.receivers} | (delays or {})
+        home = f"{self.folder}/wave{self.runs}"
+        # another path is another machine to the agent, and has not spent its order
+        for n in delays:
+            os.makedirs(f"{home}/r{n}")
+
+        def start(n):
+            program = (programs or {}).get(n, AGENT)
+            copy = f"{home}/r{n}/disk.raw"
+            command = [program, "image", "--to", copy, "--node", f"{address(0)}:4433", "--json", f"{home}/r{n}/outcome.json", "--stay"]
+            return Receiver(self.network.inside(n, command), f"{home}/r{n}/log", copy, MARKS, env=self.env)
+
+        before, recording, cpu_before = self.network.shapers(), Recording(self.network), cpu_seconds(self.chain.node.process.pid)
+        receivers = {}
+        try:
+            result = race(start, delays, within, awaited)
+            receivers, finished = result.receivers, result.finished
+            cpu = {n: threads_cpu(r.process.pid) for n, r in receivers.items()}
+            cpu[0] = {"all": cpu_seconds(self.chain.node.process.pid) - cpu_before}
+            shapers = self.network.shapers().since(before)
+            # the outcome is written after the farewell
+            wait_for(lambda: all(text(f"{home}/r{n}/outcome.json") for n in finished if n not in (programs or {})), 10)
+        finally:
+            recording.stop()
+            end(receivers.values())
+        compare(self.image, [receivers[n] for n in finished])
+        logs = [text(receivers[n].log) for n in finished]
+        outcomes = {n: json.loads(text(f"{home}/r{n}/outcome.json")) for n in finished}
+        seconds = {n: outcome["seconds"] for n, outcome in outcomes.items()}
+        run = Run(result.clock, delays, finished, shapers, recording, count(logs), seconds, cpu, result.idle)
+        shutil.rmtree(home)
+        return run
+
+
+def count(logs):
+    """The agents' own counters, added up."""
+    total = {"duplicates": 0, "second_copies": 0, "failures": 0}
+    for log in logs:
+        for line in log.splitlines():
+            if "everything is here" in line:
+                for name, value in COUNTERS.findall(line):
+                    total[name] += int(value)
+    return total
+
+
+def threads_cpu(pid):
+    """CPU seconds of a process, and of those the ones that its network threads used; what they leave is the writer's."""
+    network = 0.0
+    for task in glob.glob(f"/proc/{pid}/task/*"):
+        if text(f"{task}/comm").startswith("tokio"):
+            fields = text(f"{task}/stat").rsplit(")", 1)[1].split()
+            network += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return {"all": cpu_seconds(pid), "network": network}
