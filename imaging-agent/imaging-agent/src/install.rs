@@ -529,8 +529,8 @@ impl Running {
         manifest: &Verified<Manifest>,
         from: BTreeMap<String, u64>,
     ) -> Result<Outcome> {
-        for (peer, chunks) in &from {
-            say(&format!("chunks from {peer}: {chunks}"));
+        for (peer, parts) in &from {
+            say(&format!("parts from {peer}: {parts}"));
         }
         let completion = self.completion(self.new_node);
         self.cache.learn(&Documents {

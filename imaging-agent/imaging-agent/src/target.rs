@@ -4,11 +4,12 @@ use std::{
     alloc::Layout,
     fs::{File, OpenOptions},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use imaging_plan::Extent;
+use nix::sys::statfs::TMPFS_MAGIC;
 use thiserror::Error;
 
 /// What O_DIRECT wants of memory, offsets and lengths; every logical sector size divides it.
@@ -293,21 +294,37 @@ impl Target {
                 _ => runs.push(place),
             }
         }
+        if nix::sys::statfs::fstatfs(&self.buffered)?.filesystem_type() == TMPFS_MAGIC {
+            // memory is taken page by page in any case: ahead would only be before the first byte is asked for
+            return self.check_room(runs.iter().map(|run| run.bytes).sum());
+        }
         for run in runs {
             let mode = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
             let (offset, bytes) = (offset_of(run.offset)?, offset_of(run.bytes)?);
             match nix::fcntl::fallocate(&self.buffered, mode, offset, bytes) {
                 // a file system that cannot take room ahead takes it as it goes
                 Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => {}
-                Err(error) => {
-                    if self.blank {
-                        let _ = std::fs::remove_file(&self.path);
-                    }
-                    return Err(error.into());
-                }
+                Err(error) => return Err(self.no_room(error)),
             }
         }
         Ok(())
+    }
+
+    fn check_room(&self, bytes: u64) -> io::Result<()> {
+        let room = nix::sys::statvfs::fstatvfs(&self.buffered)?;
+        let taken = self.buffered.metadata()?.blocks() * 512;
+        match room.blocks_available() * room.fragment_size() + taken >= bytes {
+            true => Ok(()),
+            false => Err(self.no_room(nix::errno::Errno::ENOSPC)),
+        }
+    }
+
+    /// Nothing was written: a file that was made for this goes.
+    fn no_room(&self, error: nix::errno::Errno) -> io::Error {
+        if self.blank {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        error.into()
     }
 
     /// Writes bytes that come from an [`AlignedBuffer`]'s beginning or from anywhere; what is aligned goes past the page cache.

@@ -150,7 +150,7 @@ pub enum Event {
     Complete {
         /// Which.
         manifest: Digest,
-        /// How many chunks came from whom.
+        /// How many parts came from whom.
         from: Vec<(String, u64)>,
     },
     /// A peer sent bytes that are not what was signed, and was cut off.

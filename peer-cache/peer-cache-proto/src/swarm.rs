@@ -187,6 +187,8 @@ pub struct Swarm {
     peers: BTreeMap<PeerId, Peer>,
     accused: BTreeSet<PeerId>,
     flights: BTreeMap<RequestId, Flight>,
+    /// From request to last byte, over all peers; the mean of about the last 32.
+    usual_part_time: Option<Duration>,
     last_request: u64,
     actions: VecDeque<Action>,
     news: Vec<PartId>,
@@ -219,6 +221,7 @@ impl Swarm {
             peers: BTreeMap::new(),
             accused: BTreeSet::new(),
             flights: BTreeMap::new(),
+            usual_part_time: None,
             last_request: 0,
             actions: VecDeque::new(),
             news: Vec::new(),
@@ -374,8 +377,9 @@ impl Swarm {
     pub fn handle_arrived(&mut self, now: Duration, id: RequestId, part: PartId) {
         if let Some(flight) = self.drop_flight(id) {
             let took = now.saturating_sub(flight.since);
+            self.usual_part_time = Some(mean(self.usual_part_time, took, 32));
             if let Some(peer) = self.peers.get_mut(&flight.peer) {
-                peer.part_time = Some(peer.part_time.map_or(took, |t| (t * 7 + took) / 8));
+                peer.part_time = Some(mean(peer.part_time, took, 8));
             }
             *self.counters.received.entry(flight.peer).or_default() += 1;
         }
@@ -589,6 +593,11 @@ impl Swarm {
 fn order(table: &PartTable, part: PartId, salt: u64) -> u64 {
     let chunk = table.place_of(part).map_or(0, |(chunk, _)| chunk.0);
     mix(u64::from(chunk), salt)
+}
+
+/// Moves towards the newest value by one part of so many.
+fn mean(so_far: Option<Duration>, newest: Duration, of: u32) -> Duration {
+    so_far.map_or(newest, |mean| (mean * (of - 1) + newest) / of)
 }
 
 fn list(have: &[bool]) -> Vec<PartId> {

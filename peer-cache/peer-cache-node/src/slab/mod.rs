@@ -143,7 +143,7 @@ impl Slab {
                 source,
             })?;
         }
-        let file = preallocated(path, bytes)?;
+        let file = made(path, bytes, Room::Ahead)?;
         let map = map_whole(path, &file)?;
         Self::open_medium(path, map, Box::new(file))
     }
@@ -165,13 +165,14 @@ impl Slab {
         Self::open_medium(path, map, Box::new(file))
     }
 
-    /// An empty slab on a file that is removed at once and lives as long as the program.
+    /// An empty slab on a file that is removed at once and lives as long as the program. In memory its room is taken as it
+    /// is needed, and may turn out not to be there: [`KeepError::Full`].
     ///
     /// # Errors
     /// [`OpenSlabError`].
     pub fn temporary(path: &Path, bytes: u64) -> Result<Self, OpenSlabError> {
         let _ = std::fs::remove_file(path);
-        let file = preallocated(path, bytes)?;
+        let file = made(path, bytes, Room::AsNeededInMemory)?;
         std::fs::remove_file(path).map_err(|source| OpenSlabError::Io {
             path: path.to_owned(),
             source,
@@ -311,15 +312,21 @@ impl Slab {
             }
             offset
         };
-        // one write: the header is torn from its bytes only by a power cut, and then the hash says so
-        let mut buffer = Vec::with_capacity(HEADER_BYTES + bytes.len());
-        buffer.extend_from_slice(&header.to_bytes());
-        buffer.extend_from_slice(bytes);
-        let written = self.inner.medium.write_all_at(&buffer, offset);
+        // the header last; a power cut may still tear it from its bytes, and then the hash says so
+        let medium = &self.inner.medium;
+        let written = medium
+            .write_all_at(bytes, offset + HEADER_BYTES as u64)
+            .and_then(|()| medium.write_all_at(&header.to_bytes(), offset));
         let mut state = self.state();
         if let Err(error) = written {
             state.release(offset, header.extent());
-            return Err(KeepError::Io(error));
+            return Err(match error.kind() {
+                io::ErrorKind::StorageFull => KeepError::Full {
+                    bytes: bytes.len(),
+                    capacity: self.inner.capacity,
+                },
+                _ => KeepError::Io(error),
+            });
         }
         state.dirty = true;
         let entry = Entry {
@@ -517,8 +524,17 @@ impl State {
     }
 }
 
-/// A slab file, made with `bytes` preallocated if it is not there.
-fn preallocated(path: &Path, bytes: u64) -> Result<File, OpenSlabError> {
+/// When a file's room is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Before anything is written: what is promised is there.
+    Ahead,
+    /// The same, but in memory page by page: taking it costs as much as writing.
+    AsNeededInMemory,
+}
+
+/// A slab file, made with `bytes` if it is not there.
+fn made(path: &Path, bytes: u64, room: Room) -> Result<File, OpenSlabError> {
     let io_error = |source| OpenSlabError::Io {
         path: path.to_owned(),
         source,
@@ -531,9 +547,15 @@ fn preallocated(path: &Path, bytes: u64) -> Result<File, OpenSlabError> {
         .open(path)
         .map_err(io_error)?;
     if file.metadata().map_err(io_error)?.len() < SLAB_BYTES_MIN {
-        let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
-        let mode = nix::fcntl::FallocateFlags::empty();
-        nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
+        let kind = nix::sys::statfs::fstatfs(&file).map_err(|e| io_error(e.into()))?;
+        let in_memory = kind.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
+        if room == Room::AsNeededInMemory && in_memory {
+            file.set_len(bytes).map_err(io_error)?;
+        } else {
+            let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
+            let mode = nix::fcntl::FallocateFlags::empty();
+            nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
+        }
     }
     Ok(file)
 }

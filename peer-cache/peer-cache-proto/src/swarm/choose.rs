@@ -138,8 +138,10 @@ impl Swarm {
         if peer.in_flight > 0 {
             return None;
         }
+        // what the peer itself needs, but no less than what is usual: an idle peer is quick because it is idle
         let patience = peer
             .part_time
+            .max(self.usual_part_time)
             .map_or(SECOND_COPY_AFTER_UNKNOWN, |t| t * 3)
             .max(SECOND_COPY_AFTER_MIN);
         let (_, part) = self
