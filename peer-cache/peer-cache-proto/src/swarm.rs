@@ -18,19 +18,24 @@ mod choose;
 
 /// How long news of parts is gathered before it is announced.
 pub const ANNOUNCE_DELAY: Duration = Duration::from_millis(10);
-/// Requests in flight to one peer.
-pub const WINDOW: usize = 4;
+/// Requests in flight to one peer: enough that it always has one to answer.
+pub const WINDOW_MIN: usize = 2;
+/// The same, where there are few peers.
+pub const WINDOW_MAX: usize = 4;
+/// Requests in flight that keep a link full, shared among the peers. What is beyond only queues at the link, and each part
+/// that queues when the source has given out everything is part of the tail.
+const FLIGHTS_ENOUGH: usize = 12;
 /// Peers of one swarm; more are not asked.
 pub const PEERS_MAX: usize = 256;
 /// Requests in flight to all peers together.
-const FLIGHTS_MAX: usize = 64;
+const FLIGHTS_MAX: usize = 32;
 /// Chunks of which some parts are here or in flight and some are not: as many objects are held in memory. Beyond it only
 /// parts of these are asked for.
 const OPEN_CHUNKS_MAX: usize = 48;
 /// A source chooses itself which chunk comes next, and its link must not stand still.
 const OPEN_CHUNKS_OF_SOURCES_MAX: usize = 16;
 /// The most chunks that a download has begun and not finished: what the shell must have room for.
-pub const OPEN_CHUNKS_BOUND: usize = OPEN_CHUNKS_MAX + OPEN_CHUNKS_OF_SOURCES_MAX + WINDOW;
+pub const OPEN_CHUNKS_BOUND: usize = OPEN_CHUNKS_MAX + OPEN_CHUNKS_OF_SOURCES_MAX + WINDOW_MAX;
 /// A part younger in flight than this is never asked for twice.
 const SECOND_COPY_AFTER_MIN: Duration = Duration::from_millis(250);
 /// For a peer whose speed is not known yet.
@@ -121,8 +126,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn can_take(&self, now: Duration) -> bool {
-        self.in_flight < WINDOW && now >= self.resting_until
+    fn can_take(&self, now: Duration, window: usize) -> bool {
+        self.in_flight < window && now >= self.resting_until
     }
 
     /// Parts that several peers have are asked of the quick ones first. Only the magnitude counts, so that equals share.

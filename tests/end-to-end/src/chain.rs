@@ -144,7 +144,7 @@ impl Started {
 /// # Errors
 /// With what the agent says.
 pub fn check_senders(console: &Console, sources: &[String]) -> Result<()> {
-    let senders = console.all("agent: chunks from");
+    let senders = console.all("agent: parts from");
     let is_source = |line: &String| {
         let at = line
             .split(" at ")

@@ -14,11 +14,12 @@ impl Swarm {
         if self.missing == 0 {
             return;
         }
+        let window = self.window();
         let turn = mix(self.last_request, self.salt);
         let mut open: Vec<PeerId> = self
             .peers
             .iter()
-            .filter(|(id, peer)| peer.can_take(now) && may(**id, peer))
+            .filter(|(id, peer)| peer.can_take(now, window) && may(**id, peer))
             .map(|(id, _)| *id)
             .collect();
         open.sort_by_cached_key(|id| {
@@ -62,9 +63,13 @@ impl Swarm {
         self.actions.push_back(Action::Request { id, peer, want });
     }
 
+    pub(super) fn window(&self) -> usize {
+        (FLIGHTS_ENOUGH / self.peers.len().max(1)).clamp(WINDOW_MIN, WINDOW_MAX)
+    }
+
     fn want_of(&mut self, now: Duration, id: PeerId) -> Option<Want> {
         let peer = self.peers.get(&id)?;
-        if !peer.can_take(now) {
+        if !peer.can_take(now, self.window()) {
             return None;
         }
         let first = match (peer.kind, peer.exhausted) {

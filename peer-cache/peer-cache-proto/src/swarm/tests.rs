@@ -193,7 +193,7 @@ impl Site {
             assert_eq!(wanted, flights == 0 && !swarm.holds(PartId(part)));
         }
         for (id, peer) in &swarm.peers {
-            assert!(peer.in_flight <= WINDOW);
+            assert!(peer.in_flight <= WINDOW_MAX);
             assert_eq!(
                 peer.in_flight,
                 swarm.flights.values().filter(|f| f.peer == *id).count()
