@@ -26,6 +26,16 @@ def run(*command):
     subprocess.run(command, check=True)
 
 
+def prefer_tcp(name):
+    """What TCP does about congestion in a namespace: what a user's computer does. Where the kernel allows namespaces only some, the
+    nearest to it; reno was better for the others than bbr."""
+    for kind in ("cubic", "reno"):
+        command = ["ip", "netns", "exec", name, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={kind}"]
+        if subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0:
+            return kind
+    raise SystemExit("site: neither cubic nor reno can be had")
+
+
 class Network:
     """Hosts 0 (the source) to `receivers` behind one switch. `rate_mbit` shapes each link both ways; 0 leaves them unshaped."""
 
@@ -51,6 +61,7 @@ class Network:
         for name in (self.switch, *self.hosts):
             run("ip", "netns", "add", name)
             self.made.append(name)
+            self.tcp = prefer_tcp(name)
         # a switch that does not learn multicast groups: it floods, as the cheap ones in stores do
         run("ip", "-n", self.switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
         run("ip", "-n", self.switch, "link", "set", "br0", "up")

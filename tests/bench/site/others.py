@@ -2,6 +2,7 @@
 
 Holds how nginx, aria2, libtorrent and udpcast are started at their best; never a figure. Used by ../site.py."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import time
 from bench import Watched, wait_for
 
 from network import address
-from race import Receiver, compare, end, race
+from race import Race, Receiver, alone, compare, end, race
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # libtorrent's bindings are a Debian package
@@ -31,8 +32,15 @@ ARIA2_SEED = [*ARIA2, "--check-integrity=false", "--bt-seed-unverified=true"]
 ARIA2_GET = [*ARIA2, "--bt-request-peer-speed-limit=500M", "--bt-hash-check-seed=false", "--file-allocation=none", "--allow-overwrite=true"]
 
 
+@dataclasses.dataclass
+class Transfer:
+    race: Race
+    source_bytes: int
+    tcp: str
+
+
 class Others:
-    """Transfers of one file to all receivers of a network. Each returns its race, and the bytes that the source's link carried."""
+    """Transfers of one file to all receivers of a network."""
 
     def __init__(self, network, folder, file, within):
         self.network, self.folder, self.file, self.within = network, folder, file, within
@@ -55,6 +63,10 @@ class Others:
 
     def transfer(self, command, marks=(), sources=(), then=None, original=None):
         """`command(n)` makes the copy of receiver n, with `sources` there before the clock starts; `then` comes just after."""
+        with alone():
+            return self.turn(command, marks, sources, then, original)
+
+    def turn(self, command, marks, sources, then, original):
         self.copies()
         programs = []
         for source in sources:
@@ -78,7 +90,7 @@ class Others:
             end([*receivers.values(), *programs])
         compare(original or self.file, receivers.values())
         self.copies()
-        return result, sent
+        return Transfer(result, sent, self.network.tcp)
 
     def after_all(self, start, then, programs):
         """udpcast's receivers must all be there when the sender starts, so its clock starts with the sender."""

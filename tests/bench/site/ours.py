@@ -12,11 +12,11 @@ import shutil
 from bench import AGENT, LAMPLIGHTER, Chain, Watched, cpu_seconds, text, wait_for
 
 from network import Recording, Shapers, address
-from race import Receiver, compare, end, race
+from race import Receiver, alone, compare, end, race
 
-# Said when the last sector is written and read back and the download has ended, 0.7 s before the farewell is over. Should the
-# line go, the farewell's own line stops the clock, later than is fair to us.
-MARKS = ("agent: chunks from", "agent: finished")
+# One of these is said when the last sector is written and read back and the download has ended, 0.7 s before the farewell ends.
+# Should those lines go, the farewell's own line stops the clock, later than is fair to us.
+MARKS = ("agent: chunks from", "agent: parts from", "agent: finished")
 COUNTERS = re.compile(r"(duplicates|second_copies|failures)=(\d+)")
 
 
@@ -44,8 +44,12 @@ class Ours:
         self.network, self.folder, self.image = network, folder, image
         self.runs = 0
         self.env = dict(os.environ, LAMPLIGHTER_LOG="info")
-        self.chain = Chain(folder, network.hosts)
-        imported = self.chain.import_image(image)[2]
+        with alone():
+            self.prepare()
+
+    def prepare(self):
+        self.chain = Chain(self.folder, self.network.hosts)
+        imported = self.chain.import_image(self.image)[2]
         self.object_bytes = imported["object_bytes"]
         self.chain.ask("order", "add", "--site", "bench", "--version", "bench")
         # fetches from HQ over loopback, which no link of the network sees
@@ -62,6 +66,10 @@ class Ours:
     def run(self, within, delays=None, awaited=None, programs=None):
         """One wave. All start at once unless `delays` says otherwise; the clock waits for `awaited`, and their copies are compared.
         `programs` puts another program in an agent's place."""
+        with alone():
+            return self.wave(within, delays, awaited, programs)
+
+    def wave(self, within, delays, awaited, programs):
         self.restart_node()
         self.runs += 1
         delays = {n: 0 for n in self.network.receivers} | (delays or {})
