@@ -37,7 +37,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use web_api::{ApiError, LEASE_HEADER};
 
-use super::wan::Wan;
+use super::wan::{BUFFERS_PER_SECOND, Wan};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Silence in the middle of an answer.
@@ -46,8 +46,6 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 const TRANSFERS_MAX: u32 = 4;
 /// Bytes per second of a budget that one transfer is worth.
 const TRANSFER_BYTES_PER_SECOND: u64 = 64 << 10;
-/// All receive buffers together take so much of a second's budget, which is as long a round trip as they carry it over.
-const BUFFERS_PER_SECOND: u64 = 4;
 const RECEIVE_BUFFER_BYTES_MIN: u32 = 4 << 10;
 const RECEIVE_BUFFER_BYTES_MAX: u32 = 1 << 20;
 /// A refusal's sentence.

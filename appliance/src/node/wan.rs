@@ -19,6 +19,10 @@ use super::origin::HqOrigin;
 const NEWS_WITHIN: Duration = Duration::from_secs(5);
 /// HQ answers in time or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(WAN_NEWS_SECONDS + 10);
+/// All receive buffers together take so much of a second's budget, which is as long a round trip as they carry it over.
+pub(super) const BUFFERS_PER_SECOND: u64 = 4;
+/// A limit that falls to less than this part of what it was cuts transfers.
+const LIMIT_STEP_MAX: u64 = 4;
 /// Pauses double while HQ is away, with up to half as much again by chance.
 const AWAY_MIN: Duration = Duration::from_millis(300);
 const AWAY_MAX: Duration = Duration::from_secs(20);
@@ -67,6 +71,16 @@ impl Drop for Wanted {
     }
 }
 
+/// Whether sockets that were made under one limit would take too much at a time for another. A cut costs the bytes that are
+/// under way, so a smaller step is made without: two nodes that begin to share, and the hour that ends.
+fn is_too_large(made_under: Option<u64>, limit: Option<u64>) -> bool {
+    match (made_under, limit) {
+        (Some(then), Some(now)) => now < then / LIMIT_STEP_MAX,
+        (None, Some(_)) => true,
+        (_, None) => false,
+    }
+}
+
 impl Wan {
     pub(super) fn new() -> Self {
         Self {
@@ -108,16 +122,13 @@ impl Wan {
         let _ = known.wait_for(|k| k.allows(&manifest)).await;
     }
 
-    /// Ends when a transfer that began under a limit has to end: nothing of its manifest is wanted now, or less at a time
-    /// than its socket would take.
+    /// Ends when a transfer that began under a limit has to end: nothing of its manifest is wanted now, or far less at a
+    /// time than its socket would take.
     pub(super) async fn halted(&self, manifest: Digest, began_under: Option<u64>) {
         let mut known = self.shared.known.subscribe();
-        let lowered = |k: &Known| match (k.limit(), began_under) {
-            (Some(now), Some(then)) => now < then,
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        let _ = known.wait_for(|k| !k.allows(&manifest) || lowered(k)).await;
+        let _ = known
+            .wait_for(|k| !k.allows(&manifest) || is_too_large(began_under, k.limit()))
+            .await;
     }
 
     /// Asks for leave to read from a socket; a time is how long to wait.
@@ -192,11 +203,56 @@ impl Wan {
             let (paused, waiting) = (news.paused, news.waiting.len());
             tracing::info!(?rate, paused, waiting, "the site's WAN budget");
             let now = self.now();
-            self.budget().handle_limit(now, rate);
+            let mut budget = self.budget();
+            budget.handle_limit(now, rate);
+            if let Some(then) = before.and_then(|n| n.bytes_per_second)
+                && rate.is_some_and(|now| now < then)
+            {
+                // the sockets that stay were made for more, and may fill with it unread
+                let unread = u32::try_from(then / BUFFERS_PER_SECOND).unwrap_or(u32::MAX);
+                budget.charge(now, unread);
+            }
         }
         self.shared.known.send_modify(|k| {
             k.news = Some(news);
             k.fresh = true;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_down_cuts_only_what_would_take_too_much() {
+        assert!(!is_too_large(Some(1000), Some(500)));
+        assert!(is_too_large(Some(1000), Some(100)));
+        assert!(is_too_large(None, Some(1_000_000)));
+        assert!(!is_too_large(Some(1000), None) && !is_too_large(None, None));
+    }
+
+    fn news(paused: bool, waiting: &[u8], bytes_per_second: Option<u64>) -> Known {
+        Known {
+            news: Some(WanNews {
+                number: 1,
+                bytes_per_second,
+                holds_seconds: 60,
+                paused,
+                waiting: waiting.iter().map(|n| web_api::Hex([*n; 32])).collect(),
+            }),
+            fresh: true,
+        }
+    }
+
+    #[test]
+    fn without_news_all_is_allowed_and_with_them_what_they_say() {
+        let (one, two) = (Digest([1; 32]), Digest([2; 32]));
+        assert!(Known::default().allows(&one));
+        assert!(news(false, &[], Some(5)).allows(&one));
+        assert!(!news(true, &[], None).allows(&one));
+        assert!(!news(false, &[], Some(0)).allows(&one));
+        assert!(!news(false, &[1], None).allows(&one));
+        assert!(news(false, &[1], None).allows(&two));
     }
 }
