@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
@@ -43,7 +44,8 @@ struct Shared {
 struct Ways {
     contact: Option<HqContact>,
     clients: Vec<HqClient>,
-    /// For objects.
+    /// For objects: where an answer came from last, under which of HQ's addresses. Names were looked up for it.
+    reached: Option<(String, SocketAddr)>,
     tls: Option<Arc<ClientConfig>>,
 }
 
@@ -92,6 +94,7 @@ impl HqOrigin {
                 None
             }
         };
+        ways.reached = None;
         ways.contact = Some(contact);
     }
 
@@ -102,14 +105,15 @@ impl HqOrigin {
 
     fn source(&self) -> Option<Source> {
         let ways = self.ways();
-        Some(Source {
-            base: ways.clients.first()?.base().to_owned(),
-            tls: ways.tls.clone()?,
-        })
+        let (base, address) = ways.reached.clone()?;
+        let tls = ways.tls.clone()?;
+        Some(Source { base, address, tls })
     }
 
-    fn prefer(&self, base: &str) {
-        self.ways().clients.sort_by_key(|c| c.base() != base);
+    fn prefer(&self, base: &str, address: Option<SocketAddr>) {
+        let mut ways = self.ways();
+        ways.clients.sort_by_key(|c| c.base() != base);
+        ways.reached = address.map(|a| (base.to_owned(), a));
     }
 
     /// Asks HQ at one address after the other; a refusal is an answer.
@@ -128,7 +132,7 @@ impl HqOrigin {
             };
             match client.send(request).await {
                 Ok(answer) => {
-                    self.prefer(client.base());
+                    self.prefer(client.base(), answer.remote_addr());
                     return Ok(answer);
                 }
                 Err(error) if error.downcast_ref::<Refused>().is_some() => return Err(error),

@@ -6,6 +6,7 @@
 use std::{
     future::poll_fn,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -29,7 +30,7 @@ use reqwest::Url;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpSocket, TcpStream, lookup_host},
+    net::{TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
     time::{Sleep, sleep, timeout},
@@ -69,10 +70,11 @@ fn shape(limit: Option<u64>) -> (u32, Option<u32>) {
     (transfers, Some(buffer))
 }
 
-/// Where objects come from: HQ's address as the channel names it.
+/// Where objects come from: HQ's address as the channel names it, and where that is.
 #[derive(Clone)]
 pub(super) struct Source {
     pub(super) base: String,
+    pub(super) address: SocketAddr,
     pub(super) tls: Arc<ClientConfig>,
 }
 
@@ -269,32 +271,18 @@ async fn refusal(response: Response<Incoming>) -> FetchObjectError {
 async fn connect(wan: &Wan, source: &Source, limit: Option<u64>) -> io::Result<Line> {
     let url = Url::parse(&source.base).map_err(io::Error::other)?;
     let no_host = || io::Error::other("HQ's address names no host");
-    let host = url
-        .host_str()
-        .ok_or_else(no_host)?
-        .trim_matches(['[', ']'])
-        .to_owned();
-    let port = url.port_or_known_default().ok_or_else(no_host)?;
+    let host = url.host_str().ok_or_else(no_host)?;
+    let host = host.trim_matches(['[', ']']).to_owned();
     let (_, buffer) = shape(limit);
-    let open = async {
-        let mut failure = no_host();
-        for address in lookup_host((host.as_str(), port)).await? {
-            let socket = match address.is_ipv4() {
-                true => TcpSocket::new_v4()?,
-                false => TcpSocket::new_v6()?,
-            };
-            if let Some(buffer) = buffer {
-                // the kernel doubles it for what it keeps beside the bytes
-                socket.set_recv_buffer_size(buffer / 2)?;
-            }
-            match socket.connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
+    let socket = match source.address.is_ipv4() {
+        true => TcpSocket::new_v4()?,
+        false => TcpSocket::new_v6()?,
     };
-    let stream = timeout(CONNECT_WITHIN, open).await??;
+    if let Some(buffer) = buffer {
+        // the kernel doubles it for what it keeps beside the bytes
+        socket.set_recv_buffer_size(buffer / 2)?;
+    }
+    let stream = timeout(CONNECT_WITHIN, socket.connect(source.address)).await??;
     stream.set_nodelay(true)?;
     // it fills unread
     wan.charge(buffer.unwrap_or(0));

@@ -14,7 +14,7 @@ use peer_cache_proto::election::CLAIM_EVERY;
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use trust_format::PublicKey;
 
@@ -39,6 +39,8 @@ const ORIGIN_RESUMES_MAX: u32 = 5;
 const ORIGIN_RESUME_AFTER: Duration = Duration::from_millis(300);
 /// How long a holder of the lease may take to connect before it counts as out of reach.
 const UNSEEN_FOR: Duration = Duration::from_secs(3);
+/// How long the end of a fetch waits for HQ to hear of it.
+const END_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often HQ is asked for one lease: each refusal names another holder, first the site's and then its islands'.
 const LEASE_ASKS_MAX: usize = 16;
@@ -67,7 +69,8 @@ pub(crate) async fn fetch_from_origin(
         () = leg.tell_that_it_goes_on(events) => Ok(()),
     };
     if let Some(lease) = leg.right.lock().await.lease.take() {
-        origin.end_lease(&lease, result.is_ok()).await;
+        // a lease that nobody ends is over in a few seconds
+        let _ = timeout(END_WITHIN, origin.end_lease(&lease, result.is_ok())).await;
     }
     result
 }
