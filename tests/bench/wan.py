@@ -261,6 +261,11 @@ class Meter:
             most = max(most, (seen[last][1] - bytes_then) / (seen[last][0] - time_then))
         return most
 
+    def rate_of_last_second(self):
+        end, after = self.seen[-1]
+        begin, before = next(s for s in self.seen if s[0] >= end - 1)
+        return (after - before) / (end - begin)
+
     def seconds_until(self, flows, since):
         """Until, over a quarter of a second, bytes came or did not."""
         def there():
@@ -293,6 +298,9 @@ def wan_budget():
             worst = meter.worst(meter.seen[0][0], time.time()) / BUDGET_BYTES
             seconds = {}
             for word, flows in (("pause", False), ("resume", True)):
+                # what is there already would show nothing
+                if (meter.rate_of_last_second() > BUDGET_BYTES / 2) == flows:
+                    raise SystemExit(f"bench: before {word} the line is as after it")
                 since = time.time()
                 store.ask("site", "wan", "store", f"--{word}")
                 seconds[word] = meter.seconds_until(flows, since)

@@ -191,8 +191,8 @@ enum Fate {
     Paused(Duration),
 }
 
-/// The fetcher meets its fate at a share of the version; returns what came beyond the objects.
-fn lose_the_fetcher(name: &str, fate: Fate, percent: u64) -> Result<u64> {
+/// The fetcher meets its fate at a share of the version; returns what came beyond the objects, and when another fetched.
+fn lose_the_fetcher(name: &str, fate: Fate, percent: u64) -> Result<(u64, Duration)> {
     let site = Site::start_in(Some(Lines::new(name, 3, true)?), 128, "admit")?;
     // a store's line: the swarm keeps up with it
     site.command(&["site", "set", "store", "--wan", "00:00-00:00=80Mbit"])?;
@@ -222,10 +222,6 @@ fn lose_the_fetcher(name: &str, fate: Fate, percent: u64) -> Result<u64> {
     wait_until("another fetcher", &site, || Ok(nodes.iter().any(fetches)))?;
     let replaced = since.elapsed();
     wait_until("the rest", &site, || Ok(nodes.iter().all(is_complete)))?;
-    println!(
-        "{fate:?} at {percent} %: replaced after {replaced:?}, complete after {:?}",
-        since.elapsed()
-    );
     if let (Some(fetcher), Fate::Paused(pause)) = (&fetcher, fate) {
         std::thread::sleep(pause.saturating_sub(since.elapsed()));
         fetcher.signal(Signal::SIGCONT)?;
@@ -235,25 +231,26 @@ fn lose_the_fetcher(name: &str, fate: Fate, percent: u64) -> Result<u64> {
     ensure!(wan >= site.object_bytes, "the ledger lacks bytes: {wan}");
     ensure!(wan_of_kind(&site, "island")? == 0, "an island on one LAN");
     let extra = wan - site.object_bytes;
-    println!("{fate:?} at {percent} %: {extra} bytes beyond the objects");
     ensure!(
         replaced < Duration::from_secs(15),
         "replaced after {replaced:?}: {}",
         nodes.iter().map(Program::log).collect::<String>()
     );
-    Ok(extra)
+    Ok((extra, replaced))
 }
 
 #[test]
 fn a_fetcher_that_is_killed_at_half_costs_little() -> Result<()> {
-    let extra = lose_the_fetcher("killed", Fate::Killed, 50)?;
+    let (extra, replaced) = lose_the_fetcher("killed", Fate::Killed, 50)?;
+    println!("replaced after {replaced:?}, {extra} bytes beyond the objects");
     ensure!(extra <= EXTRA_BYTES_MAX, "{extra} bytes more");
     Ok(())
 }
 
 #[test]
 fn a_fetcher_that_is_paused_at_half_costs_little_and_stops_when_it_is_back() -> Result<()> {
-    let extra = lose_the_fetcher("paused", Fate::Paused(Duration::from_secs(60)), 50)?;
+    let (extra, replaced) = lose_the_fetcher("paused", Fate::Paused(Duration::from_secs(60)), 50)?;
+    println!("replaced after {replaced:?}, {extra} bytes beyond the objects");
     ensure!(extra <= EXTRA_BYTES_MAX, "{extra} bytes more");
     Ok(())
 }
@@ -369,7 +366,10 @@ fn a_budget_is_kept_and_pause_and_resume_take_effect_in_two_seconds() -> Result<
     // longer than a lease holds: it waits, and nobody takes it for dead
     std::thread::sleep(Duration::from_secs(13));
     let still = until_rate(&site, BUDGET, false)?;
-    ensure!(still < LOOK_EVERY && !is_complete(&nodes[0]), "it did not wait");
+    ensure!(
+        still < LOOK_EVERY && !is_complete(&nodes[0]),
+        "it did not wait"
+    );
     site.ask(&["site", "wan", "store", "--resume", "--json"])?;
     let took = until_rate(&site, BUDGET, true)?;
     println!("resumed after {took:?}");
