@@ -184,7 +184,14 @@ fn local_token_file() -> Result<PathBuf> {
     Ok(Path::new(path.trim()).to_owned())
 }
 
-fn tls_config(fingerprint: [u8; 32], identity: Option<&Identity>) -> Result<ClientConfig> {
+/// TLS that believes one certificate, and proves a node's key.
+///
+/// # Errors
+/// When the key is none.
+pub(crate) fn tls_config(
+    fingerprint: [u8; 32],
+    identity: Option<&Identity>,
+) -> Result<ClientConfig> {
     let provider = crypto_provider();
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)

@@ -4,8 +4,8 @@ use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
 use web_api::{
-    Hex, LedgerLine, Machine, NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange, SiteCreated,
-    SiteInfo, SiteUnknown,
+    Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange,
+    SiteCreated, SiteInfo, SiteUnknown, WanChange, WanRules, WanWindow, parse_utc_offset,
 };
 
 use crate::{HqChoice, Output, client::HqClient};
@@ -63,6 +63,34 @@ pub(crate) enum SiteCommand {
         /// Versions of a lower release are refused from now on.
         #[arg(long)]
         release_floor: Option<u64>,
+        /// How much may come over the WAN by time of day, such as 08:00-20:00=2Mbit,20:00-08:00=unlimited (or none). The first
+        /// window that covers a minute holds; a minute that none covers has no limit.
+        #[arg(long, value_delimiter = ',')]
+        wan: Option<Vec<WanWindow>>,
+        /// The site's clock minus UTC, such as +01:00.
+        #[arg(long, value_parser = parse_utc_offset, allow_hyphen_values = true)]
+        utc_offset: Option<i16>,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows what a site may fetch over the WAN; pauses and resumes it, or one version of it.
+    Wan {
+        /// Its name.
+        name: String,
+        /// Fetch nothing from now on.
+        #[arg(long, conflicts_with = "resume")]
+        pause: bool,
+        /// Fetch again.
+        #[arg(long)]
+        resume: bool,
+        /// Only this version: its digest, the beginning of it, or an image's name for the newest.
+        #[arg(long)]
+        version: Option<String>,
+        /// The version's priority, 0 to 9: a lower one waits while a higher one is fetched.
+        #[arg(long, requires = "version")]
+        priority: Option<u8>,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -135,10 +163,20 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             unknown,
             provisional,
             release_floor,
+            wan,
+            utc_offset,
             hq,
             output,
         } => {
             let client = HqClient::for_people(&hq)?;
+            if wan.is_some() || utc_offset.is_some() {
+                let change = WanChange {
+                    windows: wan,
+                    utc_offset_minutes: utc_offset,
+                    ..WanChange::default()
+                };
+                change_wan(&client, &name, &change).await?;
+            }
             let change = SiteChange {
                 unknown: unknown.map(Into::into),
                 provisional,
@@ -151,6 +189,24 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             let site: SiteInfo = response.json().await?;
             output.print(&site, |s| format!("{} is at channel {}", s.name, s.channel))
         }
+        SiteCommand::Wan {
+            name,
+            pause,
+            resume,
+            version,
+            priority,
+            hq,
+            output,
+        } => {
+            let change = WanChange {
+                paused: (pause || resume).then_some(pause),
+                version,
+                priority,
+                ..WanChange::default()
+            };
+            let rules = change_wan(&HqClient::for_people(&hq)?, &name, &change).await?;
+            output.print(&rules, wan_text)
+        }
         SiteCommand::Token { name, hq, output } => {
             let path = format!("/sites/{}/tokens", quoted(&name));
             let token: NewToken = HqClient::for_people(&hq)?
@@ -159,6 +215,31 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             output.print(&token, |t| t.token.clone())
         }
     }
+}
+
+/// A change of nothing shows what holds.
+async fn change_wan(client: &HqClient, site: &str, change: &WanChange) -> Result<WanRules> {
+    let path = format!("/sites/{}/wan", quoted(site));
+    let request = client.request(Method::PATCH, &path).json(change);
+    Ok(client.send(request).await?.json().await?)
+}
+
+fn wan_text(rules: &WanRules) -> String {
+    let mut text = String::from(if rules.paused { "paused\n" } else { "open\n" });
+    if rules.budget.windows.is_empty() {
+        text += "no limit at any time of day\n";
+    }
+    for window in &rules.budget.windows {
+        text += &format!("{window}\n");
+    }
+    let offset = rules.budget.utc_offset_minutes;
+    let (sign, minutes) = (if offset < 0 { '-' } else { '+' }, offset.unsigned_abs());
+    text += &format!("clock: UTC{sign}{:02}:{:02}\n", minutes / 60, minutes % 60);
+    for rule in &rules.versions {
+        let state = if rule.paused { "paused" } else { "open" };
+        text += &format!("{} priority {} {state}\n", rule.version, rule.priority);
+    }
+    text
 }
 
 /// `lamplighter order ...`.
@@ -333,8 +414,12 @@ pub(crate) async fn ledger(arguments: LedgerArguments) -> Result<()> {
     let lines: Vec<LedgerLine> = HqClient::for_people(&arguments.hq)?.get("/ledger").await?;
     arguments.output.print(&lines, |lines| {
         let line = |l: &LedgerLine| {
+            let kind = match l.kind {
+                LeaseKind::Main => "main",
+                LeaseKind::Island => "island",
+            };
             format!(
-                "{:20} {} {:>14} of {:>14}\n",
+                "{:20} {} {kind:6} {:>14} of {:>14}\n",
                 l.site, l.version, l.wan_bytes, l.object_bytes
             )
         };

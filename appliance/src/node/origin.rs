@@ -2,20 +2,29 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use image_format::ChunkRecord;
-use peer_cache_node::{BoxFuture, Identity, Lease, LeaseError, Origin};
-use reqwest::{Method, Response, StatusCode, header};
+use peer_cache_node::{
+    BoxFuture, FetchObjectError, HolderView, Identity, Lease, LeaseError, Origin,
+};
+use reqwest::{Method, Response, StatusCode};
+use rustls::ClientConfig;
 use serde::{Serialize, de::DeserializeOwned};
 use trust_format::{Digest, HqContact, MachineId, PublicKey};
-use web_api::{Certified, CertifyRequest, Hex, LEASE_HEADER, LeaseAnswer, LeaseHeld, LeaseRequest};
+use web_api::{
+    Certified, CertifyRequest, Hex, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
+};
 
-use crate::client::{HqClient, Refused};
+use super::{
+    transfer::{Source, Transfers},
+    wan::Wan,
+};
+use crate::client::{HqClient, Refused, tls_config};
 
 /// The way to HQ, as the channel names it. Cheap to clone.
 #[derive(Clone)]
@@ -25,61 +34,86 @@ pub(crate) struct HqOrigin {
 
 struct Shared {
     identity: Identity,
-    clients: Mutex<(Option<HqContact>, Vec<HqClient>)>,
+    ways: Mutex<Ways>,
+    wan: Wan,
+    transfers: Transfers,
+}
+
+/// How HQ is reached, as the channel says.
+#[derive(Default)]
+struct Ways {
+    contact: Option<HqContact>,
+    clients: Vec<HqClient>,
+    /// For objects: where an answer came from last, under which of HQ's addresses. Names were looked up for it.
+    reached: Option<(String, SocketAddr)>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl HqOrigin {
     pub(crate) fn new(identity: Identity) -> Self {
+        let wan = Wan::new();
         Self {
             shared: Arc::new(Shared {
                 identity,
-                clients: Mutex::default(),
+                ways: Mutex::default(),
+                transfers: Transfers::new(wan.clone()),
+                wan,
             }),
         }
     }
 
+    /// Listens for news of the site's WAN budget, for ever.
+    pub(crate) async fn listen(self) {
+        self.shared.wan.clone().listen(self).await;
+    }
+
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        let ways = self.shared.ways.lock();
+        ways.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the addresses of a channel.
     pub(crate) fn set_contact(&self, contact: HqContact) {
-        let mut clients = self
-            .shared
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if clients.0.as_ref() == Some(&contact) {
+        let mut ways = self.ways();
+        if ways.contact.as_ref() == Some(&contact) {
             return;
         }
-        let make = |url: &String| match HqClient::for_node(
-            url,
-            contact.fingerprint,
-            &self.shared.identity,
-        ) {
+        let identity = &self.shared.identity;
+        let make = |url: &String| match HqClient::for_node(url, contact.fingerprint, identity) {
             Ok(client) => Some(client),
             Err(error) => {
                 tracing::warn!(%error, url, "HQ's address");
                 None
             }
         };
-        clients.1 = contact.urls.iter().filter_map(make).collect();
-        clients.0 = Some(contact);
+        ways.clients = contact.urls.iter().filter_map(make).collect();
+        ways.tls = match tls_config(contact.fingerprint, Some(identity)) {
+            Ok(tls) => Some(Arc::new(tls)),
+            Err(error) => {
+                tracing::error!(%error, "this node's key is of no use with HQ");
+                None
+            }
+        };
+        ways.reached = None;
+        ways.contact = Some(contact);
     }
 
     /// HQ's addresses, the one that worked last first.
     fn clients(&self) -> Vec<HqClient> {
-        self.shared
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .1
-            .clone()
+        self.ways().clients.clone()
     }
 
-    fn prefer(&self, base: &str) {
-        let mut clients = self
-            .shared
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        clients.1.sort_by_key(|c| c.base() != base);
+    fn source(&self) -> Option<Source> {
+        let ways = self.ways();
+        let (base, address) = ways.reached.clone()?;
+        let tls = ways.tls.clone()?;
+        Some(Source { base, address, tls })
+    }
+
+    fn prefer(&self, base: &str, address: Option<SocketAddr>) {
+        let mut ways = self.ways();
+        ways.clients.sort_by_key(|c| c.base() != base);
+        ways.reached = address.map(|a| (base.to_owned(), a));
     }
 
     /// Asks HQ at one address after the other; a refusal is an answer.
@@ -98,7 +132,7 @@ impl HqOrigin {
             };
             match client.send(request).await {
                 Ok(answer) => {
-                    self.prefer(client.base());
+                    self.prefer(client.base(), answer.remote_addr());
                     return Ok(answer);
                 }
                 Err(error) if error.downcast_ref::<Refused>().is_some() => return Err(error),
@@ -134,6 +168,22 @@ fn to_io(error: &anyhow::Error) -> io::Error {
     io::Error::other(format!("{error:#}"))
 }
 
+/// Held by another, or not to be had now.
+fn not_leased(error: &anyhow::Error) -> LeaseError {
+    let held = error
+        .downcast_ref::<Refused>()
+        .filter(|r| r.status == StatusCode::CONFLICT)
+        .and_then(|r| serde_json::from_slice::<LeaseHeld>(&r.body).ok());
+    match held {
+        Some(held) => LeaseError::Held {
+            holder: held.holder,
+            key: PublicKey(held.key.0),
+            finished: held.finished,
+        },
+        None => LeaseError::Unreachable(to_io(error)),
+    }
+}
+
 impl Origin for HqOrigin {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
@@ -146,29 +196,49 @@ impl Origin for HqOrigin {
         })
     }
 
-    fn lease(&self, manifest: Digest) -> BoxFuture<'_, Result<Lease, LeaseError>> {
+    fn may_fetch(&self, manifest: Digest) -> BoxFuture<'_, ()> {
+        Box::pin(self.shared.wan.may_fetch(manifest))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        manifest: Digest,
+        holders: &'a [HolderView],
+    ) -> BoxFuture<'a, Result<Lease, LeaseError>> {
         Box::pin(async move {
+            let view = |view: &HolderView| web_api::HolderView {
+                key: Hex(view.key.0),
+                live: view.live,
+            };
             let request = LeaseRequest {
                 manifest: Hex(manifest.0),
+                holders: holders.iter().map(view).collect(),
             };
             let answer: Result<LeaseAnswer> = self.post("/node/leases", &request).await;
-            match answer {
-                Ok(lease) => Ok(Lease {
-                    token: lease.token,
-                    fence: lease.fence,
-                }),
-                Err(error) => {
-                    let held = error
-                        .downcast_ref::<Refused>()
-                        .filter(|r| r.status == StatusCode::CONFLICT)
-                        .and_then(|r| serde_json::from_slice::<LeaseHeld>(&r.body).ok());
-                    Err(match held {
-                        Some(held) => LeaseError::Held {
-                            holder: held.holder,
-                        },
-                        None => LeaseError::Unreachable(to_io(&error)),
+            answer.map_or_else(
+                |error| Err(not_leased(&error)),
+                |lease| {
+                    Ok(Lease {
+                        manifest,
+                        token: lease.token,
+                        fence: lease.fence,
+                        island: lease.kind == LeaseKind::Island,
                     })
-                }
+                },
+            )
+        })
+    }
+
+    fn end_lease<'a>(&'a self, lease: &'a Lease, finished: bool) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let end = LeaseEnd {
+                token: lease.token.clone(),
+                finished,
+            };
+            let end = serde_json::to_value(end).unwrap_or_default();
+            if let Err(error) = self.ask(Method::POST, "/node/leases/end", Some(&end)).await {
+                // it is over in a few seconds anyway
+                tracing::debug!(error = format!("{error:#}"), "HQ heard of no lease's end");
             }
         })
     }
@@ -178,40 +248,15 @@ impl Origin for HqOrigin {
         lease: &'a Lease,
         record: &'a ChunkRecord,
         so_far: &'a mut Vec<u8>,
-    ) -> BoxFuture<'a, io::Result<()>> {
+        received: &'a AtomicU64,
+    ) -> BoxFuture<'a, Result<(), FetchObjectError>> {
         Box::pin(async move {
-            let hq = self
-                .clients()
-                .into_iter()
-                .next()
-                .ok_or(io::ErrorKind::NotConnected)?;
-            let mut request = hq
-                .request(
-                    Method::GET,
-                    &format!("/node/objects/{}", record.object_hash),
-                )
-                .header(LEASE_HEADER, &lease.token);
-            if !so_far.is_empty() {
-                request = request.header(header::RANGE, format!("bytes={}-", so_far.len()));
-            }
-            let response = hq.send(request).await.map_err(|e| to_io(&e))?;
-            let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
-            if !resumed {
-                so_far.clear();
-            }
-            let mut body = response.bytes_stream();
-            while let Some(part) = body.next().await {
-                let part = part.map_err(io::Error::other)?;
-                // what is longer than the object is no object; the hash would say so too, after more bytes
-                if so_far.len() + part.len() > record.object_bytes as usize {
-                    return Err(io::Error::other("HQ sent more than the object"));
-                }
-                so_far.extend_from_slice(&part);
-            }
-            match so_far.len() == record.object_bytes as usize {
-                true => Ok(()),
-                false => Err(io::ErrorKind::UnexpectedEof.into()),
-            }
+            let nowhere = || FetchObjectError::Broken(io::ErrorKind::NotConnected.into());
+            let source = self.source().ok_or_else(nowhere)?;
+            let transfers = &self.shared.transfers;
+            transfers
+                .object(&source, lease, record, so_far, received)
+                .await
         })
     }
 

@@ -11,6 +11,7 @@ use image_format::Manifest;
 use peer_cache_node::{PeerCache, write_durably};
 use trust_format::{Digest, Verified};
 
+/// Pauses double, with up to half as much again by chance.
 const RETRY_MIN: Duration = Duration::from_millis(300);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -74,7 +75,7 @@ impl Versions {
                 self.cache.share(manifest);
                 return;
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>() / 2.0)).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
     }

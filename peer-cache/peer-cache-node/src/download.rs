@@ -173,6 +173,7 @@ impl Running {
             SwarmEvent::Local { chunk } => self.download.handle_local(now, chunk),
             SwarmEvent::Lost { chunk } => self.download.handle_lost(now, chunk),
             SwarmEvent::Claim { by, term } => self.download.handle_claim(now, by, term),
+            SwarmEvent::OriginGoesOn => self.download.handle_fetch_goes_on(now),
             SwarmEvent::OriginDone => {
                 self.fetch = None;
                 self.download.handle_fetched();
@@ -280,7 +281,7 @@ impl Running {
         let (shared, share, events) =
             (self.shared.clone(), self.share.clone(), self.events.clone());
         let fetch = self.requests.spawn(async move {
-            let event = match fetch_from_origin(&shared, &share, &*origin, wanted, &events).await {
+            let event = match fetch_from_origin(&shared, &share, &origin, wanted, &events).await {
                 Ok(()) => SwarmEvent::OriginDone,
                 Err(error) => {
                     tracing::warn!(%error, "fetching over the WAN");

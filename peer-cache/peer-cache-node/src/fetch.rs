@@ -1,19 +1,28 @@
 //! The WAN leg: objects from HQ under its lease.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use image_format::{ChunkId, VerifiedObject};
-use tokio::{sync::mpsc, task::JoinSet};
+use image_format::{ChunkId, ChunkRecord, VerifiedObject};
+use peer_cache_proto::election::CLAIM_EVERY;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use trust_format::PublicKey;
 
 use crate::{
     Event,
     download::keep,
     keeper::Arrived,
-    origin::{Lease, LeaseError, Origin},
+    origin::{FetchObjectError, HolderView, Lease, LeaseError, Origin},
     share::{Share, SwarmEvent},
     shared::Shared,
 };
@@ -26,7 +35,15 @@ const RENEW_EVERY_BYTES: u64 = 16 << 20;
 const ORIGIN_TRIES: usize = 2;
 /// How often in a row a transfer from the origin may be cut without a byte before the fetcher steps back.
 const ORIGIN_RESUMES_MAX: u32 = 5;
+/// The first pause after a cut; each further one in a row is twice as long, and half as much again by chance.
 const ORIGIN_RESUME_AFTER: Duration = Duration::from_millis(300);
+/// How long a holder of the lease may take to connect before it counts as out of reach.
+const UNSEEN_FOR: Duration = Duration::from_secs(3);
+/// How long the end of a fetch waits for HQ to hear of it.
+const END_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often HQ is asked for one lease: each refusal names another holder, first the site's and then its islands'.
+const LEASE_ASKS_MAX: usize = 16;
 
 /// Brings the wanted chunks over the WAN, in their order, under HQ's lease. Ends when all are here.
 ///
@@ -35,83 +52,214 @@ const ORIGIN_RESUME_AFTER: Duration = Duration::from_millis(300);
 pub(crate) async fn fetch_from_origin(
     shared: &Arc<Shared>,
     share: &Arc<Share>,
-    origin: &dyn Origin,
+    origin: &Arc<dyn Origin>,
     wanted: Vec<ChunkId>,
     events: &mpsc::Sender<SwarmEvent>,
 ) -> Result<(), LeaseError> {
-    let mut lease = origin.lease(share.digest()).await?;
-    let mut since_renewal = 0;
-    for batch in wanted.chunks(ORIGIN_REQUESTS_MAX) {
-        let mut objects = JoinSet::new();
-        for chunk in batch.iter().copied().filter(|c| !share.holds(*c)) {
-            let (shared, share, lease) = (shared.clone(), share.clone(), lease.clone());
-            objects.spawn(async move {
-                origin_object(&shared, &share, &lease, chunk)
-                    .await
-                    .map(|n| (chunk, n))
-            });
-        }
-        while let Some(done) = objects.join_next().await {
-            let done = done.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))?;
-            let (chunk, bytes) = done.map_err(LeaseError::Unreachable)?;
-            since_renewal += bytes;
-            let _ = events.send(SwarmEvent::Local { chunk }).await;
-        }
-        if since_renewal >= RENEW_EVERY_BYTES {
-            since_renewal = 0;
-            lease = origin.lease(share.digest()).await?;
-        }
+    let leg = Arc::new(Leg {
+        shared: shared.clone(),
+        share: share.clone(),
+        origin: origin.clone(),
+        right: Mutex::default(),
+        received: AtomicU64::new(0),
+        waits: AtomicBool::new(false),
+    });
+    let result = tokio::select! {
+        result = leg.run(wanted, events) => result,
+        () = leg.tell_that_it_goes_on(events) => Ok(()),
+    };
+    if let Some(lease) = leg.right.lock().await.lease.take() {
+        // a lease that nobody ends is over in a few seconds
+        let _ = timeout(END_WITHIN, origin.end_lease(&lease, result.is_ok())).await;
     }
-    Ok(())
+    result
 }
 
-/// One object over the WAN, resumed where a cut left it. A wrong one is asked for once more, then HQ is the culprit.
-async fn origin_object(
-    shared: &Shared,
-    share: &Share,
-    lease: &Lease,
-    chunk: ChunkId,
-) -> std::io::Result<u64> {
-    let origin = shared
-        .origin
-        .as_ref()
-        .ok_or(std::io::ErrorKind::NotConnected)?;
-    let record = share
-        .manifest
-        .chunk(chunk)
-        .ok_or(std::io::ErrorKind::NotFound)?;
-    let mut wrong = String::new();
-    for _ in 0..ORIGIN_TRIES {
-        let permit = share
-            .intake
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(std::io::Error::other)?;
+/// One fetch, shared by its transfers.
+struct Leg {
+    shared: Arc<Shared>,
+    share: Arc<Share>,
+    origin: Arc<dyn Origin>,
+    right: Mutex<Right>,
+    /// Bytes from the origin, whole objects or not.
+    received: AtomicU64,
+    /// HQ wants nothing fetched now.
+    waits: AtomicBool,
+}
+
+#[derive(Default)]
+struct Right {
+    lease: Option<Lease>,
+    /// Bytes received when HQ said yes last.
+    renewed_at: u64,
+}
+
+impl Leg {
+    async fn run(
+        self: &Arc<Self>,
+        wanted: Vec<ChunkId>,
+        events: &mpsc::Sender<SwarmEvent>,
+    ) -> Result<(), LeaseError> {
+        let mut wanted = wanted.into_iter();
+        let mut transfers = JoinSet::new();
+        loop {
+            while transfers.len() < ORIGIN_REQUESTS_MAX
+                && let Some(chunk) = wanted.next()
+            {
+                // a neighbour may have brought it meanwhile
+                if !self.share.holds(chunk) {
+                    let leg = self.clone();
+                    transfers.spawn(async move { leg.bring(chunk).await.map(|()| chunk) });
+                }
+            }
+            let Some(done) = transfers.join_next().await else {
+                return Ok(());
+            };
+            let chunk = done.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))??;
+            let _ = events.send(SwarmEvent::Local { chunk }).await;
+        }
+    }
+
+    /// Says now and then that this node still has a right to fetch: a thin line may take longer for an object than a fetcher
+    /// may stand still. Does not end.
+    async fn tell_that_it_goes_on(&self, events: &mpsc::Sender<SwarmEvent>) {
+        let mut before = 0;
+        loop {
+            sleep(CLAIM_EVERY).await;
+            let now = self.received.load(Ordering::Relaxed);
+            if now != before || self.waits.load(Ordering::Relaxed) {
+                before = now;
+                let _ = events.send(SwarmEvent::OriginGoesOn).await;
+            }
+        }
+    }
+
+    /// Until HQ wants this manifest fetched.
+    async fn wait(&self) {
+        let wait = self.origin.may_fetch(self.share.digest());
+        self.waits.store(true, Ordering::Relaxed);
+        wait.await;
+        self.waits.store(false, Ordering::Relaxed);
+    }
+
+    /// The lease to ask under, renewed when it is time. `over` is the token that HQ takes no longer.
+    async fn lease(&self, over: Option<&str>) -> Result<Lease, LeaseError> {
+        let mut right = self.right.lock().await;
+        let received = self.received.load(Ordering::Relaxed);
+        if let Some(lease) = &right.lease
+            && Some(lease.token.as_str()) != over
+            && received < right.renewed_at + RENEW_EVERY_BYTES
+        {
+            return Ok(lease.clone());
+        }
+        // without HQ's yes there is none
+        right.lease = None;
+        let lease = self.ask_for_lease().await?;
+        right.renewed_at = received;
+        Ok(right.lease.insert(lease).clone())
+    }
+
+    /// Asks HQ. A holder that this node does not see is named to HQ, which gives an island's lease then.
+    async fn ask_for_lease(&self) -> Result<Lease, LeaseError> {
+        let mut holders: Vec<HolderView> = Vec::new();
+        loop {
+            let answer = self.origin.lease(self.share.digest(), &holders).await;
+            let Err(LeaseError::Held { key, finished, .. }) = &answer else {
+                return answer;
+            };
+            let (key, finished) = (*key, *finished);
+            let known = holders.iter().position(|v| v.key == key);
+            let live = self.sees(&key).await;
+            let said = known.is_some_and(|at| holders[at].live == live);
+            if said || (live && !finished) || holders.len() >= LEASE_ASKS_MAX {
+                return answer;
+            }
+            tracing::info!(peer.id = %key.short(), live, finished, "HQ gave the lease to this node");
+            if let Some(at) = known {
+                holders.remove(at);
+            }
+            holders.push(HolderView { key, live });
+        }
+    }
+
+    /// Whether a node is connected, or will be in a moment.
+    async fn sees(&self, key: &PublicKey) -> bool {
+        let until = Instant::now() + UNSEEN_FOR;
+        loop {
+            let peers = self.shared.peers();
+            if peers.iter().any(|p| p.key == *key && p.is_node()) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// One object over the WAN. A wrong one is asked for once more, then HQ is the culprit.
+    async fn bring(&self, chunk: ChunkId) -> Result<(), LeaseError> {
+        let unreachable = |e: std::io::Error| LeaseError::Unreachable(e);
+        let record = self.share.manifest.chunk(chunk);
+        let record = record.ok_or_else(|| unreachable(std::io::ErrorKind::NotFound.into()))?;
+        let mut wrong = String::new();
+        for _ in 0..ORIGIN_TRIES {
+            let permit = self.share.intake.clone().acquire_owned().await;
+            let permit = permit.map_err(|e| unreachable(std::io::Error::other(e)))?;
+            let body = self.object(record).await?;
+            let came = body.len() as u64;
+            self.shared.origin_bytes.fetch_add(came, Ordering::Relaxed);
+            match VerifiedObject::check(record, Bytes::from(body)) {
+                Ok(object) => {
+                    let arrived = Arrived::Object(object);
+                    return keep(&self.shared, &self.share, chunk, arrived, permit)
+                        .map_err(|()| unreachable(std::io::ErrorKind::StorageFull.into()));
+                }
+                Err(error) => wrong = error.to_string(),
+            }
+        }
+        self.shared.emit(Event::OriginWrong {
+            reason: wrong.clone(),
+        });
+        Err(unreachable(std::io::Error::other(wrong)))
+    }
+
+    /// The bytes of an object, resumed where a cut left them.
+    async fn object(&self, record: &ChunkRecord) -> Result<Vec<u8>, LeaseError> {
         let mut body = Vec::with_capacity(record.object_bytes as usize);
+        let mut over = None;
         let (mut resumes, mut before) = (0u32, 0);
-        while let Err(error) = origin.object(lease, record, &mut body).await {
+        loop {
+            self.wait().await;
+            let lease = self.lease(over.as_deref()).await?;
+            let came = self
+                .origin
+                .object(&lease, record, &mut body, &self.received)
+                .await;
+            let error = match came {
+                Ok(()) => return Ok(body),
+                Err(FetchObjectError::Halted) => continue,
+                Err(FetchObjectError::LeaseOver) => {
+                    over = Some(lease.token);
+                    std::io::Error::other("HQ gives leases and takes none")
+                }
+                Err(FetchObjectError::Broken(error)) => error,
+            };
             // a line that is cut often still brings the object; one that brings nothing does not
             resumes = if body.len() > before { 0 } else { resumes + 1 };
             before = body.len();
             if resumes > ORIGIN_RESUMES_MAX {
-                return Err(error);
+                return Err(LeaseError::Unreachable(error));
             }
-            tokio::time::sleep(ORIGIN_RESUME_AFTER * resumes).await;
-        }
-        let bytes = body.len() as u64;
-        shared.origin_bytes.fetch_add(bytes, Ordering::Relaxed);
-        match VerifiedObject::check(record, Bytes::from(body)) {
-            Ok(object) => {
-                return keep(shared, share, chunk, Arrived::Object(object), permit)
-                    .map(|()| bytes)
-                    .map_err(|()| std::io::ErrorKind::StorageFull.into());
+            if let Some(doublings) = resumes.checked_sub(1) {
+                sleep(with_jitter(ORIGIN_RESUME_AFTER * 2u32.pow(doublings))).await;
             }
-            Err(error) => wrong = error.to_string(),
         }
     }
-    shared.emit(Event::OriginWrong {
-        reason: wrong.clone(),
-    });
-    Err(std::io::Error::other(wrong))
+}
+
+/// Up to half as much again: what cut one store's transfers cut those of all.
+fn with_jitter(pause: Duration) -> Duration {
+    let chance = getrandom::u32().unwrap_or(0);
+    pause + pause.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 2.0)
 }

@@ -41,7 +41,7 @@ pub use durable::write_durably;
 pub use endpoint::crypto_provider;
 pub use identity::{Identity, OpenIdentityError, key_of_spki};
 pub use keeper::{Arrived, ChunkKeeper};
-pub use origin::{BoxFuture, Lease, LeaseError, Origin};
+pub use origin::{BoxFuture, FetchObjectError, HolderView, Lease, LeaseError, Origin};
 pub use session::ConnectError;
 pub use site::{AcceptManifestError, Learned, Site};
 

@@ -1,6 +1,6 @@
 //! What the peer cache wants of HQ. The appliance fills it in; an agent has none.
 
-use std::{future::Future, io, pin::Pin};
+use std::{future::Future, io, pin::Pin, sync::atomic::AtomicU64};
 
 use bytes::Bytes;
 use image_format::ChunkRecord;
@@ -13,10 +13,23 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The right to fetch one manifest's objects for the site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
+    /// Which manifest.
+    pub manifest: Digest,
     /// Opaque; goes with every request for an object.
     pub token: String,
     /// Grows with each lease that HQ gives out.
     pub fence: u64,
+    /// It is for a part of the site that cannot reach the site's fetcher.
+    pub island: bool,
+}
+
+/// What this node sees of one for whom HQ refused it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HolderView {
+    /// Who holds a lease.
+    pub key: PublicKey,
+    /// Whether there is a live authenticated connection to it.
+    pub live: bool,
 }
 
 /// Why HQ gave no lease.
@@ -27,10 +40,28 @@ pub enum LeaseError {
     Held {
         /// Its name.
         holder: String,
+        /// Its key.
+        key: PublicKey,
+        /// It has everything.
+        finished: bool,
     },
     /// HQ cannot be reached or failed.
     #[error("HQ")]
     Unreachable(#[source] io::Error),
+}
+
+/// Why an object did not come to its end.
+#[derive(Debug, Error)]
+pub enum FetchObjectError {
+    /// The token opens nothing any more: ask for the lease again.
+    #[error("HQ says that the lease is over")]
+    LeaseOver,
+    /// The site's budget changed: ask [`Origin::may_fetch`] and go on.
+    #[error("the site's WAN budget changed")]
+    Halted,
+    /// The connection was cut, or HQ refused.
+    #[error("HQ")]
+    Broken(#[source] io::Error),
 }
 
 /// HQ, seen from the peer cache.
@@ -41,23 +72,34 @@ pub trait Origin: Send + Sync + 'static {
     /// When HQ cannot be reached or does not have it.
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, io::Result<Bytes>>;
 
-    /// Asks for the lease on a manifest, or renews it.
+    /// Waits while HQ wants nothing of this manifest fetched: a pause, an hour without budget, a version that comes first.
+    fn may_fetch(&self, manifest: Digest) -> BoxFuture<'_, ()>;
+
+    /// Asks for the lease on a manifest, or renews it. `holders` is what this node sees of those it was refused for.
     ///
     /// # Errors
     /// [`LeaseError`].
-    fn lease(&self, manifest: Digest) -> BoxFuture<'_, Result<Lease, LeaseError>>;
+    fn lease<'a>(
+        &'a self,
+        manifest: Digest,
+        holders: &'a [HolderView],
+    ) -> BoxFuture<'a, Result<Lease, LeaseError>>;
 
-    /// The rest of an object from `first_byte` on, appended to `so_far`. What arrived before a failure stays there,
-    /// and the next try goes on behind it.
+    /// The lease is needed no longer; `finished` says whether everything is here. What HQ does not hear of ends by itself.
+    fn end_lease<'a>(&'a self, lease: &'a Lease, finished: bool) -> BoxFuture<'a, ()>;
+
+    /// The rest of an object behind what is in `so_far`, appended to it, as fast as the site's budget allows. What arrived
+    /// before a failure stays there, and the next try goes on behind it. Every byte is added to `received` as it comes.
     ///
     /// # Errors
-    /// When the connection is cut or HQ refuses.
+    /// [`FetchObjectError`].
     fn object<'a>(
         &'a self,
         lease: &'a Lease,
         record: &'a ChunkRecord,
         so_far: &'a mut Vec<u8>,
-    ) -> BoxFuture<'a, io::Result<()>>;
+        received: &'a AtomicU64,
+    ) -> BoxFuture<'a, Result<(), FetchObjectError>>;
 
     /// Asks HQ to certify the node of a machine that is being imaged here; `None` when HQ cannot be asked in time.
     fn certify(

@@ -67,6 +67,8 @@ pub(crate) enum SwarmEvent {
         by: PublicKey,
         term: u64,
     },
+    /// Bytes come, or HQ said to wait.
+    OriginGoesOn,
     OriginDone,
     OriginFailed,
 }

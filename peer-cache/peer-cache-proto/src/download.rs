@@ -164,6 +164,13 @@ impl Download {
         }
     }
 
+    /// Bytes come from the origin, though no chunk is whole yet, or HQ told the fetcher to wait.
+    pub fn handle_fetch_goes_on(&mut self, now: Duration) {
+        if let Some(election) = &mut self.election {
+            election.handle_progress(now);
+        }
+    }
+
     /// The origin gave everything that was wanted of it.
     pub fn handle_fetched(&mut self) {
         self.is_fetching = false;

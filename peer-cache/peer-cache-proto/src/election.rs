@@ -10,10 +10,15 @@ use std::{
 
 use trust_format::PublicKey;
 
+use crate::mix;
+
 /// How long a view must hold before a node begins: peers of a store that powers up find each other first.
 pub const SETTLE: Duration = Duration::from_millis(700);
 /// How long a fetcher may go without progress.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+/// A node that was refused steps back for a deadline, the second time in a row and from then on for so many, and each time
+/// for up to half a deadline more: after an outage not all knock at once.
+const STEP_BACK_DEADLINES_MAX: u32 = 2;
 /// How often a fetcher says that it goes on.
 pub const CLAIM_EVERY: Duration = Duration::from_secs(2);
 
@@ -65,6 +70,10 @@ pub struct Election {
     me: PublicKey,
     rank: Rank,
     barred_until: Duration,
+    /// How often in a row this node stepped back without progress.
+    stepped_back: u32,
+    /// The highest term of anybody: one that was paused comes back with an older one.
+    term: u64,
     peers: BTreeMap<PublicKey, Candidate>,
     changed: Duration,
     claim: Option<Claim>,
@@ -81,6 +90,8 @@ impl Election {
             me,
             rank,
             barred_until: Duration::ZERO,
+            stepped_back: 0,
+            term: 0,
             peers: BTreeMap::new(),
             changed: now,
             claim: None,
@@ -126,6 +137,7 @@ impl Election {
         if !self.peers.contains_key(&by) {
             return;
         }
+        self.term = self.term.max(term);
         if let Some(mine) = self.fetching {
             if (mine, std::cmp::Reverse(self.me)) > (term, std::cmp::Reverse(by)) {
                 return;
@@ -142,9 +154,10 @@ impl Election {
         }
     }
 
-    /// Bytes came from the origin.
+    /// Bytes came from the origin, or HQ told the fetcher to wait for them.
     pub fn handle_progress(&mut self, now: Duration) {
         self.progress = now;
+        self.stepped_back = 0;
     }
 
     /// HQ refused, or the origin cannot be reached: this node steps back until a deadline has passed.
@@ -214,7 +227,8 @@ impl Election {
                 candidate.barred_until = now + DEADLINE;
             }
         }
-        let term = self.claim.map_or(0, |c| c.term) + 1;
+        self.term = self.term.saturating_add(1);
+        let term = self.term;
         self.fetching = Some(term);
         self.progress = now;
         self.next_claim = now + CLAIM_EVERY;
@@ -226,7 +240,17 @@ impl Election {
         if self.fetching.take().is_some() {
             self.actions.push_back(Action::Stop);
         }
-        self.barred_until = now + DEADLINE;
+        self.stepped_back = self.stepped_back.saturating_add(1);
+        let deadlines = self.stepped_back.min(STEP_BACK_DEADLINES_MAX);
+        self.barred_until = now + DEADLINE * deadlines + self.jitter();
+    }
+
+    /// Differs from node to node and from time to time.
+    fn jitter(&self) -> Duration {
+        let [a, b, c, d, e, f, g, h, ..] = self.me.0;
+        let key = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let half = u64::try_from(DEADLINE.as_millis() / 2).unwrap_or(1);
+        Duration::from_millis(mix(key, u64::from(self.stepped_back)) % half)
     }
 }
 

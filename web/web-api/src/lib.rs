@@ -7,11 +7,13 @@ mod node;
 mod people;
 mod report;
 mod text;
+mod wan;
 
 pub use enrolment::{EnrolmentToken, ParseTokenError};
 pub use node::{
-    Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, LeaseAnswer, LeaseHeld,
-    LeaseRequest, NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest,
+    Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, HolderView, LeaseAnswer,
+    LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest, NodeDocuments, PeerAddress, ReportsAnswer,
+    ReportsRequest,
 };
 pub use people::{
     AdmissionState, ApiError, ImageKind, ImageVersion, LedgerLine, Machine, MissingObjects,
@@ -20,11 +22,18 @@ pub use people::{
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use text::{Base64, Hex};
+pub use wan::{
+    UTC_OFFSET_MINUTES_MAX, WAN_BYTES_PER_SECOND_MIN, WAN_NEWS_SECONDS, WAN_PRIORITY_MAX,
+    WAN_WINDOWS_MAX, WanBudget, WanBudgetError, WanChange, WanNews, WanRate, WanRules, WanVersion,
+    WanWindow, parse_utc_offset,
+};
 
 /// Header with which a node shows its lease when it asks for objects.
 pub const LEASE_HEADER: &str = "x-lamplighter-lease";
 /// Objects whose presence is asked for in one request.
 pub const MISSING_OBJECTS_MAX: usize = 4096;
+/// Holders that a node speaks of in one request for a lease: the site's first one and its islands'.
+pub const HOLDER_VIEWS_MAX: usize = 16;
 /// Reports in one request.
 pub const REPORTS_MAX: usize = 256;
 /// Port of HQ unless told otherwise.

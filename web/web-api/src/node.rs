@@ -93,6 +93,30 @@ pub struct Certified {
 pub struct LeaseRequest {
     /// Which manifest.
     pub manifest: Hex<32>,
+    /// What the node sees of those for whom it was refused; at most [`crate::HOLDER_VIEWS_MAX`].
+    #[serde(default)]
+    pub holders: Vec<HolderView>,
+}
+
+/// A holder of a lease, as another node of its site sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HolderView {
+    /// From [`LeaseHeld::key`].
+    pub key: Hex<32>,
+    /// Whether there is a live authenticated connection to it.
+    pub live: bool,
+}
+
+/// For whom a lease is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseKind {
+    /// The site's one fetcher.
+    #[default]
+    Main,
+    /// A part of the site that cannot reach the fetcher.
+    Island,
 }
 
 /// The lease.
@@ -103,16 +127,34 @@ pub struct LeaseAnswer {
     pub token: String,
     /// Grows with each lease for this site and version.
     pub fence: u64,
-    /// How long it holds without renewal.
+    /// How long it holds without a byte and without renewal.
     pub seconds: u64,
+    /// Main or island.
+    pub kind: LeaseKind,
 }
 
 /// Status 409: another node of the site holds the lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseHeld {
+    /// The same in a sentence.
+    pub error: String,
     /// Its name.
     pub holder: String,
+    /// Its key.
+    pub key: Hex<32>,
+    /// It has everything: who cannot reach it says so, who can and still lacks something may fetch.
+    pub finished: bool,
+}
+
+/// `POST /api/v1/node/leases/end`: the holder needs its lease no longer. Status 204, also when it was lost already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseEnd {
+    /// The lease.
+    pub token: String,
+    /// Whether everything is there.
+    pub finished: bool,
 }
 
 /// `POST /api/v1/node/reports`: reports in order.

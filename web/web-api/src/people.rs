@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    node::LeaseKind,
     report::{Facts, InstallReport},
     text::Hex,
 };
@@ -221,6 +222,8 @@ pub struct LedgerLine {
     pub site: String,
     /// The version.
     pub version: Hex<32>,
+    /// Fetched by the site's one fetcher, or by islands that could not reach it.
+    pub kind: LeaseKind,
     /// Body bytes that HQ wrote to sockets of the site.
     pub wan_bytes: u64,
     /// Bytes of all objects of the version.

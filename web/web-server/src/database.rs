@@ -12,6 +12,7 @@ pub(crate) mod orders;
 mod schema;
 pub(crate) mod sites;
 pub(crate) mod tokens;
+pub(crate) mod wan;
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,7 @@
-//! Leases: one node of a site fetches a version over the WAN, and nobody else.
+//! Leases: one node of a site fetches a version over the WAN, and nobody else who can reach it.
+
+pub(crate) mod activity;
+mod judge;
 
 use std::sync::Arc;
 
@@ -9,25 +12,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sqlx::SqliteConnection;
-use trust_format::SiteId;
-use web_api::{Hex, LEASE_HEADER, LeaseAnswer, LeaseHeld, LeaseRequest};
+use trust_format::{PublicKey, SiteId};
+use web_api::{
+    HOLDER_VIEWS_MAX, Hex, LEASE_HEADER, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
+};
 
 use crate::{
     Hq,
     access::Node,
-    database::{images, leases, leases::LeaseRecord, nodes, orders, unix_millis},
+    database::{images, leases, leases::LeaseRecord, nodes, orders, unix_seconds},
     error::{Refusal, random},
     input::Input,
     sites,
 };
+use activity::Activity;
+use judge::{ISLANDS_MAX, LEASE_DEADLINE, Slot, Verdict, judge};
 
-/// How long a lease holds without renewal.
-const LEASE_SECONDS: u64 = 30;
-
-fn holds(lease: &LeaseRecord) -> bool {
-    // either way: a clock that was set back must not make a lease eternal
-    unix_millis().abs_diff(lease.renewed_millis) < LEASE_SECONDS * 1000
-}
+/// A node that works says so every second; one that HQ did not hear of for so long is no help to its neighbours.
+const HEARD_SECONDS: u64 = 30;
 
 /// A site may read its image, its boot bundle, and what its orders name.
 pub(crate) async fn may_read(
@@ -46,58 +48,161 @@ pub(crate) async fn may_read(
     ))
 }
 
+/// Whether bytes of a lease go out, or may any moment.
+pub(crate) fn works(hq: &Hq, lease: &LeaseRecord) -> bool {
+    !lease.finished && hq.activities.of(&lease.token).idle() < LEASE_DEADLINE
+}
+
 pub(crate) async fn ask(
     State(hq): State<Arc<Hq>>,
     Extension(node): Extension<Node>,
     Input(request): Input<LeaseRequest>,
 ) -> Result<Response, Refusal> {
+    if request.holders.len() > HOLDER_VIEWS_MAX {
+        let sentence = format!("a node speaks of at most {HOLDER_VIEWS_MAX} holders");
+        return Err(Refusal::bad(sentence));
+    }
     let mut change = hq.database.write().await?;
     may_read(&mut change, node.site, &request.manifest).await?;
-    let last = leases::find(&mut change, node.site, &request.manifest).await?;
-    let lease = match last {
-        Some(lease) if holds(&lease) && lease.holder == node.key => LeaseRecord {
-            renewed_millis: unix_millis(),
-            ..lease
-        },
-        Some(lease) if holds(&lease) => {
-            let holder = nodes::find(&mut change, &lease.holder).await?;
-            let holder = holder.map_or_else(|| lease.holder.short(), |n| n.name);
-            return Ok((StatusCode::CONFLICT, Json(LeaseHeld { holder })).into_response());
-        }
-        last => LeaseRecord {
-            site: node.site,
-            manifest: request.manifest,
-            holder: node.key,
-            token: Hex(random::<16>()?).to_string(),
-            fence: last.map_or(0, |l| l.fence) + 1,
-            renewed_millis: unix_millis(),
-        },
+    let records = leases::of_version(&mut change, node.site, &request.manifest).await?;
+    let slots = slots(&mut change, &hq, &records).await?;
+    let view = |key: &PublicKey| {
+        let said = request.holders.iter().find(|v| v.key.0 == key.0);
+        said.map(|v| v.live)
     };
-    leases::put(&mut change, &lease).await?;
-    change.commit().await?;
-    let answer = LeaseAnswer {
+    let lease = match judge(node.key, &slots, &view) {
+        Verdict::Held { holder, finished } => {
+            return held(&mut change, holder, finished).await;
+        }
+        Verdict::Crowded => {
+            return Err(Refusal::conflict(format!(
+                "{ISLANDS_MAX} islands of this site fetch this version already: its nodes should reach each other"
+            )));
+        }
+        Verdict::Renew { island } => {
+            let own = records.into_iter().find(|r| r.island == island);
+            own.ok_or_else(|| Refusal::missing("this lease"))?
+        }
+        Verdict::Give { island } => {
+            let lease = LeaseRecord {
+                site: node.site,
+                manifest: request.manifest,
+                island,
+                holder: node.key,
+                token: Hex(random::<16>()?).to_string(),
+                fence: records.iter().map(|r| r.fence).max().unwrap_or(0) + 1,
+                finished: false,
+            };
+            leases::put(&mut change, &lease).await?;
+            change.commit().await?;
+            if let Some(old) = records.iter().find(|r| r.island == island) {
+                hq.activities.lose(&old.token);
+            }
+            hq.activities.of(&lease.token);
+            hq.wan.tell(node.site);
+            lease
+        }
+    };
+    Ok(Json(LeaseAnswer {
+        kind: lease.kind(),
         token: lease.token,
         fence: lease.fence,
-        seconds: LEASE_SECONDS,
-    };
-    Ok(Json(answer).into_response())
+        seconds: LEASE_DEADLINE.as_secs(),
+    })
+    .into_response())
 }
 
-/// The lease that a request for an object shows, if it is the node's and holds.
+async fn slots(
+    db: &mut SqliteConnection,
+    hq: &Hq,
+    records: &[LeaseRecord],
+) -> Result<Vec<Slot>, Refusal> {
+    let mut slots = Vec::with_capacity(records.len());
+    for record in records {
+        let seen = nodes::seen(db, &record.holder).await?;
+        slots.push(Slot {
+            island: record.island,
+            holder: record.holder,
+            idle: hq.activities.of(&record.token).idle(),
+            finished: record.finished,
+            // either way: a clock that was set back must not keep a dead node alive
+            heard: seen.is_some_and(|s| unix_seconds().abs_diff(s) < HEARD_SECONDS),
+        });
+    }
+    Ok(slots)
+}
+
+async fn held(
+    db: &mut SqliteConnection,
+    key: PublicKey,
+    finished: bool,
+) -> Result<Response, Refusal> {
+    let node = nodes::find(db, &key).await?;
+    let holder = node.map_or_else(|| key.short(), |n| n.name);
+    let error = match finished {
+        false => format!("node {holder} fetches this version for the site"),
+        true => format!("node {holder} has this version: fetch it from there"),
+    };
+    let held = LeaseHeld {
+        error,
+        holder,
+        key: Hex(key.0),
+        finished,
+    };
+    Ok((StatusCode::CONFLICT, Json(held)).into_response())
+}
+
+/// The holder is done. A lease that was lost meanwhile has no end any more.
+pub(crate) async fn end(
+    State(hq): State<Arc<Hq>>,
+    Extension(node): Extension<Node>,
+    Input(request): Input<LeaseEnd>,
+) -> Result<StatusCode, Refusal> {
+    let mut change = hq.database.write().await?;
+    let lease = leases::by_token(&mut change, &request.token).await?;
+    if let Some(lease) = lease.filter(|l| l.holder == node.key) {
+        match request.finished {
+            true => leases::finish(&mut change, &lease.token).await?,
+            false => leases::give_up(&mut change, &lease.token).await?,
+        }
+        change.commit().await?;
+        hq.activities.lose(&lease.token);
+        hq.wan.tell(node.site);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The lease that a request for an object shows, if it is the node's and holds: under a token of an older fence, and
+/// under one without a byte for a deadline, nothing is given.
 pub(crate) async fn shown(
     hq: &Hq,
     node: &Node,
     headers: &HeaderMap,
-) -> Result<LeaseRecord, Refusal> {
+) -> Result<(LeaseRecord, Arc<Activity>), Refusal> {
     let refused = |sentence: &str| Refusal::new(StatusCode::FORBIDDEN, sentence);
-    let Some(token) = headers.get(LEASE_HEADER).and_then(|v| v.to_str().ok()) else {
+    let token = headers.get(LEASE_HEADER).and_then(|v| v.to_str().ok());
+    let Some(token) = token.filter(|t| !t.is_empty()) else {
         return Err(refused("objects are given for a lease only: ask for one"));
     };
     let lease = leases::by_token(&mut *hq.database.read().await?, token).await?;
     match lease {
-        Some(lease) if lease.holder == node.key && lease.site == node.site && holds(&lease) => {
-            Ok(lease)
+        Some(lease) if lease.holder != node.key || lease.site != node.site => {
+            Err(refused("this lease is another's: ask for one"))
         }
-        _ => Err(refused("this lease is over or another's: ask again")),
+        Some(lease) if works(hq, &lease) => {
+            let activity = hq.activities.of(&lease.token);
+            Ok((lease, activity))
+        }
+        _ => Err(Refusal::conflict("this lease is over: ask again")),
+    }
+}
+
+impl LeaseRecord {
+    /// For whom it is.
+    pub(crate) fn kind(&self) -> LeaseKind {
+        match self.island {
+            None => LeaseKind::Main,
+            Some(_) => LeaseKind::Island,
+        }
     }
 }

@@ -17,6 +17,7 @@ mod reports;
 mod routes;
 mod sites;
 mod tls;
+mod wan;
 
 use std::{
     net::SocketAddr,
@@ -91,6 +92,8 @@ pub(crate) struct Hq {
     /// Publishing and ordering read, decide and write: one at a time.
     pub(crate) changes: tokio::sync::Mutex<()>,
     pub(crate) object_lists: objects::ObjectLists,
+    pub(crate) activities: leases::activity::Activities,
+    pub(crate) wan: wan::WanBell,
 }
 
 /// A running HQ.
@@ -164,6 +167,8 @@ impl RunningHq {
             fingerprint,
             changes: tokio::sync::Mutex::new(()),
             object_lists: objects::ObjectLists::default(),
+            activities: leases::activity::Activities::default(),
+            wan: wan::WanBell::default(),
         });
         // addresses may have changed since the last start: every channel names them
         sites::refresh_all(&hq)

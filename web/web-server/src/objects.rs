@@ -20,7 +20,7 @@ use futures_util::Stream;
 use image_format::{Manifest, ObjectHash};
 use tokio::sync::Mutex;
 use trust_format::{Digest, SiteId, Verified};
-use web_api::{Hex, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
+use web_api::{Hex, LeaseKind, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
 
 use crate::{
     Hq,
@@ -29,6 +29,7 @@ use crate::{
     error::Refusal,
     input::{Input, Named, Raw},
     leases,
+    leases::activity::Activity,
 };
 
 /// Manifests whose object lists stay in memory; at the most chunks a list takes 32 MiB.
@@ -81,7 +82,7 @@ pub(crate) async fn get_for_site(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let hash = hash_of(&name)?;
-    let lease = leases::shown(&hq, &node, &headers).await?;
+    let (lease, activity) = leases::shown(&hq, &node, &headers).await?;
     let list = hq.object_lists.of(&hq, Digest(lease.manifest.0)).await?;
     if list.binary_search(&hash).is_err() {
         let sentence = format!("object {hash} is not part of version {}", lease.manifest);
@@ -91,6 +92,8 @@ pub(crate) async fn get_for_site(
         database: hq.database.clone(),
         site: lease.site,
         version: lease.manifest,
+        kind: lease.kind(),
+        activity,
     };
     give(&hq, &hash, &headers, Some(account)).await
 }
@@ -156,13 +159,17 @@ struct Account {
     database: Database,
     site: SiteId,
     version: Hex<32>,
+    kind: LeaseKind,
+    /// Of the lease under which they go out.
+    activity: Arc<Activity>,
 }
 
 impl Account {
     async fn put(self, bytes: u64) {
         let write = async {
             let mut change = self.database.write().await?;
-            lease_table::count_bytes(&mut change, self.site, &self.version, bytes).await?;
+            lease_table::count_bytes(&mut change, self.site, &self.version, self.kind, bytes)
+                .await?;
             change.commit().await
         };
         if let Err(error) = write.await {
@@ -185,9 +192,21 @@ impl Stream for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Bytes>>> {
+        let lost = self.account.as_ref().is_some_and(|a| a.activity.is_lost());
+        if lost {
+            // an older fence gets no further byte, not even the rest of an object
+            return Poll::Ready(Some(Err(io::Error::other(
+                "the lease went to another node",
+            ))));
+        }
         let next = self.bytes.as_mut().poll_next(context);
         match &next {
-            Poll::Ready(Some(Ok(frame))) => self.given += frame.len() as u64,
+            Poll::Ready(Some(Ok(frame))) => {
+                self.given += frame.len() as u64;
+                if let Some(account) = &self.account {
+                    account.activity.moved();
+                }
+            }
             Poll::Ready(Some(Err(error))) => {
                 tracing::error!(%error, "reading an object; the transfer is cut off")
             }

@@ -18,7 +18,7 @@ use crate::{
     Hq,
     access::{Access, admin_only, newcomer_only, node_only},
     error::Refusal,
-    images, leases, machines, nodes, objects, orders, page, reports, sites,
+    images, leases, machines, nodes, objects, orders, page, reports, sites, wan,
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -82,6 +82,13 @@ fn routes_of_people() -> Vec<Route> {
         route(post.clone(), "/api/v1/sites", Admin, sites::create),
         route(get.clone(), "/api/v1/sites/{name}", Admin, sites::show),
         route(Method::PATCH, "/api/v1/sites/{name}", Admin, sites::change),
+        route(get.clone(), "/api/v1/sites/{name}/wan", Admin, wan::show),
+        route(
+            Method::PATCH,
+            "/api/v1/sites/{name}/wan",
+            Admin,
+            wan::change,
+        ),
         route(
             get.clone(),
             "/api/v1/sites/{name}/tokens",
@@ -155,6 +162,8 @@ fn routes_of_nodes() -> Vec<Route> {
         ),
         route(post.clone(), "/api/v1/node/certify", Node, nodes::certify),
         route(post.clone(), "/api/v1/node/leases", Node, leases::ask),
+        route(post.clone(), "/api/v1/node/leases/end", Node, leases::end),
+        route(get.clone(), "/api/v1/node/wan", Node, wan::tell),
         route(
             get.clone(),
             "/api/v1/node/manifests/{digest}",

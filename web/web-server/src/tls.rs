@@ -40,6 +40,12 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const HEADERS_WITHIN: Duration = Duration::from_secs(20);
 /// Open connections; further ones wait.
 const CONNECTIONS_MAX: usize = 4096;
+/// Bytes that wait in a socket before the next are taken from a body: the ledger and the leases count what went out, not
+/// what the kernel was glad to keep, and a transfer that is cut off costs little.
+const UNSENT_BYTES_MAX: u32 = 32 << 10;
+/// The same before the socket: plain and encrypted.
+const PLAIN_BYTES_MAX: usize = 32 << 10;
+const ENCRYPTED_BYTES_MAX: usize = 16 << 10;
 const ED25519_SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
@@ -169,9 +175,14 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: 
         tokio::spawn(async move {
             let _slot = slot;
             let _ = stream.set_nodelay(true);
-            let Ok(Ok(stream)) = timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await else {
+            // a figure of Linux; elsewhere more is on its way when a transfer is cut off
+            let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+            let Ok(Ok(mut stream)) = timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await
+            else {
                 return;
             };
+            let session = stream.get_mut().1;
+            session.set_buffer_limit(Some(ENCRYPTED_BYTES_MAX));
             let certificate = stream
                 .get_ref()
                 .1
@@ -188,6 +199,7 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: 
             server
                 .http1()
                 .timer(TokioTimer::new())
+                .max_buf_size(PLAIN_BYTES_MAX)
                 .header_read_timeout(HEADERS_WITHIN);
             // how a connection ends is the client's affair
             let _ = server

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,8 @@ use bytes::Bytes;
 use image_format::{CHUNK_BYTES, ChunkCodec, ChunkRecord, Manifest, ObjectHash, VerifiedObject};
 use image_store::{ImportOptions, ObjectSink, Signer, import};
 use peer_cache_node::{
-    BoxFuture, Event, Identity, Lease, LeaseError, Origin, PeerCache, PeerCacheConfig, Role, Site,
+    BoxFuture, Event, FetchObjectError, HolderView, Identity, Lease, LeaseError, Origin, PeerCache,
+    PeerCacheConfig, Role, Site,
     slab::{SLAB_BYTES_MIN, Slab},
 };
 use peer_cache_proto::{
@@ -42,6 +43,14 @@ pub(crate) struct Hq {
     pub(crate) objects: Mutex<BTreeMap<ObjectHash, Bytes>>,
     pub(crate) sent: AtomicU64,
     pub(crate) leases: AtomicUsize,
+    /// A node that holds the lease already; who does not see it gets an island's.
+    pub(crate) holder: Mutex<Option<PublicKey>>,
+    /// Tokens of an older fence open nothing.
+    pub(crate) fence_min: AtomicU64,
+    /// Nothing may be fetched.
+    pub(crate) waits: AtomicBool,
+    /// The holder said that it has everything.
+    pub(crate) finished: AtomicBool,
     /// Cut each transfer off after this many bytes.
     pub(crate) cut: Option<usize>,
     _folder: TempDir,
@@ -79,6 +88,10 @@ impl Hq {
             objects,
             sent: AtomicU64::new(0),
             leases: AtomicUsize::new(0),
+            holder: Mutex::default(),
+            fence_min: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
             cut,
             _folder: folder,
         })
@@ -163,33 +176,70 @@ impl Origin for Wan {
         })
     }
 
-    fn lease(&self, _: Digest) -> BoxFuture<'_, Result<Lease, LeaseError>> {
-        let fence = self.0.leases.fetch_add(1, Ordering::SeqCst) as u64;
+    fn may_fetch(&self, _: Digest) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            while self.0.waits.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        manifest: Digest,
+        holders: &'a [HolderView],
+    ) -> BoxFuture<'a, Result<Lease, LeaseError>> {
+        Box::pin(async move {
+            let fence = self.0.leases.fetch_add(1, Ordering::SeqCst) as u64;
+            let holder = *self.0.holder.lock().unwrap();
+            if let Some(key) = holder
+                && !holders.contains(&HolderView { key, live: false })
+            {
+                let (holder, finished) = ("another".into(), false);
+                return Err(LeaseError::Held {
+                    holder,
+                    key,
+                    finished,
+                });
+            }
             Ok(Lease {
-                token: String::new(),
+                manifest,
+                token: fence.to_string(),
                 fence,
+                island: holder.is_some(),
             })
         })
     }
 
+    fn end_lease<'a>(&'a self, _: &'a Lease, finished: bool) -> BoxFuture<'a, ()> {
+        self.0.finished.store(finished, Ordering::SeqCst);
+        Box::pin(async {})
+    }
+
     fn object<'a>(
         &'a self,
-        _: &'a Lease,
+        lease: &'a Lease,
         record: &'a ChunkRecord,
         so_far: &'a mut Vec<u8>,
-    ) -> BoxFuture<'a, io::Result<()>> {
+        received: &'a AtomicU64,
+    ) -> BoxFuture<'a, Result<(), FetchObjectError>> {
         Box::pin(async move {
+            if lease.fence < self.0.fence_min.load(Ordering::SeqCst) {
+                return Err(FetchObjectError::LeaseOver);
+            }
             let bytes = self.0.objects.lock().unwrap()[&record.object_hash].clone();
             let rest = &bytes[so_far.len()..];
             let part = self.0.cut.map_or(rest, |n| &rest[..n.min(rest.len())]);
             // a thin line, so that receivers are there while it comes
             tokio::time::sleep(Duration::from_millis(5)).await;
             self.0.sent.fetch_add(part.len() as u64, Ordering::SeqCst);
+            received.fetch_add(part.len() as u64, Ordering::SeqCst);
             so_far.extend_from_slice(part);
             match so_far.len() == bytes.len() {
                 true => Ok(()),
-                false => Err(io::ErrorKind::ConnectionReset.into()),
+                false => Err(FetchObjectError::Broken(
+                    io::ErrorKind::ConnectionReset.into(),
+                )),
             }
         })
     }

@@ -139,6 +139,63 @@ fn a_fetcher_without_progress_gives_way() {
     assert!(site.fetchers().len() <= 1);
 }
 
+/// The laptop's lid is opened again: it has the lower key, and its right is over.
+#[test]
+fn one_that_was_paused_does_not_displace_its_successor() {
+    let mut site = Site::new(&[30, 10]);
+    site.run(5 * SECOND, true);
+    assert_eq!(site.fetchers(), [key(1)]);
+    let paused = site.nodes[0].2.take().unwrap();
+    if let Some(successor) = &mut site.nodes[1].2 {
+        successor.handle_peer_gone(site.now, &key(1));
+    }
+    site.run(65 * SECOND, true);
+    assert_eq!(site.fetchers(), [key(2)]);
+    site.nodes[0].2 = Some(paused);
+    // bytes that waited in its sockets look like progress
+    let now = site.now;
+    if let Some(back) = &mut site.nodes[0].2 {
+        back.handle_progress(now);
+    }
+    site.introduce(0);
+    site.introduce(1);
+    site.run(now + 10 * SECOND, true);
+    assert_eq!(site.fetchers(), [key(2)]);
+    assert_eq!(site.started.len(), 2, "{:?}", site.started);
+}
+
+#[test]
+fn who_is_refused_again_and_again_steps_back_for_longer_and_not_in_step() {
+    let pauses = |me: u8| {
+        let mut election = Election::new(Duration::ZERO, key(me), rank(1));
+        let mut now = SETTLE;
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            election.handle_timeout(now);
+            assert!(election.fetching().is_some());
+            election.handle_refused(now);
+            let next = election.poll_timeout().unwrap();
+            pauses.push(next - now);
+            now = next;
+        }
+        pauses
+    };
+    let (a, b) = (pauses(1), pauses(2));
+    assert_ne!(a, b);
+    for pauses in [a, b] {
+        assert!(
+            (DEADLINE..DEADLINE * 3 / 2).contains(&pauses[0]),
+            "{pauses:?}"
+        );
+        for pause in &pauses[1..] {
+            assert!(
+                (DEADLINE * 2..DEADLINE * 5 / 2).contains(pause),
+                "{pauses:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_better_one_that_never_starts_is_passed_over() {
     let mut election = Election::new(Duration::ZERO, key(5), rank(1));

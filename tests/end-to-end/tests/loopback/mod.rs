@@ -2,6 +2,7 @@
 
 pub mod noisy;
 pub mod shaped;
+mod wan;
 
 use std::{
     fs::File,
@@ -99,7 +100,19 @@ pub struct Site {
     hq: Option<Program>,
     hq_address: SocketAddr,
     /// Where its programs run, unless that is this computer's loopback. Last: programs end before their network.
-    network: Option<Shaped>,
+    network: Option<Box<dyn Network>>,
+}
+
+/// Where the programs of a site run.
+pub trait Network {
+    /// A program as it is started at a place: `hq`, `node`, `m0` and so on.
+    fn command(&self, role: &str, program: &Path) -> Command;
+
+    /// A counter of an interface: `rx_bytes`, `tx_bytes`.
+    ///
+    /// # Errors
+    /// When the place has no such interface.
+    fn counter(&self, role: &str, device: &str, name: &str) -> Result<u64>;
 }
 
 /// A port that was free a moment ago.
@@ -129,11 +142,15 @@ pub fn make_image(path: &Path, mib: u64, seed: u64) -> Result<()> {
 impl Site {
     /// HQ with an image of `mib` MiB and one site.
     pub fn start(mib: u64, unknown: &str) -> Result<Self> {
-        Self::start_in(None, mib, unknown)
+        Self::start_in(None::<Shaped>, mib, unknown)
     }
 
     /// The same in a network of its own.
-    pub fn start_in(network: Option<Shaped>, mib: u64, unknown: &str) -> Result<Self> {
+    pub fn start_in(
+        network: Option<impl Network + 'static>,
+        mib: u64,
+        unknown: &str,
+    ) -> Result<Self> {
         let hq_address = match network {
             Some(_) => format!("{}:8443", shaped::HQ),
             None => "127.0.0.1:0".into(),
@@ -148,7 +165,7 @@ impl Site {
             hq: None,
             hq_address: hq_address.parse()?,
             folder,
-            network,
+            network: network.map(|n| Box::new(n) as Box<dyn Network>),
         };
         site.start_hq()?;
         site.ask(&["site", "add", "store", "--unknown", unknown, "--json"])?;
@@ -167,8 +184,9 @@ impl Site {
         }
     }
 
-    pub fn network(&self) -> Result<&Shaped> {
-        self.network.as_ref().context("this site is on loopback")
+    pub fn network(&self) -> Result<&dyn Network> {
+        let network = self.network.as_deref();
+        network.context("this site is on loopback")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -283,9 +301,19 @@ impl Site {
         name: &str,
         address: Option<SocketAddr>,
     ) -> Result<(Program, SocketAddr)> {
+        self.start_node_at("node", name, address)
+    }
+
+    /// The same at another place.
+    pub fn start_node_at(
+        &self,
+        role: &str,
+        name: &str,
+        address: Option<SocketAddr>,
+    ) -> Result<(Program, SocketAddr)> {
         let address = address.map_or_else(free_port, Ok)?;
         let dir = self.path(name);
-        let mut command = self.at("node", &program()?);
+        let mut command = self.at(role, &program()?);
         command.args([
             "node",
             "--boot",

@@ -6,9 +6,11 @@
 //!                                   m1   10.80.0.11 --+
 //! ```
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
+
+use super::Network;
 
 /// Where HQ is.
 pub const HQ: &str = "10.79.0.1";
@@ -103,9 +105,10 @@ impl Shaped {
         }
         Ok(())
     }
+}
 
-    /// A program as it is started at a place: `hq`, `node`, `m0` and so on.
-    pub fn command(&self, role: &str, program: &std::path::Path) -> Command {
+impl Network for Shaped {
+    fn command(&self, role: &str, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace(role)])
@@ -113,16 +116,8 @@ impl Shaped {
         command
     }
 
-    /// A counter of an interface: `rx_bytes`, `tx_bytes`.
-    pub fn counter(&self, role: &str, device: &str, counter: &str) -> Result<u64> {
-        let text = run(
-            "ip",
-            &format!(
-                "netns exec {} cat /sys/class/net/{device}/statistics/{counter}",
-                self.namespace(role)
-            ),
-        )?;
-        Ok(text.trim().parse()?)
+    fn counter(&self, role: &str, device: &str, name: &str) -> Result<u64> {
+        counter(&self.namespace(role), device, name)
     }
 }
 
@@ -134,7 +129,17 @@ impl Drop for Shaped {
     }
 }
 
-fn run(program: &str, arguments: &str) -> Result<String> {
+/// A counter of an interface in a namespace: `rx_bytes`, `tx_bytes`.
+pub fn counter(namespace: &str, device: &str, name: &str) -> Result<u64> {
+    let text = run(
+        "ip",
+        &format!("netns exec {namespace} cat /sys/class/net/{device}/statistics/{name}"),
+    )?;
+    Ok(text.trim().parse()?)
+}
+
+/// Runs a program that does not take long, and what it printed.
+pub fn run(program: &str, arguments: &str) -> Result<String> {
     let out = Command::new(program)
         .args(arguments.split_whitespace())
         .output()

@@ -2,44 +2,69 @@
 
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{PublicKey, SiteId};
-use web_api::{Hex, LedgerLine};
+use web_api::{Hex, LeaseKind, LedgerLine};
 
-use super::{Result, big, key, number, parsed};
+use super::{Result, big, flag, key, number, parsed, undecodable};
 
-/// The right of one node to fetch one version for its site.
+/// In the column `island` of a site's main lease.
+const MAIN: &str = "";
+
+/// The right of one node to fetch one version for its site, or for its part of it.
 #[derive(Debug, Clone)]
 pub(crate) struct LeaseRecord {
     pub(crate) site: SiteId,
     pub(crate) manifest: Hex<32>,
+    /// The island's first holder; the main lease has none.
+    pub(crate) island: Option<PublicKey>,
     pub(crate) holder: PublicKey,
     pub(crate) token: String,
     pub(crate) fence: u64,
-    pub(crate) renewed_millis: u64,
+    /// The holder said that everything is there.
+    pub(crate) finished: bool,
 }
 
 fn record(row: &SqliteRow) -> Result<LeaseRecord> {
+    let island = match row.try_get("island")? {
+        MAIN => None,
+        _ => Some(key(row, "island")?),
+    };
     Ok(LeaseRecord {
         site: parsed(row, "site")?,
         manifest: parsed(row, "manifest")?,
+        island,
         holder: key(row, "holder")?,
         token: row.try_get("token")?,
         fence: number(row, "fence")?,
-        renewed_millis: number(row, "renewed_millis")?,
+        finished: flag(row, "finished")?,
     })
 }
 
-/// The last lease of a site and version, over or not.
-pub(crate) async fn find(
+/// The leases of a site and version: the main one first, then islands, the oldest first.
+pub(crate) async fn of_version(
     db: &mut SqliteConnection,
     site: SiteId,
     manifest: &Hex<32>,
-) -> Result<Option<LeaseRecord>> {
-    let row = sqlx::query("SELECT * FROM leases WHERE site = $1 AND manifest = $2")
+) -> Result<Vec<LeaseRecord>> {
+    let rows = sqlx::query(
+        "SELECT * FROM leases WHERE site = $1 AND manifest = $2 ORDER BY island <> '', fence",
+    )
+    .bind(site.to_string())
+    .bind(manifest.to_string())
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(record).collect()
+}
+
+/// The leases of a site that nobody has finished.
+pub(crate) async fn open_of_site(
+    db: &mut SqliteConnection,
+    site: SiteId,
+) -> Result<Vec<LeaseRecord>> {
+    let rows = sqlx::query("SELECT * FROM leases WHERE site = $1 AND finished = 0")
         .bind(site.to_string())
-        .bind(manifest.to_string())
-        .fetch_optional(db)
+        .fetch_all(db)
         .await?;
-    row.as_ref().map(record).transpose()
+    rows.iter().map(record).collect()
 }
 
 /// The lease of a token.
@@ -57,19 +82,46 @@ pub(crate) async fn by_token(
 /// Writes a lease over the one before.
 pub(crate) async fn put(db: &mut SqliteConnection, lease: &LeaseRecord) -> Result<()> {
     sqlx::query(
-        "INSERT INTO leases (site, manifest, holder, token, fence, renewed_millis) VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (site, manifest) DO UPDATE SET holder = excluded.holder, token = excluded.token,
-         fence = excluded.fence, renewed_millis = excluded.renewed_millis",
+        "INSERT INTO leases (site, manifest, island, holder, token, fence, finished) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (site, manifest, island) DO UPDATE SET holder = excluded.holder, token = excluded.token,
+         fence = excluded.fence, finished = excluded.finished",
     )
     .bind(lease.site.to_string())
     .bind(lease.manifest.to_string())
+    .bind(lease.island.map_or_else(|| MAIN.to_owned(), |k| k.to_string()))
     .bind(lease.holder.to_string())
     .bind(&lease.token)
     .bind(big(lease.fence))
-    .bind(big(lease.renewed_millis))
+    .bind(i64::from(lease.finished))
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// The holder has everything.
+pub(crate) async fn finish(db: &mut SqliteConnection, token: &str) -> Result<()> {
+    sqlx::query("UPDATE leases SET finished = 1 WHERE token = $1")
+        .bind(token)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The holder stops before the end: the fence stays, so that the next one is higher, and the holder counts as nobody.
+pub(crate) async fn give_up(db: &mut SqliteConnection, token: &str) -> Result<()> {
+    sqlx::query("UPDATE leases SET finished = 1, holder = $2 WHERE token = $1")
+        .bind(token)
+        .bind(Hex([0; 32]).to_string())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+fn word(kind: LeaseKind) -> &'static str {
+    match kind {
+        LeaseKind::Main => "main",
+        LeaseKind::Island => "island",
+    }
 }
 
 /// Adds WAN bytes to a site's account of a version.
@@ -77,14 +129,16 @@ pub(crate) async fn count_bytes(
     db: &mut SqliteConnection,
     site: SiteId,
     version: &Hex<32>,
+    kind: LeaseKind,
     bytes: u64,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO ledger (site, version, wan_bytes) VALUES ($1, $2, $3)
-         ON CONFLICT (site, version) DO UPDATE SET wan_bytes = ledger.wan_bytes + excluded.wan_bytes",
+        "INSERT INTO ledger (site, version, kind, wan_bytes) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (site, version, kind) DO UPDATE SET wan_bytes = ledger.wan_bytes + excluded.wan_bytes",
     )
     .bind(site.to_string())
     .bind(version.to_string())
+    .bind(word(kind))
     .bind(big(bytes))
     .execute(db)
     .await?;
@@ -96,7 +150,7 @@ pub(crate) async fn ledger(db: &mut SqliteConnection) -> Result<Vec<LedgerLine>>
     let rows = sqlx::query(
         "SELECT l.*, s.name AS site_name, COALESCE(i.object_bytes, 0) AS object_bytes
          FROM ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version
-         ORDER BY s.name, i.release DESC",
+         ORDER BY s.name, i.release DESC, l.kind DESC",
     )
     .fetch_all(db)
     .await?;
@@ -105,6 +159,11 @@ pub(crate) async fn ledger(db: &mut SqliteConnection) -> Result<Vec<LedgerLine>>
             Ok(LedgerLine {
                 site: row.try_get("site_name")?,
                 version: parsed(row, "version")?,
+                kind: match row.try_get("kind")? {
+                    "main" => LeaseKind::Main,
+                    "island" => LeaseKind::Island,
+                    _ => return Err(undecodable("kind")),
+                },
                 wan_bytes: number(row, "wan_bytes")?,
                 object_bytes: number(row, "object_bytes")?,
             })

@@ -89,11 +89,20 @@ pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Resul
         .bind(node.to_string())
         .execute(&mut *db)
         .await?;
-    sqlx::query("UPDATE leases SET renewed_millis = 0 WHERE holder = $1")
+    sqlx::query("UPDATE leases SET finished = 1 WHERE holder = $1")
         .bind(node.to_string())
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// When a node that is not revoked was last heard of, in seconds since 1970.
+pub(crate) async fn seen(db: &mut SqliteConnection, node: &PublicKey) -> Result<Option<u64>> {
+    let row = sqlx::query("SELECT seen FROM nodes WHERE node_key = $1 AND revoked = 0")
+        .bind(node.to_string())
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| number(&row, "seen")).transpose()
 }
 
 /// The node was heard of; its reports are stored up to a number.

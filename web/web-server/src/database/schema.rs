@@ -5,7 +5,7 @@ use sqlx::SqlitePool;
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 const STEP_1: &str = "
 CREATE TABLE sites (
@@ -108,16 +108,57 @@ CREATE TABLE events (
 PRAGMA user_version = 1;
 ";
 
-/// Makes the tables in a new file. Returns the number that was found, unless it was new.
+/// Leases of islands, kinds in the ledger, and what a site's WAN may carry.
+const STEP_2: &str = "
+ALTER TABLE sites ADD COLUMN wan_budget TEXT NOT NULL DEFAULT '{\"windows\":[],\"utc_offset_minutes\":0}';
+ALTER TABLE sites ADD COLUMN wan_paused BIGINT NOT NULL DEFAULT 0;
+CREATE TABLE wan_versions (
+    site TEXT NOT NULL REFERENCES sites (id),
+    version TEXT NOT NULL REFERENCES images (version),
+    paused BIGINT NOT NULL,
+    priority BIGINT NOT NULL,
+    PRIMARY KEY (site, version)
+);
+ALTER TABLE leases RENAME TO leases_1;
+CREATE TABLE leases (
+    site TEXT NOT NULL REFERENCES sites (id),
+    manifest TEXT NOT NULL,
+    island TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    token TEXT NOT NULL UNIQUE,
+    fence BIGINT NOT NULL,
+    finished BIGINT NOT NULL,
+    PRIMARY KEY (site, manifest, island)
+);
+INSERT INTO leases SELECT site, manifest, '', holder, token, fence, 0 FROM leases_1;
+DROP TABLE leases_1;
+ALTER TABLE ledger RENAME TO ledger_1;
+CREATE TABLE ledger (
+    site TEXT NOT NULL REFERENCES sites (id),
+    version TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    wan_bytes BIGINT NOT NULL,
+    PRIMARY KEY (site, version, kind)
+);
+INSERT INTO ledger SELECT site, version, 'main', wan_bytes FROM ledger_1;
+DROP TABLE ledger_1;
+PRAGMA user_version = 2;
+";
+
+/// Makes the tables in a new file, and brings those of an older program up. Returns the number that the file has then.
 pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
     let found: i64 = sqlx::query_scalar("PRAGMA user_version")
         .fetch_one(&mut *change)
         .await?;
-    if found != 0 {
+    if found >= VERSION {
         return Ok(found);
     }
-    sqlx::raw_sql(STEP_1).execute(&mut *change).await?;
+    for (number, step) in (1..).zip([STEP_1, STEP_2]) {
+        if found < number {
+            sqlx::raw_sql(step).execute(&mut *change).await?;
+        }
+    }
     change.commit().await?;
     Ok(VERSION)
 }

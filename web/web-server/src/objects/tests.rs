@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use web_api::SiteUnknown;
 
 use super::*;
-use crate::database::sites;
+use crate::{database::sites, leases::activity::Activities};
 
 /// Loopback's buffers swallow a whole object; here the connection takes two frames of three and dies.
 #[tokio::test]
@@ -29,6 +29,8 @@ async fn a_body_dropped_in_the_middle_counts_what_was_taken() {
             database: database.clone(),
             site,
             version: Hex([2; 32]),
+            kind: LeaseKind::Main,
+            activity: Activities::default().of("token"),
         }),
     };
     drop(body());
@@ -50,6 +52,33 @@ async fn a_body_dropped_in_the_middle_counts_what_was_taken() {
         }
         assert_eq!(counted, expected);
     }
+}
+
+/// Another node has the lease: what was asked for before is not given to the end.
+#[tokio::test]
+async fn a_body_ends_when_its_lease_is_lost() {
+    let folder = TempDir::new().unwrap();
+    let database = Database::open(&folder.path().join("hq.sqlite"))
+        .await
+        .unwrap();
+    let activities = Activities::default();
+    let mut body = Counted {
+        bytes: Box::pin(stream::iter(
+            [1000, 1000].map(|n| Ok(Bytes::from(vec![0; n]))),
+        )),
+        given: 0,
+        account: Some(Account {
+            database,
+            site: SiteId([1; 16]),
+            version: Hex([2; 32]),
+            kind: LeaseKind::Main,
+            activity: activities.of("token"),
+        }),
+    };
+    assert!(body.next().await.unwrap().is_ok());
+    activities.lose("token");
+    assert!(body.next().await.unwrap().is_err());
+    assert_eq!(body.given, 1000);
 }
 
 #[test]

@@ -121,6 +121,7 @@ function show(all) {
   table("ledger", all.ledger, "No byte was fetched over the WAN yet.", [
     ["Site", "text", (l) => l.site],
     ["Version", "text", (l) => named(l.version)],
+    ["For", "", (l) => l.kind === "island" ? "islands" : "the site"],
     ["WAN bytes", "number", (l) => bytes(l.wan_bytes)],
     ["Times the version", "number", (l) => l.object_bytes ? (l.wan_bytes / l.object_bytes).toFixed(3) : ""],
   ]);

@@ -6,4 +6,5 @@ mod access;
 mod distribution;
 mod enrolment;
 mod site;
+mod wan;
 mod world;

@@ -355,9 +355,45 @@ impl Node {
     }
 
     pub(crate) async fn ask_lease(&self, manifest: Hex<32>) -> Answer {
-        self.caller
-            .post("/api/v1/node/leases", &LeaseRequest { manifest })
-            .await
+        self.ask_lease_seeing(manifest, &[]).await
+    }
+
+    /// The same by one who was refused for others: each with whether it is there.
+    pub(crate) async fn ask_lease_seeing(
+        &self,
+        manifest: Hex<32>,
+        holders: &[(&Node, bool)],
+    ) -> Answer {
+        let view = |(node, live): &(&Node, bool)| HolderView {
+            key: Hex(node.key.public.0),
+            live: *live,
+        };
+        let request = LeaseRequest {
+            manifest,
+            holders: holders.iter().map(view).collect(),
+        };
+        self.caller.post("/api/v1/node/leases", &request).await
+    }
+
+    pub(crate) async fn end_lease(&self, token: &str, finished: bool) {
+        let end = LeaseEnd {
+            token: token.to_owned(),
+            finished,
+        };
+        let answer = self.caller.post("/api/v1/node/leases/end", &end).await;
+        assert_eq!(answer.status, 204);
+    }
+
+    pub(crate) async fn fetch(&self, object: &[u8], lease: &str, range: Option<&str>) -> Answer {
+        let path = format!("/api/v1/node/objects/{}", ObjectHash::of(object));
+        let mut request = self
+            .caller
+            .request(Method::GET, &path)
+            .header(LEASE_HEADER, lease);
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        Answer::of(request.send().await.unwrap()).await
     }
 
     /// Reports numbered from `first` on.
