@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Measurements as a table and as JSON: ./dev bench [chain] [--json FILE].
+"""Measurements as a table and as JSON: ./dev bench [chain|site|site.KEY...] [--quick] [--json FILE].
 
 Every figure is a ratio within one run or a peak of memory, because machines are shared and noisy. Needs root for network namespaces
 (chain.agent); everything is made in a temporary folder and ended by process id."""
 
+import importlib.util
 import json
 import os
 import random
@@ -280,6 +281,31 @@ def bench_big(folder, results):
 
 
 AREAS = {"chain": [bench_import, bench_agent, bench_big]}
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def show(row):
+    print(f"{row['key']:24} {row['value']:>10} {row['unit']:14} goal {row['goal']:8} {row['peers']}", flush=True)
+
+
+def beside(name):
+    """A file of this folder as a module; `site` would be Python's own."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", f"{HERE}/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def bench_site(keys, quick):
+    """A store's network, and its WAN; `keys` is `site` for all, or some of them."""
+    site, wan = beside("site"), beside("wan")
+    of_network = [k for k in keys if k not in wan.KEYS]
+    rows = site.rows(of_network, quick) if of_network else []
+    for row in wan.rows(wan.KEYS if "site" in keys else [k for k in keys if k in wan.KEYS]):
+        show(row)
+        rows.append(row)
+    return rows
 
 
 def main():
@@ -289,10 +315,13 @@ def main():
         at = arguments.index("--json")
         out = arguments[at + 1]
         del arguments[at : at + 2]
-    areas = arguments or list(AREAS)
+    quick = "--quick" in arguments
+    asked = [a for a in arguments if a != "--quick"] or [*AREAS, "site"]
+    of_site = [a for a in asked if a.split(".")[0] == "site"]
+    areas = [a for a in asked if a not in of_site]
     unknown = [a for a in areas if a not in AREAS]
     if unknown:
-        raise SystemExit(f"bench: no area {unknown[0]}; there is {', '.join(AREAS)}")
+        raise SystemExit(f"bench: no area {unknown[0]}; there is {', '.join(AREAS)}, site")
     results = []
     with tempfile.TemporaryDirectory(prefix="lamplighter-bench-", dir=CACHE) as folder:
         for area in areas:
@@ -300,7 +329,9 @@ def main():
                 bench(folder, results)
                 line = results[-2:] if bench is not bench_big else results[-1:]
                 for r in line:
-                    print(f"{r['key']:24} {r['value']:>10} {r['unit']:10} goal {r['goal']:8} {r['peers']}", flush=True)
+                    show(r)
+    if of_site:
+        results += bench_site(of_site, quick)
     if out:
         with open(out, "w") as file:
             json.dump(results, file, indent=1)

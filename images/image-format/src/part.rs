@@ -23,7 +23,7 @@ pub const OBJECT_PARTS_MAX: usize = OBJECT_BYTES_MAX / PART_BYTES;
 pub struct PartId(pub u32);
 
 /// How many parts an object of this length has.
-pub(crate) fn part_count(object_bytes: u32) -> u32 {
+pub fn part_count(object_bytes: u32) -> u32 {
     object_bytes.div_ceil(1 << PART_BYTES.trailing_zeros())
 }
 

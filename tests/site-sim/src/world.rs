@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use image_format::{ChunkId, PART_BYTES, PartId, PartTable};
+use image_format::{ChunkId, PART_BYTES, PartId, PartTable, part_count};
 use peer_cache_proto::{
     PeerId,
     download::{Action, LOOK_EVERY},
@@ -219,7 +219,7 @@ struct World {
 impl World {
     fn new(plan: Plan, verbose: bool) -> Self {
         let rate = plan.mbit * 125_000;
-        let counts = (0..plan.chunks).map(|_| plan.object_bytes.div_ceil(PART_BYTES as u32));
+        let counts = (0..plan.chunks).map(|_| part_count(plan.object_bytes));
         let table = Arc::new(PartTable::of_counts(counts));
         let members = (0u8..)
             .zip(0..plan.nodes + plan.agents)
