@@ -33,7 +33,7 @@ sys.path[:0] = [HERE, f"{HERE}/site"]
 
 from bench import CACHE, MIB, debian_image, median  # noqa: E402
 from breakdown import breakdown, explain  # noqa: E402
-from memory import memory_folder  # noqa: E402
+from memory import memory_folders  # noqa: E402
 from network import Network  # noqa: E402
 from others import SYSTEM_PYTHON, Others  # noqa: E402
 from ours import Ours  # noqa: E402
@@ -60,24 +60,25 @@ BLOCK_BYTES = 4096
 
 
 class Session:
-    """What the measurements of one call share: a folder in memory, files, and the undisturbed runs that others are compared with."""
+    """What the measurements of one call share: folders in memory, files, and the undisturbed runs that others are compared with."""
 
-    def __init__(self, folder, quick):
-        self.folder, self.quick = folder, quick
+    def __init__(self, ours, others, quick):
+        self.ours, self.others, self.quick = ours, others, quick
         self.waves = {}
         self.unshaped = None
         self.count = 0
 
     def place(self, name):
+        """A path in the folder for ours, and one in the folder for the others; Ours and Others make them."""
         self.count += 1
-        return f"{self.folder}/{name}{self.count}"
+        return f"{self.ours}/{name}{self.count}", f"{self.others}/{name}{self.count}"
 
     def mib(self, full):
         return full // 4 if self.quick else full
 
     def noise(self, mib):
         """A file of random bytes, made once for each size."""
-        path = f"{self.folder}/noise{mib}/file.bin"
+        path = f"{self.others}/noise{mib}/file.bin"
         if not os.path.exists(path):
             os.makedirs(os.path.dirname(path))
             with open(path, "wb") as out:
@@ -144,7 +145,7 @@ def row(session, key, value, unit, goal, peers, runs):
 def measure_plain(session, n, runs=RUNS):
     rate, file, file_bytes = session.wave(n)
     with Network(n, rate) as network:
-        place = session.place(f"n{n}-")
+        place, _ = session.place(f"n{n}-")
         ours = Ours(network, place, file)
         entries = [shown(ours.run(limit(file_bytes, rate)), f"ours N={n}", file_bytes, rate) for _ in range(runs)]
     shutil.rmtree(place)
@@ -168,9 +169,9 @@ def measure_n4(session):
     bound = file_bytes * 8 / (rate * 1e6)
     within, runs = limit(file_bytes, rate), []
     with Network(n, rate) as network:
-        place = session.place("n4-")
+        place, other_place = session.place("n4-")
         ours = Ours(network, place, file)
-        others = Others(network, f"{place}/others", file, within)
+        others = Others(network, f"{other_place}/random", file, within)
         for turn in range(RUNS):
             runs.append(shown(ours.run(within), f"ours N={n}", file_bytes, rate))
             for who in ("libtorrent", "aria2"):
@@ -179,9 +180,10 @@ def measure_n4(session):
             runs.append(measure_other(f"udpcast {percent} %", lambda: others.udpcast(percent), bound, file_bytes))
         small = session.noise(session.mib(1024) // 4)
         small_bytes = os.path.getsize(small)
-        nginx = Others(network, f"{place}/nginx", small, limit(small_bytes, rate, n))
+        nginx = Others(network, f"{other_place}/nginx", small, limit(small_bytes, rate, n))
         runs.append(measure_other("nginx+curl", nginx.nginx, small_bytes * 8 / (rate * 1e6), small_bytes, note="a quarter of the size"))
     shutil.rmtree(place)
+    shutil.rmtree(other_place)
     session.waves[n] = [r for r in runs if r["who"] == "lamplighter"]
     peers = {who: best(runs, who) for who in ("nginx+curl", "aria2", "libtorrent", "udpcast")}
     return [wave_row(session, n, runs, peers)]
@@ -201,7 +203,7 @@ def measure_late(session):
     rate, file, file_bytes = session.wave(n)
     bound = file_bytes * 8 / (rate * 1e6)
     with Network(n, rate) as network:
-        place = session.place("late-")
+        place, _ = session.place("late-")
         run = Ours(network, place, file).run(limit(file_bytes, rate), delays={n: usual / 2})
     shutil.rmtree(place)
     entry = shown(run, "ours, one joins at half time", file_bytes, rate)
@@ -218,7 +220,7 @@ def measure_slow_peer(session):
     rate, file, file_bytes = session.wave(n)
     with Network(n, rate) as network:
         network.shape(n, rate * SLOW_FACTOR)
-        place = session.place("slow-")
+        place, _ = session.place("slow-")
         run = Ours(network, place, file).run(limit(file_bytes, rate), awaited=range(1, n))
     shutil.rmtree(place)
     entry = shown(run, "ours, one link at a tenth", file_bytes, rate)
@@ -235,7 +237,7 @@ def measure_liar(session):
     usual = min(r["seconds"] for r in session.undisturbed(n))
     rate, file, file_bytes = session.wave(n)
     with Network(n, rate) as network:
-        place = session.place("liar-")
+        place, _ = session.place("liar-")
         run = Ours(network, place, file).run(limit(file_bytes, rate), awaited=range(1, n), programs={n: program})
     shutil.rmtree(place)
     entry = shown(run, "ours, one of them lies", file_bytes, rate)
@@ -257,18 +259,17 @@ def measure_image(session):
     n, rate = 4, 200
     image = debian_image()
     room(os.path.getsize(image) // MIB * (2 * n + 2))
-    place = session.place("image-")
-    os.makedirs(f"{place}/raw")
-    used = used_blocks(image, f"{place}/raw/used.bin")
-    packed = f"{place}/raw/packed.zst"
+    place, other_place = session.place("image-")
+    os.makedirs(f"{other_place}/files")
+    used, packed = used_blocks(image, f"{other_place}/files/used.bin"), f"{other_place}/files/packed.zst"
     subprocess.run(["zstd", "-3", "-qf", image, "-o", packed], check=True)
     sizes = {"used_mib": os.path.getsize(used) // MIB, "packed_mib": os.path.getsize(packed) // MIB}
     bound, within = os.path.getsize(packed) * 8 / (rate * 1e6), limit(os.path.getsize(used), rate, 2)
     with Network(n, rate) as network:
-        ours = Ours(network, f"{place}/ours", image)
+        ours = Ours(network, place, image)
         sizes["object_mib"] = ours.object_bytes // MIB
         print(f"  {sizes}; ratios here are over the packed image's size/rate", flush=True)
-        raw, zstd = Others(network, f"{place}/other-raw", used, within), Others(network, f"{place}/other-packed", packed, within)
+        raw, zstd = Others(network, f"{other_place}/raw", used, within), Others(network, f"{other_place}/packed", packed, within)
         runs = []
         for turn in range(RUNS):
             entry = shown(ours.run(within), "ours, a Debian image", ours.object_bytes, rate)
@@ -279,6 +280,7 @@ def measure_image(session):
             for who, transfer in transfers.items():
                 runs.append(measure_other(who, transfer, bound, os.path.getsize(used if who.endswith("raw") else packed)))
     shutil.rmtree(place)
+    shutil.rmtree(other_place)
     mine = best(runs, "lamplighter")
     figures = {who: best(runs, who) for who in ("libtorrent raw", "libtorrent packed", "udpcast packed")}
     seconds = {f"{who} s": ratio * bound for who, ratio in {"lamplighter": mine, **figures}.items()}
@@ -295,7 +297,7 @@ def unshaped(session):
         file_bytes = os.path.getsize(file)
         session.unshaped = []
         with Network(1) as network:
-            place = session.place("unshaped-")
+            place, _ = session.place("unshaped-")
             ours = Ours(network, place, file)
             for mtu in (ETHERNET_MTU, JUMBO_MTU) * JUMBO_RUNS:
                 network.set_mtu(mtu)
@@ -374,8 +376,8 @@ def rows(keys, quick):
     # ended by a signal, the namespaces go as well
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("site: ended by a signal"))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit("site: ended by a signal"))
-    with memory_folder() as folder:
-        session = Session(folder, quick)
+    with memory_folders() as folders:
+        session = Session(*folders, quick)
         for names, measure in MEASUREMENTS:
             if any(name in wanted for name in names):
                 print(f"== {' '.join(names)}", flush=True)

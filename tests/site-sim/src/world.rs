@@ -39,7 +39,7 @@ const DIAL_EVERY: Duration = Duration::from_millis(500);
 const FINISH_WITHIN: Duration = Duration::from_secs(180);
 /// A slow link has this fraction of the rate.
 const SLOWER: u64 = 20;
-/// No run does more: a loop without progress is found here.
+/// No run of a small store does more: a loop without progress is found here.
 const EVENTS_MAX: u64 = 3_000_000;
 /// Copies of a part that a member may have asked for at once.
 const COPIES_MAX: usize = 2;
@@ -63,6 +63,8 @@ pub struct Plan {
     pub wan_mbit: u64,
     /// Whether anything goes wrong.
     pub faults: bool,
+    /// Whether the first node has everything from the start, and all start in the same moment.
+    pub is_seeded: bool,
 }
 
 impl Plan {
@@ -79,12 +81,42 @@ impl Plan {
             mbit: 200,
             wan_mbit: 50,
             faults: true,
+            is_seeded: false,
         }
+    }
+
+    /// A store of one node that has a version and machines that all want it at once, on links of 200 Mbit/s.
+    #[must_use]
+    pub fn of_machines(machines: usize, chunks: u32) -> Self {
+        Self {
+            seed: 1,
+            nodes: 1,
+            agents: machines,
+            chunks,
+            object_bytes: 300_000,
+            mbit: 200,
+            wan_mbit: 50,
+            faults: false,
+            is_seeded: true,
+        }
+    }
+
+    /// The version's bytes at the rate of a link: nobody is done sooner.
+    #[must_use]
+    pub fn bound_seconds(&self) -> f64 {
+        f64::from(self.chunks) * f64::from(self.object_bytes) / (self.mbit as f64 * 125_000.0)
+    }
+
+    /// A loop without progress does more; so does a store of hundreds, where each part is announced to all.
+    fn events_max(&self) -> u64 {
+        let members = (self.nodes + self.agents) as u64;
+        let parts = u64::from(self.chunks) * u64::from(part_count(self.object_bytes));
+        EVENTS_MAX.max(parts * members * members * 2)
     }
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// When the last member was whole.
     pub seconds: u64,
@@ -94,6 +126,8 @@ pub struct Summary {
     pub wan_objects: u64,
     /// Bytes of objects that the members sent to each other.
     pub lan_bytes: u64,
+    /// What the first node sent, as copies of the version.
+    pub source_copies: f64,
     /// Chunks of the version.
     pub chunks: u32,
     /// Events of the run.
@@ -145,6 +179,12 @@ enum Message {
 #[derive(Debug)]
 enum Event {
     Deliver {
+        to: usize,
+        link: PeerId,
+        message: Message,
+    },
+    /// The last byte of an object has left its sender.
+    Sent {
         to: usize,
         link: PeerId,
         message: Message,
@@ -249,9 +289,16 @@ impl World {
     }
 
     fn begin(&mut self) {
+        if self.plan.is_seeded {
+            self.members[0].held.fill(true);
+        }
         for member in 0..self.members.len() {
             // most in the same second, some late
-            let late = if self.random.one_in(5) { 8_000 } else { 400 };
+            let late = match self.random.one_in(5) {
+                _ if self.plan.is_seeded => 0,
+                true => 8_000,
+                false => 400,
+            };
             let at = self.random.millis(0, late);
             self.at(at, Event::Back { member });
         }
@@ -293,7 +340,7 @@ impl World {
         while let Some(((at, _), event)) = self.queue.pop_first() {
             self.now = at;
             self.events += 1;
-            if self.events > EVENTS_MAX {
+            if self.events > self.plan.events_max() {
                 return Err(self.violate("no end: too many events"));
             }
             if let Some(later) = self.paused(&event) {
@@ -341,6 +388,9 @@ impl World {
             seconds: millis / 1000,
             millis,
             wan_objects: self.wan_objects,
+            source_copies: self.members[0].sent_bytes as f64
+                / f64::from(self.plan.chunks)
+                / f64::from(self.plan.object_bytes),
             lan_bytes: self.members.iter().map(|m| m.sent_bytes).sum(),
             chunks: self.plan.chunks,
             events: self.events,
@@ -354,7 +404,8 @@ impl World {
             Event::Wake { member, .. }
             | Event::Fetched { member, .. }
             | Event::FetchFailed { member, .. } => *member,
-            Event::Dial
+            Event::Sent { .. }
+            | Event::Dial
             | Event::GiveUp { .. }
             | Event::Fault(_)
             | Event::Back { .. }
@@ -367,6 +418,7 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Deliver { to, link, message } => self.deliver(to, link, message),
+            Event::Sent { to, link, message } => self.sent(to, link, message),
             Event::Wake { member, boot } => self.wake(member, boot),
             Event::Dial => self.dial(),
             Event::GiveUp { link } => self.give_up(link),

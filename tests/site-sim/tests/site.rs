@@ -13,6 +13,7 @@ const QUIET: Plan = Plan {
     mbit: 200,
     wan_mbit: 50,
     faults: false,
+    is_seeded: false,
 };
 
 #[test]
@@ -52,6 +53,16 @@ fn a_quiet_store_fetches_once_and_keeps_up_with_its_wan() {
         summary.millis < bound_millis * 115 / 100 + 9_000,
         "{summary:?}, the WAN alone takes {bound_millis} ms"
     );
+}
+
+/// Framing is not in the simulator; what is above 1 is the tail and what two peers sent to one.
+#[test]
+fn a_store_of_fifty_is_as_fast_as_its_link() {
+    let plan = Plan::of_machines(50, 200);
+    let summary = run(plan, false).unwrap();
+    let ratio = f64::from(u32::try_from(summary.millis).unwrap()) / 1000.0 / plan.bound_seconds();
+    assert!(ratio < 1.35, "{ratio:.3} of the bound, {summary:?}");
+    assert!(summary.source_copies < 1.3, "{summary:?}");
 }
 
 #[test]

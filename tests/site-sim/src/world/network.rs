@@ -105,12 +105,12 @@ impl World {
         while self.random.one_in(50) {
             latency += RESEND_AFTER;
         }
+        if let Message::Object { part, .. } = message {
+            let sent = self.take_up(from, self.bytes_of(part)) + latency;
+            return self.at(sent, Event::Sent { to, link, message });
+        }
         // frames and requests go before objects, whatever is queued
-        let came = match message {
-            Message::Object { part, .. } => self.carry(from, to, self.bytes_of(part)),
-            _ => self.now,
-        };
-        let mut at = came + latency;
+        let mut at = self.now + latency;
         // frames share one stream, which keeps their order; requests and objects have a stream each
         if matches!(
             message,
@@ -129,16 +129,29 @@ impl World {
         (object - u64::from(index) * PART_BYTES as u64).min(PART_BYTES as u64)
     }
 
-    /// When so many bytes are through both links.
-    pub(crate) fn carry(&mut self, from: usize, to: usize, bytes: u64) -> Duration {
-        let time = |rate: u64| Duration::from_micros(bytes * 1_000_000 / rate);
+    /// When so many bytes have left the sender.
+    fn take_up(&mut self, from: usize, bytes: u64) -> Duration {
+        let now = self.now;
         let sender = &mut self.members[from];
-        let sent = self.now.max(sender.up_free_at) + time(sender.bytes_per_second);
-        sender.up_free_at = sent;
+        let free = now.max(sender.up_free_at);
+        sender.up_free_at =
+            free + Duration::from_micros(bytes * 1_000_000 / sender.bytes_per_second);
+        sender.up_free_at
+    }
+
+    /// An object's last byte has left its sender: the receiver's link took the bytes as they came, unless it was busy with
+    /// others'.
+    pub(crate) fn sent(&mut self, to: usize, link: PeerId, message: Message) {
+        let Message::Object { part, .. } = message else {
+            return;
+        };
+        let bytes = self.bytes_of(part);
+        let now = self.now;
         let receiver = &mut self.members[to];
-        let came = sent.max(receiver.down_free_at + time(receiver.bytes_per_second));
-        receiver.down_free_at = came;
-        came
+        let time = Duration::from_micros(bytes * 1_000_000 / receiver.bytes_per_second);
+        receiver.down_free_at = now.max(receiver.down_free_at + time);
+        let came = receiver.down_free_at;
+        self.at(came, Event::Deliver { to, link, message });
     }
 
     pub(crate) fn deliver(&mut self, to: usize, link: PeerId, message: Message) {
