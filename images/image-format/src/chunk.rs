@@ -138,6 +138,14 @@ pub struct EncodedObject {
     pub bytes: Bytes,
 }
 
+impl EncodedObject {
+    /// Hashes an object's bytes.
+    pub fn of(bytes: Bytes) -> Self {
+        let (hash, parts) = part::hashes_of(&bytes);
+        Self { hash, parts, bytes }
+    }
+}
+
 /// Compresses a chunk. What does not compress stays as it is, which also saves every receiver the unpacking.
 ///
 /// # Errors
@@ -151,12 +159,10 @@ pub fn encode_object(
         reason: e.to_string(),
     };
     let packed = codec.compressor.compress(plain).map_err(frame)?;
-    let bytes = match packed.len() < plain.len() {
-        true => Bytes::from(packed),
+    Ok(EncodedObject::of(match packed.len() < plain.len() {
+        true => packed.into(),
         false => Bytes::copy_from_slice(plain),
-    };
-    let (hash, parts) = part::hashes_of(&bytes);
-    Ok(EncodedObject { hash, parts, bytes })
+    }))
 }
 
 /// Compression contexts of one thread, reused from chunk to chunk.

@@ -19,7 +19,7 @@ mod choose;
 /// How long news of parts is gathered before it is announced.
 pub const ANNOUNCE_DELAY: Duration = Duration::from_millis(10);
 /// Requests in flight to one peer: enough that it always has one to answer.
-pub const WINDOW_MIN: usize = 2;
+pub const WINDOW_MIN: usize = 1;
 /// The same, where there are few peers.
 pub const WINDOW_MAX: usize = 4;
 /// Requests in flight that keep a link full, shared among the peers. What is beyond only queues at the link, and each part
@@ -28,10 +28,10 @@ const FLIGHTS_ENOUGH: usize = 12;
 /// Peers of one swarm; more are not asked.
 pub const PEERS_MAX: usize = 256;
 /// Requests in flight to all peers together.
-const FLIGHTS_MAX: usize = 32;
+const FLIGHTS_MAX: usize = 48;
 /// Chunks of which some parts are here or in flight and some are not: as many objects are held in memory. Beyond it only
 /// parts of these are asked for.
-const OPEN_CHUNKS_MAX: usize = 48;
+const OPEN_CHUNKS_MAX: usize = 64;
 /// A source chooses itself which chunk comes next, and its link must not stand still.
 const OPEN_CHUNKS_OF_SOURCES_MAX: usize = 16;
 /// The most chunks that a download has begun and not finished: what the shell must have room for.

@@ -57,12 +57,12 @@ fn a_quiet_store_fetches_once_and_keeps_up_with_its_wan() {
 
 /// Framing is not in the simulator; what is above 1 is the tail and what two peers sent to one.
 #[test]
-fn a_store_of_fifty_is_as_fast_as_its_link() {
-    let plan = Plan::of_machines(50, 200);
+fn a_store_of_twenty_is_as_fast_as_its_link() {
+    let plan = Plan::of_machines(20, 200);
     let summary = run(plan, false).unwrap();
     let ratio = f64::from(u32::try_from(summary.millis).unwrap()) / 1000.0 / plan.bound_seconds();
-    assert!(ratio < 1.35, "{ratio:.3} of the bound, {summary:?}");
-    assert!(summary.source_copies < 1.3, "{summary:?}");
+    assert!(ratio < 1.2, "{ratio:.3} of the bound, {summary:?}");
+    assert!(summary.source_copies < 1.2, "{summary:?}");
 }
 
 #[test]

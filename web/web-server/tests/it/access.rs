@@ -210,7 +210,7 @@ async fn hostile_input_is_refused_in_words() {
         .refused(413);
     world
         .admin
-        .raw(Method::PUT, &path, vec![0; (1 << 20) + 4097])
+        .raw(Method::PUT, &path, vec![0; (1 << 20) + 1])
         .await
         .refused(400);
     world

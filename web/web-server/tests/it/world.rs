@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use image_format::{
-    Architecture, ChunkHash, ChunkId, ChunkRecord, Customisation, Manifest, ManifestKind, Needs,
-    ObjectHash, Placement,
+    Architecture, ChunkHash, ChunkId, ChunkRecord, Customisation, EncodedObject, Manifest,
+    ManifestKind, Needs, ObjectHash, Placement,
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, PublicKeyData, SigningKey};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -452,12 +452,13 @@ pub(crate) fn manifest(name: &str, kind: ManifestKind, objects: &[Vec<u8>]) -> M
     const CHUNK: u64 = 1 << 20;
     let count = u32::try_from(objects.len()).unwrap();
     let chunk = |object: &Vec<u8>| ChunkRecord {
-        hash: ChunkHash::of(&[b"plain", object.as_slice()].concat()),
+        hash: match object.len() == CHUNK as usize {
+            // as long as its chunk: the plain bytes themselves
+            true => ChunkHash::of(object),
+            false => ChunkHash::of(&[b"plain", object.as_slice()].concat()),
+        },
         bytes: 1 << 20,
-        object_hash: ObjectHash::of(object),
-        object_bytes: u32::try_from(object.len()).unwrap(),
-        parts: Vec::new(),
-        delta: None,
+        ..ChunkRecord::of(b"", &EncodedObject::of(object.clone().into()))
     };
     Manifest {
         kind,
