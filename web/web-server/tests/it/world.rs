@@ -452,7 +452,7 @@ pub(crate) fn manifest(name: &str, kind: ManifestKind, objects: &[Vec<u8>]) -> M
     const CHUNK: u64 = 1 << 20;
     let count = u32::try_from(objects.len()).unwrap();
     let chunk = |object: &Vec<u8>| ChunkRecord {
-        hash: match object.len() == CHUNK as usize {
+        hash: match object.len() as u64 == CHUNK {
             // as long as its chunk: the plain bytes themselves
             true => ChunkHash::of(object),
             false => ChunkHash::of(&[b"plain", object.as_slice()].concat()),
