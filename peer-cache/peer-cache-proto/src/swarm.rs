@@ -130,6 +130,11 @@ impl Peer {
         self.in_flight < window && now >= self.resting_until
     }
 
+    /// Whether it may have something to give.
+    fn is_useful(&self) -> bool {
+        self.kind == PeerKind::Source || self.useful > 0
+    }
+
     /// Parts that several peers have are asked of the quick ones first. Only the magnitude counts, so that equals share.
     fn slowness(&self) -> u32 {
         self.part_time
@@ -190,6 +195,8 @@ pub struct Swarm {
     /// count: what only they have is first-copy duty.
     wanted: BTreeSet<(u16, u64, u32)>,
     peers: BTreeMap<PeerId, Peer>,
+    /// Those of `peers` that are sources.
+    sources: BTreeSet<PeerId>,
     accused: BTreeSet<PeerId>,
     flights: BTreeMap<RequestId, Flight>,
     /// From request to last byte, over all peers; the mean of about the last 32.
@@ -224,6 +231,7 @@ impl Swarm {
                 .collect(),
             table,
             peers: BTreeMap::new(),
+            sources: BTreeSet::new(),
             accused: BTreeSet::new(),
             flights: BTreeMap::new(),
             usual_part_time: None,
@@ -318,6 +326,9 @@ impl Swarm {
             resting_until: now,
         };
         self.peers.insert(id, peer);
+        if kind == PeerKind::Source {
+            self.sources.insert(id);
+        }
         let parts: Vec<PartId> = have.map(|have| list(&have)).unwrap_or_default();
         self.handle_have(now, id, &parts);
     }
@@ -342,8 +353,7 @@ impl Swarm {
                 self.change_holders(part, 1);
             }
         }
-        // what the other receivers can give is what it was
-        self.choose_among(now, |of, peer| of == id || peer.kind == PeerKind::Source);
+        self.choose_with(now, id);
     }
 
     /// A source said which part the answer to [`Want::Next`] will be.
@@ -442,7 +452,7 @@ impl Swarm {
             self.announce();
         }
         if now >= self.next_tick {
-            self.choose(now);
+            self.choose_again(now);
         }
     }
 
@@ -513,6 +523,7 @@ impl Swarm {
             self.drop_flight(request);
             self.actions.push_back(Action::Cancel { id: request });
         }
+        self.sources.remove(&id);
         let Some(peer) = self.peers.remove(&id) else {
             return;
         };

@@ -58,7 +58,7 @@ pub struct InstallReport {
     pub total_bytes: u64,
     /// Object bytes received so far.
     pub received_bytes: u64,
-    /// Who sent how many chunks.
+    /// Who sent how many parts of objects.
     pub from: Vec<(String, u64)>,
     /// One sentence for people: the reason of a failure, what happens next.
     pub message: String,
@@ -100,7 +100,7 @@ pub enum NodeReport {
     Holds {
         /// Which.
         version: Hex<32>,
-        /// Who sent how many chunks.
+        /// Who sent how many parts of objects.
         from: Vec<(String, u64)>,
     },
     /// A peer sent wrong bytes.

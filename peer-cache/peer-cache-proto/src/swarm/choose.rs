@@ -3,37 +3,62 @@
 use super::*;
 
 impl Swarm {
-    /// Asks whoever can take a request.
+    /// Asks whoever has something of use.
     pub(super) fn choose(&mut self, now: Duration) {
+        let useful = self.peers.iter().filter(|(_, peer)| peer.is_useful());
+        let useful: Vec<PeerId> = useful.map(|(id, _)| *id).collect();
+        self.choose_among(now, useful);
+    }
+
+    /// The same, and asks idle peers for what is overdue elsewhere. Time has passed.
+    pub(super) fn choose_again(&mut self, now: Duration) {
         self.next_tick = now + TICK;
-        self.choose_among(now, |_, _| true);
+        self.choose(now);
+        let window = self.window();
+        let is_idle = |peer: &Peer| peer.in_flight == 0 && peer.can_take(now, window);
+        let idle = self.peers.iter().filter(|(_, peer)| is_idle(peer));
+        let idle: Vec<PeerId> = idle.map(|(id, _)| *id).collect();
+        for id in idle {
+            if self.flights.len() < FLIGHTS_MAX
+                && let Some(want) = self.second_copy(now, id)
+            {
+                self.ask(now, id, want);
+            }
+        }
+    }
+
+    /// What this peer has changed: what the other receivers can give is what it was.
+    pub(super) fn choose_with(&mut self, now: Duration, id: PeerId) {
+        let mut changed: Vec<PeerId> = self.sources.iter().copied().collect();
+        if !self.sources.contains(&id) {
+            changed.push(id);
+        }
+        self.choose_among(now, changed);
     }
 
     /// One request per peer and round, so that no peer takes all that several could give.
-    pub(super) fn choose_among(&mut self, now: Duration, may: impl Fn(PeerId, &Peer) -> bool) {
+    fn choose_among(&mut self, now: Duration, mut open: Vec<PeerId>) {
         if self.missing == 0 {
             return;
         }
         let window = self.window();
         let turn = mix(self.last_request, self.salt);
-        let mut open: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| peer.can_take(now, window) && may(**id, peer))
-            .map(|(id, _)| *id)
-            .collect();
+        open.retain(|id| self.peers.get(id).is_some_and(|p| p.can_take(now, window)));
         open.sort_by_cached_key(|id| {
             let peer = &self.peers[id];
             let is_receiver = peer.kind == PeerKind::Receiver;
             (is_receiver, peer.slowness(), mix(id.0, turn))
         });
-        while !open.is_empty() && self.flights.len() < FLIGHTS_MAX {
-            open.retain(|id| match self.want_of(now, *id) {
-                None => false,
-                Some(want) => {
+        while !open.is_empty() {
+            open.retain(|id| {
+                if self.flights.len() >= FLIGHTS_MAX {
+                    return false;
+                }
+                let want = self.want_of(now, *id);
+                want.is_some_and(|want| {
                     self.ask(now, *id, want);
                     true
-                }
+                })
             });
         }
     }
@@ -67,20 +92,19 @@ impl Swarm {
         (FLIGHTS_ENOUGH / self.peers.len().max(1)).clamp(WINDOW_MIN, WINDOW_MAX)
     }
 
-    fn want_of(&mut self, now: Duration, id: PeerId) -> Option<Want> {
+    fn want_of(&self, now: Duration, id: PeerId) -> Option<Want> {
         let peer = self.peers.get(&id)?;
         if !peer.can_take(now, self.window()) {
             return None;
         }
-        let first = match (peer.kind, peer.exhausted) {
+        match (peer.kind, peer.exhausted) {
             (PeerKind::Receiver, _) => self.rarest_of(peer),
             (PeerKind::Source, None) => self.first_copy_of(peer),
             (PeerKind::Source, Some(since)) => {
-                let nobody_announces = self.peers.values().all(|p| p.kind == PeerKind::Source);
+                let nobody_announces = self.sources.len() == self.peers.len();
                 self.helping(peer, nobody_announces || now.saturating_sub(since) >= GRACE)
             }
-        };
-        first.or_else(|| self.second_copy(now, id))
+        }
     }
 
     fn first_copy_of(&self, peer: &Peer) -> Option<Want> {
