@@ -28,6 +28,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 os.environ.setdefault("LAMPLIGHTER_BIN_DIR", f"{ROOT}/target/x86_64-unknown-linux-gnu/release")
 os.environ.setdefault("LAMPLIGHTER_CACHE", f"{ROOT}/.cache")
+# the project's folder stays as it is
+sys.dont_write_bytecode = True
 # a package cannot be named `site` as Python's own module is, so the folder's files are modules of their own
 sys.path[:0] = [HERE, f"{HERE}/site"]
 
@@ -193,7 +195,8 @@ def measure_source_copies(session):
     """Of the same runs that gave the figures of N=4 and N=8."""
     runs = [min(session.undisturbed(n), key=lambda r: r["ratio"]) for n in (4, 8)]
     by_wave = {f"N={n}": run["source_copies"] for n, run in zip((4, 8), runs)}
-    entries = [{"wave": wave, "source_copies": v, "source_copies_tx_bytes": run["source_copies_tx_bytes"]} for (wave, v), run in zip(by_wave.items(), runs)]
+    entries = [{"wave": wave, "source_copies": run["source_copies"], "source_copies_tx_bytes": run["source_copies_tx_bytes"]}
+               for wave, run in zip(by_wave, runs)]
     return [row(session, "site.source_copies", max(by_wave.values()), "x file", f"<= {SOURCE_COPIES_GOAL}", by_wave, entries)]
 
 
@@ -209,7 +212,8 @@ def measure_late(session):
     entry = shown(run, "ours, one joins at half time", file_bytes, rate)
     joined = run.finished[n] - run.joined[n]
     others = max(at for receiver, at in run.finished.items() if receiver != n) / usual
-    print(f"  the late one {joined:.2f} s = {joined / bound:.4f} x; the others {others:.4f} x an undisturbed run (at most {LATE_OTHERS_GOAL})", flush=True)
+    print(f"  the late one {joined:.2f} s = {joined / bound:.4f} x; the others {others:.4f} x an undisturbed run "
+          f"(at most {LATE_OTHERS_GOAL})", flush=True)
     entry |= {"late_ratio": round(joined / bound, 4), "others_ratio": round(others, 4), "others_goal": f"<= {LATE_OTHERS_GOAL}"}
     return [row(session, "site.late", joined / bound, "x size/rate", f"<= {LATE_GOAL}", {"others x undisturbed": others}, [entry])]
 
