@@ -143,20 +143,7 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
         }
         SiteCommand::List { hq, output } => {
             let sites: Vec<SiteInfo> = HqClient::for_people(&hq)?.get("/sites").await?;
-            output.print(&sites, |sites| {
-                sites.iter().fold(
-                    format!(
-                        "{:24} {:>6} {:>9} {:>14}\n",
-                        "SITE", "NODES", "MACHINES", "WAN BYTES"
-                    ),
-                    |text, s| {
-                        text + &format!(
-                            "{:24} {:>6} {:>9} {:>14}\n",
-                            s.name, s.nodes, s.machines, s.wan_bytes
-                        )
-                    },
-                )
-            })
+            output.print(&sites, |sites| sites_text(sites))
         }
         SiteCommand::Set {
             name,
@@ -182,11 +169,7 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
                 provisional,
                 release_floor,
             };
-            let path = format!("/sites/{}", quoted(&name));
-            let response = client
-                .send(client.request(Method::PATCH, &path).json(&change))
-                .await?;
-            let site: SiteInfo = response.json().await?;
+            let site = change_site(&client, &name, &change).await?;
             output.print(&site, |s| format!("{} is at channel {}", s.name, s.channel))
         }
         SiteCommand::Wan {
@@ -215,6 +198,26 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             output.print(&token, |t| t.token.clone())
         }
     }
+}
+
+fn sites_text(sites: &[SiteInfo]) -> String {
+    let head = format!(
+        "{:24} {:>6} {:>9} {:>14}\n",
+        "SITE", "NODES", "MACHINES", "WAN BYTES"
+    );
+    let line = |s: &SiteInfo| {
+        format!(
+            "{:24} {:>6} {:>9} {:>14}\n",
+            s.name, s.nodes, s.machines, s.wan_bytes
+        )
+    };
+    head + &sites.iter().map(line).collect::<String>()
+}
+
+async fn change_site(client: &HqClient, site: &str, change: &SiteChange) -> Result<SiteInfo> {
+    let path = format!("/sites/{}", quoted(site));
+    let request = client.request(Method::PATCH, &path).json(change);
+    Ok(client.send(request).await?.json().await?)
 }
 
 /// A change of nothing shows what holds.

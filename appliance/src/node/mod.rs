@@ -143,7 +143,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
         origin.clone(),
     );
     tokio::spawn(journal.run(events));
-    tokio::spawn(origin.clone().listen());
+    tokio::spawn(origin.clone().watch_the_wan());
     tokio::spawn(Sync::new(cache.clone(), origin, reports, versions, dir.clone()).run());
     tracing::info!(peer.id = %cache.key().short(), address = ?cache.local_addr().ok(), "node is up");
     // systemd may not be there

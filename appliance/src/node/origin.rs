@@ -62,9 +62,12 @@ impl HqOrigin {
         }
     }
 
-    /// Listens for news of the site's WAN budget, for ever.
-    pub(crate) async fn listen(self) {
-        self.shared.wan.clone().listen(self).await;
+    /// Listens for news of the site's WAN budget and watches its line, for ever.
+    pub(crate) async fn watch_the_wan(self) {
+        let shared = self.shared.clone();
+        let address = || self.ways().reached.as_ref().map(|(_, address)| *address);
+        let listen = shared.wan.clone().listen(self.clone());
+        tokio::join!(listen, shared.transfers.measure(address));
     }
 
     fn ways(&self) -> MutexGuard<'_, Ways> {

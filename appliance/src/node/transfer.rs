@@ -41,6 +41,8 @@ use web_api::{ApiError, LEASE_HEADER};
 use super::wan::{BUFFERS_PER_SECOND, Wan};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How often the line is measured. A connection costs HQ next to nothing; a request would.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// Silence in the middle of an answer.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// Transfers at a time. A thin budget has fewer, because each takes a receive buffer of it.
@@ -90,7 +92,7 @@ struct Line {
     base: String,
     limit: Option<u64>,
     requests: SendRequest<String>,
-    /// An answer's head is waited for: it is read without leave, or our own budget would look like a slow line.
+    /// An answer's head is waited for: it is short, and read without leave.
     head: Arc<AtomicBool>,
     driver: JoinHandle<()>,
 }
@@ -127,13 +129,14 @@ impl Transfers {
         received: &AtomicU64,
     ) -> Result<(), FetchObjectError> {
         let _wanted = self.wan.want();
-        let limit = self.wan.limit();
-        let (transfers, _) = shape(limit);
+        let (transfers, _) = shape(self.wan.socket_limit());
         let slots = self.slots.acquire_many(TRANSFERS_MAX / transfers);
         let _slot = slots.await.map_err(broken)?;
+        // it may be another one when a slot is free
+        let (began_under, limit) = (self.wan.limit(), self.wan.socket_limit());
         tokio::select! {
             biased;
-            () = self.wan.halted(lease.manifest, limit) => Err(FetchObjectError::Halted),
+            () = self.wan.halted(lease.manifest, began_under) => Err(FetchObjectError::Halted),
             result = self.take(source, limit, lease, record, so_far, received) => result,
         }
     }
@@ -187,6 +190,21 @@ impl Transfers {
         Ok(())
     }
 
+    /// Measures the line while something is under way, for ever: how long a connection takes to stand. That is the kernels'
+    /// own affair, so neither HQ's load nor our own slow reading is in it.
+    pub(super) async fn measure(&self, address: impl Fn() -> Option<SocketAddr>) {
+        loop {
+            sleep(MEASURE_EVERY).await;
+            let is_busy = self.slots.available_permits() < TRANSFERS_MAX as usize;
+            if let Some(address) = address().filter(|_| is_busy) {
+                let asked = Instant::now();
+                // one that does not come is a very slow one
+                let _ = timeout(CONNECT_WITHIN, TcpStream::connect(address)).await;
+                self.wan.round_trip(asked.elapsed());
+            }
+        }
+    }
+
     fn idle_line(&self, source: &Source, limit: Option<u64>) -> Option<Line> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // a socket that was made for another budget has another buffer
@@ -225,12 +243,8 @@ impl Transfers {
         }
         line.requests.ready().await?;
         line.head.store(true, Ordering::Relaxed);
-        let asked = Instant::now();
         let answer = line.requests.send_request(request).await;
         line.head.store(false, Ordering::Relaxed);
-        if answer.is_ok() {
-            self.wan.round_trip(asked.elapsed());
-        }
         answer
     }
 }

@@ -113,6 +113,16 @@ impl Wan {
         self.shared.known.borrow().limit()
     }
 
+    /// What sockets are made for: the limit, or less while others need the line. A slow reader alone is no courtesy: HQ
+    /// would fill a large buffer in a burst. In powers of two, so that not each step has sockets of its own.
+    pub(super) fn socket_limit(&self) -> Option<u64> {
+        let (limit, rate) = (self.limit(), self.budget().rate());
+        match rate.filter(|_| rate != limit) {
+            Some(rate) => rate.checked_ilog2().map(|bits| 1 << bits).or(Some(0)),
+            None => limit,
+        }
+    }
+
     /// Waits while HQ wants nothing of a manifest fetched.
     pub(super) async fn may_fetch(&self, manifest: Digest) {
         let _wanted = self.want();
@@ -151,7 +161,7 @@ impl Wan {
         self.budget().charge(now, bytes);
     }
 
-    /// An answer's head came so long after the request.
+    /// A connection to HQ took so long to stand.
     pub(super) fn round_trip(&self, took: Duration) {
         let now = self.now();
         let mut budget = self.budget();

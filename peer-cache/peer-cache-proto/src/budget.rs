@@ -62,7 +62,7 @@ impl Budget {
         self.limit = limit;
     }
 
-    /// A request went to HQ and its answer began so much later.
+    /// HQ answered so long after it was asked.
     pub fn handle_round_trip(&mut self, now: Duration, round_trip: Duration) {
         self.fill(now);
         self.courtesy.handle_round_trip(now, round_trip);

@@ -1,14 +1,15 @@
 //! Way for others: what the store does over the same line comes before an image.
 //!
-//! The rule: the *base* is the smallest round trip of the last ten minutes, and *now* the smallest of the last
-//! [`SAMPLES`] (one slow answer is HQ's affair; a queue in the line makes all of them slow). When now is above
-//! 2 x base + [`RISE`], the rate is halved, at most once in two seconds and not below [`RATE_MIN`]. While it is not, the rate
-//! grows by an eighth each second, until it is twice what came before the first halving; then there is no cap any more.
+//! The rule: the *base* is the smallest round trip of the last five to ten minutes, and *now* the smallest of the last
+//! [`SAMPLES`] (one may be slow by chance; a queue in the line makes all of them slow). When now is above
+//! 2 x base + [`RISE`], the rate is halved, at most once in two seconds and not below [`RATE_MIN`], and measured anew. While
+//! it is known not to be, the rate grows by an eighth each second, until it is twice what came before the first halving;
+//! then there is no cap any more.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Round trips of which the smallest counts as today's.
-pub const SAMPLES: usize = 8;
+/// Round trips of which the smallest counts as today's. They come every 2 s.
+pub const SAMPLES: usize = 2;
 /// How much a round trip may grow beyond twice the base.
 pub const RISE: Duration = Duration::from_millis(25);
 /// Bytes per second below which no line is given way to: a version must come some day.
@@ -61,7 +62,7 @@ impl Courtesy {
         self.cap.map(|(cap, _)| cap)
     }
 
-    /// A request's answer began so long after it.
+    /// HQ answered so long after it was asked.
     pub fn handle_round_trip(&mut self, now: Duration, round_trip: Duration) {
         if now >= self.base_since + BASE_PERIOD {
             self.base_before = self.base.take();
@@ -89,7 +90,8 @@ impl Courtesy {
             && now >= self.grown + GROW_EVERY
         {
             self.grown += GROW_EVERY;
-            if self.is_full() {
+            // what nobody measured yet does not count as free
+            if self.last.len() < SAMPLES || self.is_full() {
                 continue;
             }
             let grown = cap.saturating_add(cap / GROW_BY);
