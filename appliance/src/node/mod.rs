@@ -184,10 +184,12 @@ fn read_credentials(dir: &Path) -> Result<Credentials> {
 }
 
 fn open_slab(dir: &Path, config: &NodeConfig, bytes: Option<u64>) -> Result<Slab> {
-    let path = dir.join(config.slab.as_deref().unwrap_or(Path::new("slab")));
-    if path.starts_with("/dev") {
-        return Ok(Slab::open_device(&path)?);
+    let configured = config.slab.as_deref();
+    // the folder itself may be in /dev/shm
+    if let Some(device) = configured.filter(|path| path.starts_with("/dev")) {
+        return Ok(Slab::open_device(device)?);
     }
+    let path = dir.join(configured.unwrap_or(Path::new("slab")));
     let bytes = match bytes {
         Some(bytes) => bytes,
         None => {

@@ -17,9 +17,7 @@ pub use manifest::{
     MANIFEST_CHUNKS_MAX, MANIFEST_DELTA_REFERENCES_MAX, Manifest, ManifestKind, Needs,
     PartitionSummary, Placement,
 };
-pub use part::{
-    Assembly, OBJECT_PARTS_MAX, PART_BYTES, PartId, PartTable, VerifiedPart, part_count,
-};
+pub use part::{Assembly, PART_BYTES, PartId, PartTable, VerifiedPart, part_count};
 
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small test inputs")]

@@ -9,14 +9,12 @@ use blake3::hazmat::{self, HasherExt, Mode};
 use bytes::Bytes;
 
 use crate::{
-    chunk::{InvalidChunkError, OBJECT_BYTES_MAX, ObjectHash, PartHash, VerifiedObject},
+    chunk::{InvalidChunkError, ObjectHash, PartHash, VerifiedObject},
     manifest::{ChunkId, ChunkRecord, Manifest},
 };
 
 /// Length of a part; the last one of an object may be shorter. A subtree of BLAKE3, so a power of two of its 1 KiB chunks.
 pub const PART_BYTES: usize = 256 << 10;
-/// Most parts of an object.
-pub const OBJECT_PARTS_MAX: usize = OBJECT_BYTES_MAX / PART_BYTES;
 
 /// Index of a part, counted through all objects of a manifest in the order of their chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -145,11 +145,6 @@ impl Download {
         }
     }
 
-    /// A part is here of a chunk that is not whole yet.
-    pub fn handle_local_part(&mut self, now: Duration, part: PartId) {
-        self.swarm.handle_local(now, part);
-    }
-
     /// A chunk that was here is here no longer.
     pub fn handle_lost(&mut self, now: Duration, chunk: ChunkId) {
         for part in self.table.parts_of(chunk) {

@@ -18,17 +18,10 @@ mod choose;
 
 /// How long news of parts is gathered before it is announced.
 pub const ANNOUNCE_DELAY: Duration = Duration::from_millis(10);
-/// Requests in flight to one peer: enough that it always has one to answer.
-pub const WINDOW_MIN: usize = 1;
-/// The same, where there are few peers.
-pub const WINDOW_MAX: usize = 4;
-/// Requests in flight that keep a link full, shared among the peers. What is beyond only queues at the link, and each part
-/// that queues when the source has given out everything is part of the tail.
-const FLIGHTS_ENOUGH: usize = 12;
+/// Requests in flight to one peer, where there are few.
+const WINDOW_MAX: usize = 4;
 /// Peers of one swarm; more are not asked.
 pub const PEERS_MAX: usize = 256;
-/// Requests in flight to all peers together.
-const FLIGHTS_MAX: usize = 48;
 /// Chunks of which some parts are here or in flight and some are not: as many objects are held in memory. Beyond it only
 /// parts of these are asked for.
 const OPEN_CHUNKS_MAX: usize = 64;
@@ -36,12 +29,6 @@ const OPEN_CHUNKS_MAX: usize = 64;
 const OPEN_CHUNKS_OF_SOURCES_MAX: usize = 16;
 /// The most chunks that a download has begun and not finished: what the shell must have room for.
 pub const OPEN_CHUNKS_BOUND: usize = OPEN_CHUNKS_MAX + OPEN_CHUNKS_OF_SOURCES_MAX + WINDOW_MAX;
-/// A part younger in flight than this is never asked for twice.
-const SECOND_COPY_AFTER_MIN: Duration = Duration::from_millis(250);
-/// For a peer whose speed is not known yet.
-const SECOND_COPY_AFTER_UNKNOWN: Duration = Duration::from_secs(1);
-/// How long parts that a source gave away may stay unannounced before they count as lost.
-const GRACE: Duration = Duration::from_millis(500);
 /// How long a peer that failed to answer is left alone.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(20);
@@ -123,25 +110,6 @@ struct Peer {
     part_time: Option<Duration>,
     exhausted: Option<Duration>,
     resting_until: Duration,
-}
-
-impl Peer {
-    fn can_take(&self, now: Duration, window: usize) -> bool {
-        self.in_flight < window && now >= self.resting_until
-    }
-
-    /// Whether it may have something to give.
-    fn is_useful(&self) -> bool {
-        self.kind == PeerKind::Source || self.useful > 0
-    }
-
-    /// Parts that several peers have are asked of the quick ones first. Only the magnitude counts, so that equals share.
-    fn slowness(&self) -> u32 {
-        self.part_time
-            .map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX))
-            .checked_ilog2()
-            .unwrap_or(0)
-    }
 }
 
 /// How far a chunk is.

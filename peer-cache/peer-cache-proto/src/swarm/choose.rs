@@ -2,6 +2,39 @@
 
 use super::*;
 
+/// Requests in flight to one peer, where there are many.
+const WINDOW_MIN: usize = 1;
+/// Requests in flight that keep a link full, shared among the peers. What is beyond only queues at the link, and each part
+/// that queues when the source has given out everything is part of the tail.
+const FLIGHTS_ENOUGH: usize = 12;
+/// Requests in flight to all peers together.
+const FLIGHTS_MAX: usize = 48;
+/// A part younger in flight than this is never asked for twice.
+const SECOND_COPY_AFTER_MIN: Duration = Duration::from_millis(250);
+/// For a peer whose speed is not known yet.
+const SECOND_COPY_AFTER_UNKNOWN: Duration = Duration::from_secs(1);
+/// How long parts that a source gave away may stay unannounced before they count as lost.
+const GRACE: Duration = Duration::from_millis(500);
+
+impl Peer {
+    fn can_take(&self, now: Duration, window: usize) -> bool {
+        self.in_flight < window && now >= self.resting_until
+    }
+
+    /// Whether it may have something to give.
+    fn is_useful(&self) -> bool {
+        self.kind == PeerKind::Source || self.useful > 0
+    }
+
+    /// Parts that several peers have are asked of the quick ones first. Only the magnitude counts, so that equals share.
+    fn slowness(&self) -> u32 {
+        self.part_time
+            .map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX))
+            .checked_ilog2()
+            .unwrap_or(0)
+    }
+}
+
 impl Swarm {
     /// Asks whoever has something of use.
     pub(super) fn choose(&mut self, now: Duration) {

@@ -194,6 +194,11 @@ impl Site {
         }
         for (id, peer) in &swarm.peers {
             assert!(peer.in_flight <= WINDOW_MAX);
+            let useful = swarm
+                .wanted
+                .iter()
+                .filter(|(_, _, p)| peer.have[*p as usize]);
+            assert_eq!(peer.useful, useful.count());
             assert_eq!(
                 peer.in_flight,
                 swarm.flights.values().filter(|f| f.peer == *id).count()
