@@ -325,7 +325,10 @@ async fn fetch(
     let (part, form, bytes) = match answer {
         Answer::Found { part, form, bytes } => (part, form, bytes),
         Answer::Exhausted if want == Want::Next => return Ok(None),
-        Answer::Exhausted | Answer::Missing | Answer::Refused => return Err(Failure::Missing),
+        Answer::Busy if want != Want::Next => return Err(Failure::Busy),
+        Answer::Exhausted | Answer::Missing | Answer::Refused | Answer::Busy => {
+            return Err(Failure::Missing);
+        }
     };
     let (chunk, index) = share.table.place_of(part).ok_or(Failure::Invalid)?;
     let record = share.manifest.chunk(chunk).ok_or(Failure::Invalid)?;

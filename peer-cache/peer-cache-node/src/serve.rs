@@ -1,19 +1,25 @@
 //! Answers requests: each on its own stream, straight from the map.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use image_format::{Form, PartId};
 use peer_cache_proto::{
-    duty::Give,
+    duty::{Give, UPLOAD_COUNTS_FOR, uploads_max},
     wire::{Answer, Ask, REQUEST_BYTES, Request},
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     download::repair,
     share::Share,
-    shared::{Peer, Shared},
+    shared::{Peer, Shared, lock},
 };
 
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -44,14 +50,84 @@ async fn serve(
         .map_err(std::io::Error::other)?;
     let request = Request::from_bytes(&bytes).map_err(std::io::Error::other)?;
     send.set_priority(ANSWER_PRIORITY)?;
-    let (answer, body) = match shared.may_be_served(peer) {
-        false => (Answer::Refused, Bytes::new()),
+    let answered = match shared.may_be_served(peer) {
+        false => Answered::nothing(Answer::Refused),
         true => answer(shared, peer, &request, &mut send).await,
     };
-    send.write_all(&answer.to_bytes()).await?;
-    send.write_chunk(body).await?;
+    let since = Instant::now();
+    send.write_all(&answered.head.to_bytes()).await?;
+    send.write_chunk(answered.body).await?;
     send.finish()?;
+    if answered.upload.is_some() {
+        // it is sent when it is acknowledged: what was written may still be in the send buffer
+        let _ = timeout_at(since + UPLOAD_COUNTS_FOR, send.stopped()).await;
+    }
     Ok(())
+}
+
+/// Counts the answers that are on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Uploads {
+    count: Mutex<usize>,
+    ended: Notify,
+}
+
+impl Uploads {
+    fn try_begin(self: &Arc<Self>, peers: usize) -> Option<Upload> {
+        let mut count = lock(&self.count);
+        (*count < uploads_max(peers)).then(|| {
+            *count += 1;
+            Upload(self.clone())
+        })
+    }
+
+    /// Waits for its turn.
+    async fn begin(self: &Arc<Self>, peers: impl Fn() -> usize) -> Upload {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(upload) = self.try_begin(peers()) {
+                return upload;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// One answer on its way.
+struct Upload(Arc<Uploads>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        *lock(&self.0.count) -= 1;
+        self.0.ended.notify_one();
+    }
+}
+
+/// What goes back on the stream.
+struct Answered {
+    head: Answer,
+    body: Bytes,
+    /// Its place among the answers that are on their way.
+    upload: Option<Upload>,
+}
+
+impl Answered {
+    fn nothing(head: Answer) -> Self {
+        Self {
+            head,
+            body: Bytes::new(),
+            upload: None,
+        }
+    }
+
+    fn found(part: PartId, form: Form, body: Bytes) -> Self {
+        let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        Self {
+            head: Answer::Found { part, form, bytes },
+            body,
+            upload: None,
+        }
+    }
 }
 
 async fn answer(
@@ -59,52 +135,50 @@ async fn answer(
     peer: &Peer,
     request: &Request,
     send: &mut quinn::SendStream,
-) -> (Answer, Bytes) {
-    let nothing = |answer| (answer, Bytes::new());
+) -> Answered {
     let Some(share) = shared.share(&request.manifest) else {
-        return nothing(Answer::Missing);
+        return Answered::nothing(Answer::Missing);
     };
     match request.ask {
         Ask::Manifest => {
             let bytes = Bytes::copy_from_slice(share.manifest.as_bytes());
-            found(PartId(0), Form::Object, bytes)
+            Answered::found(PartId(0), Form::Object, bytes)
         }
         Ask::Part { part, form } => {
-            open(shared, &share, part, form).unwrap_or(nothing(Answer::Missing))
+            let Some(upload) = shared.uploads.try_begin(shared.peer_count()) else {
+                return Answered::nothing(Answer::Busy);
+            };
+            match open(shared, &share, part, form) {
+                Some(found) => Answered {
+                    upload: Some(upload),
+                    ..found
+                },
+                None => Answered::nothing(Answer::Missing),
+            }
         }
         Ask::Next => tokio::select! {
             next = next_part(shared, peer, &share) => next,
             // the asker has it from elsewhere: what is not given stays on the list
-            _ = send.stopped() => nothing(Answer::Missing),
+            _ = send.stopped() => Answered::nothing(Answer::Missing),
         },
     }
 }
 
-fn found(part: PartId, form: Form, body: Bytes) -> (Answer, Bytes) {
-    let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    (Answer::Found { part, form, bytes }, body)
-}
-
 /// A part of an object, from memory or medium; or the whole chunk in the form that is here.
-fn open(
-    shared: &Arc<Shared>,
-    share: &Arc<Share>,
-    part: PartId,
-    form: Form,
-) -> Option<(Answer, Bytes)> {
+fn open(shared: &Arc<Shared>, share: &Arc<Share>, part: PartId, form: Form) -> Option<Answered> {
     let (chunk, index) = share.table.place_of(part)?;
     if form == Form::Object
         && let Some(bytes) = share.arriving_part(chunk, index)
     {
-        return Some(found(part, Form::Object, bytes));
+        return Some(Answered::found(part, Form::Object, bytes));
     }
     match shared.keeper.open(&share.manifest, chunk, form) {
         Some((Form::Object, object)) => {
             let range = share.manifest.chunk(chunk)?.part_range(index)?;
             let bytes = (range.end <= object.len()).then(|| object.slice(range))?;
-            Some(found(part, Form::Object, bytes))
+            Some(Answered::found(part, Form::Object, bytes))
         }
-        Some((form, bytes)) => Some(found(part, form, bytes)),
+        Some((form, bytes)) => Some(Answered::found(part, form, bytes)),
         None => {
             repair(shared, share, chunk);
             None
@@ -112,23 +186,31 @@ fn open(
     }
 }
 
-async fn next_part(shared: &Arc<Shared>, peer: &Peer, share: &Arc<Share>) -> (Answer, Bytes) {
+async fn next_part(shared: &Arc<Shared>, peer: &Peer, share: &Arc<Share>) -> Answered {
     let wait = async {
         loop {
+            // first come, first served: what is given leaves soon
+            let upload = shared.uploads.begin(|| shared.peer_count()).await;
             // registered before the list is looked at, so that no arrival slips between
             let arrived = share.arrived.notified();
             match share.give(peer.id) {
                 Give::Part(part) => {
                     if let Some(found) = open(shared, share, part, Form::Object) {
-                        return found;
+                        return Answered {
+                            upload: Some(upload),
+                            ..found
+                        };
                     }
                 }
-                Give::Exhausted => return (Answer::Exhausted, Bytes::new()),
-                Give::Later => arrived.await,
+                Give::Exhausted => return Answered::nothing(Answer::Exhausted),
+                Give::Later => {
+                    drop(upload);
+                    arrived.await;
+                }
             }
         }
     };
     timeout(NEXT_WITHIN, wait)
         .await
-        .unwrap_or((Answer::Missing, Bytes::new()))
+        .unwrap_or(Answered::nothing(Answer::Missing))
 }

@@ -25,7 +25,8 @@ use trust_format::{
 };
 
 use crate::{
-    Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, share::Share, site::Site,
+    Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads,
+    share::Share, site::Site,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
@@ -118,6 +119,8 @@ pub(crate) struct Shared {
     pub(crate) clocks: Mutex<IssuerClocks>,
     pub(crate) accused: Mutex<BTreeMap<PublicKey, Instant>>,
     pub(crate) events: mpsc::Sender<Event>,
+    /// Answers that are on their way.
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) origin_bytes: AtomicU64,
     next_peer: AtomicU64,
 }
@@ -161,6 +164,7 @@ impl Shared {
             clocks: Mutex::default(),
             accused: Mutex::default(),
             events,
+            uploads: Arc::default(),
             origin_bytes: AtomicU64::new(0),
             next_peer: AtomicU64::new(1),
         }
@@ -214,6 +218,10 @@ impl Shared {
 
     pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
         lock(&self.peers).values().cloned().collect()
+    }
+
+    pub(crate) fn peer_count(&self) -> usize {
+        lock(&self.peers).len()
     }
 
     pub(crate) fn peer(&self, id: PeerId) -> Option<Arc<Peer>> {

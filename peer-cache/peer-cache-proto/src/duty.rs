@@ -1,10 +1,26 @@
 //! The source's side of a swarm: each part is given out once before any is given out twice.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use image_format::PartId;
 
 use crate::PeerId;
+
+/// Answers that one program sends at once, at most and at least.
+const UPLOADS_MAX: usize = 16;
+const UPLOADS_MIN: usize = 6;
+/// The same in a store of a certain size: what all peers may ask of one that they share their requests among.
+const UPLOADS_SHARED: usize = 64;
+/// An answer that takes longer than this does not count any more: a slow asker keeps nobody waiting.
+pub const UPLOAD_COUNTS_FOR: Duration = Duration::from_millis(250);
+
+/// How many answers a program with so many peers sends at once. A further request for a part is told that it is busy, and
+/// its asker turns to who has it meanwhile; a request for the next part waits for its turn. Without this a part that one
+/// machine of a large store has is asked of it by all the others, and the last one gets it when all have had it from the
+/// same link.
+pub fn uploads_max(peers: usize) -> usize {
+    (UPLOADS_SHARED / peers.max(1)).clamp(UPLOADS_MIN, UPLOADS_MAX)
+}
 
 /// Who was given which part to pass on. One for each manifest that a source serves.
 #[derive(Debug)]

@@ -31,6 +31,8 @@ const OPEN_CHUNKS_OF_SOURCES_MAX: usize = 16;
 pub const OPEN_CHUNKS_BOUND: usize = OPEN_CHUNKS_MAX + OPEN_CHUNKS_OF_SOURCES_MAX + WINDOW_MAX;
 /// How long a peer that failed to answer is left alone.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// The same for one that has enough to do.
+const REST_AFTER_BUSY: Duration = Duration::from_millis(40);
 const TICK: Duration = Duration::from_millis(20);
 
 /// A request's number.
@@ -88,6 +90,8 @@ pub enum Failure {
     Broken,
     /// The bytes were not what was signed.
     Invalid,
+    /// The peer has it, and enough to do.
+    Busy,
 }
 
 /// What a peer can do in this swarm.
@@ -145,6 +149,8 @@ pub struct Counters {
     pub second_copies: u64,
     /// Requests that brought nothing.
     pub failures: u64,
+    /// Requests to a peer that had enough to do.
+    pub busy: u64,
 }
 
 /// One machine's part in the swarm of one manifest.
@@ -379,7 +385,10 @@ impl Swarm {
         let Some(flight) = self.drop_flight(id) else {
             return;
         };
-        self.counters.failures += 1;
+        match failure {
+            Failure::Busy => self.counters.busy += 1,
+            _ => self.counters.failures += 1,
+        }
         if failure == Failure::Invalid {
             self.accused.insert(flight.peer);
             self.actions.push_back(Action::Accuse {
@@ -388,7 +397,11 @@ impl Swarm {
             });
             self.forget(flight.peer);
         } else if let Some(peer) = self.peers.get_mut(&flight.peer) {
-            peer.resting_until = now + REST_AFTER_FAILURE;
+            let rest = match failure {
+                Failure::Busy => REST_AFTER_BUSY,
+                _ => REST_AFTER_FAILURE,
+            };
+            peer.resting_until = now + rest;
             let missing = flight
                 .part
                 .filter(|c| failure == Failure::Missing && peer.have[c.0 as usize]);

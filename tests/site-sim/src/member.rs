@@ -1,13 +1,19 @@
 //! One program of the site: the cores, and what the shell keeps around them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use image_format::{ChunkId, PartId, PartTable};
-use peer_cache_proto::{PeerId, download::Download, duty::Duty, election::Rank, swarm::RequestId};
+use peer_cache_proto::{
+    PeerId,
+    download::Download,
+    duty::{Duty, uploads_max},
+    election::Rank,
+    swarm::RequestId,
+};
 use trust_format::PublicKey;
 
 /// What a fetch over the WAN still has to bring.
@@ -25,8 +31,6 @@ pub(crate) struct Link {
     pub(crate) other: usize,
     /// What the other one said that it has.
     pub(crate) announced: BTreeSet<PartId>,
-    /// Requests for the next chunk that wait for one to come.
-    pub(crate) waiting: Vec<RequestId>,
 }
 
 #[derive(Debug)]
@@ -46,6 +50,10 @@ pub(crate) struct Member {
     pub(crate) is_source: bool,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) links: BTreeMap<PeerId, Link>,
+    /// Requests for the next part that wait for their turn, or for one to come.
+    pub(crate) waiting: VecDeque<(PeerId, RequestId)>,
+    /// When the answers that are being sent stop counting.
+    pub(crate) uploads: Vec<Duration>,
     /// Whom the core named, and is not talked to.
     pub(crate) accused: BTreeSet<usize>,
     /// Who sent wrong bytes.
@@ -88,6 +96,8 @@ impl Member {
             is_source: false,
             fetch: None,
             links: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            uploads: Vec::new(),
             accused: BTreeSet::new(),
             caught: BTreeSet::new(),
             flights: BTreeMap::new(),
@@ -127,6 +137,8 @@ impl Member {
         self.download = None;
         self.fetch = None;
         self.links.clear();
+        self.waiting.clear();
+        self.uploads.clear();
         self.flights.clear();
         self.accused.clear();
         self.caught.clear();
@@ -138,6 +150,12 @@ impl Member {
             true => whole.into_iter().for_each(|chunk| self.hold(chunk)),
             false => self.finished_at = None,
         }
+    }
+
+    /// Whether one more answer can be sent now.
+    pub(crate) fn has_upload(&mut self, now: Duration) -> bool {
+        self.uploads.retain(|until| *until > now);
+        self.uploads.len() < uploads_max(self.links.len())
     }
 
     pub(crate) fn is_whole(&self) -> bool {

@@ -16,7 +16,7 @@ use image_format::{ChunkId, PART_BYTES, PartId, PartTable, part_count};
 use peer_cache_proto::{
     PeerId,
     download::{Action, LOOK_EVERY},
-    duty::Give,
+    duty::{Give, UPLOAD_COUNTS_FOR},
     election::DEADLINE,
     swarm::{self, Failure, PeerKind, RequestId, Want},
 };
@@ -173,6 +173,7 @@ enum Message {
     },
     Exhausted(RequestId),
     Missing(RequestId),
+    Busy(RequestId),
     Claim(u64),
 }
 
@@ -188,6 +189,10 @@ enum Event {
         to: usize,
         link: PeerId,
         message: Message,
+    },
+    /// An answer of this member does not count any more.
+    Uploaded {
+        member: usize,
     },
     Wake {
         member: usize,
@@ -405,6 +410,7 @@ impl World {
             | Event::Fetched { member, .. }
             | Event::FetchFailed { member, .. } => *member,
             Event::Sent { .. }
+            | Event::Uploaded { .. }
             | Event::Dial
             | Event::GiveUp { .. }
             | Event::Fault(_)
@@ -419,6 +425,7 @@ impl World {
         match event {
             Event::Deliver { to, link, message } => self.deliver(to, link, message),
             Event::Sent { to, link, message } => self.sent(to, link, message),
+            Event::Uploaded { member } => self.serve_waiting(member),
             Event::Wake { member, boot } => self.wake(member, boot),
             Event::Dial => self.dial(),
             Event::GiveUp { link } => self.give_up(link),

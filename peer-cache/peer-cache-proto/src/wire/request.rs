@@ -90,6 +90,8 @@ pub enum Answer {
     Missing,
     /// The asker has no right to it.
     Refused,
+    /// It is here, and others have asked before: ask somebody else, or again in a moment.
+    Busy,
 }
 
 impl Answer {
@@ -100,6 +102,7 @@ impl Answer {
             Self::Exhausted => (1, 0, 0, 0),
             Self::Missing => (2, 0, 0, 0),
             Self::Refused => (3, 0, 0, 0),
+            Self::Busy => (4, 0, 0, 0),
         };
         let mut out = Writer::new();
         out.u8(kind).u32(part).u8(form).u32(bytes);
@@ -125,6 +128,7 @@ impl Answer {
             1 => Ok(Self::Exhausted),
             2 => Ok(Self::Missing),
             3 => Ok(Self::Refused),
+            4 => Ok(Self::Busy),
             other => Err(input.bad("answer", 10, other.into())),
         }
     }

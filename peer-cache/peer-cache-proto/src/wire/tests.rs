@@ -133,7 +133,13 @@ fn requests_and_answers_survive_the_wire() {
         form: Form::Delta,
         bytes: 1000,
     };
-    for answer in [found, Answer::Exhausted, Answer::Missing, Answer::Refused] {
+    let heads = [
+        Answer::Exhausted,
+        Answer::Missing,
+        Answer::Refused,
+        Answer::Busy,
+    ];
+    for answer in heads.into_iter().chain([found]) {
         assert_eq!(
             Answer::from_bytes(&answer.to_bytes(), 1000).unwrap(),
             answer

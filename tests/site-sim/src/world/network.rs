@@ -86,6 +86,7 @@ impl World {
                 continue;
             }
             member.duty.handle_peer_gone(link);
+            member.waiting.retain(|(other, _)| *other != link);
             if let Some(download) = &mut member.download {
                 download.handle_peer_gone(now, link);
             }
@@ -107,6 +108,9 @@ impl World {
         }
         if let Message::Object { part, .. } = message {
             let sent = self.take_up(from, self.bytes_of(part)) + latency;
+            let counts_until = sent.min(self.now + UPLOAD_COUNTS_FOR);
+            self.members[from].uploads.push(counts_until);
+            self.at(counts_until, Event::Uploaded { member: from });
             return self.at(sent, Event::Sent { to, link, message });
         }
         // frames and requests go before objects, whatever is queued
@@ -211,6 +215,13 @@ impl World {
                     && let Some(download) = &mut me.download
                 {
                     download.handle_failed(now, request, Failure::Missing);
+                }
+            }
+            Message::Busy(request) => {
+                if me.flights.remove(&request).is_some()
+                    && let Some(download) = &mut me.download
+                {
+                    download.handle_failed(now, request, Failure::Busy);
                 }
             }
             Message::Claim(term) => {

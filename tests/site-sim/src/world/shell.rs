@@ -4,34 +4,43 @@ use super::*;
 
 impl World {
     pub(crate) fn serve(&mut self, member: usize, link: PeerId, request: RequestId, want: Want) {
+        let now = self.now;
         match want {
-            Want::Part(part) if self.members[member].holds(part) => {
-                self.send_object(member, link, request, part);
+            Want::Part(part) if !self.members[member].holds(part) => {
+                self.send(member, link, Message::Missing(request));
             }
-            Want::Part(_) => self.send(member, link, Message::Missing(request)),
-            Want::Next => match self.members[member].duty.give(link) {
+            Want::Part(_) if !self.members[member].has_upload(now) => {
+                self.send(member, link, Message::Busy(request));
+            }
+            Want::Part(part) => self.send_object(member, link, request, part),
+            Want::Next => {
+                self.members[member].waiting.push_back((link, request));
+                self.serve_waiting(member);
+            }
+        }
+    }
+
+    pub(crate) fn serve_waiting(&mut self, member: usize) {
+        let now = self.now;
+        for _ in 0..self.members[member].waiting.len() {
+            let me = &mut self.members[member];
+            if !me.has_upload(now) {
+                return;
+            }
+            let Some((link, request)) = me.waiting.pop_front() else {
+                return;
+            };
+            match me.duty.give(link) {
                 Give::Part(part) => {
                     self.send(member, link, Message::Assigned(request, part));
                     self.send_object(member, link, request, part);
                 }
                 Give::Exhausted => self.send(member, link, Message::Exhausted(request)),
                 Give::Later => {
-                    if let Some(end) = self.members[member].links.get_mut(&link) {
-                        end.waiting.push(request);
-                    }
+                    me.waiting.push_front((link, request));
+                    return;
                 }
-            },
-        }
-    }
-
-    pub(crate) fn serve_waiting(&mut self, member: usize) {
-        let waiting: Vec<(PeerId, RequestId)> = self.members[member]
-            .links
-            .iter_mut()
-            .flat_map(|(link, end)| end.waiting.drain(..).map(|r| (*link, r)))
-            .collect();
-        for (link, request) in waiting {
-            self.serve(member, link, request, Want::Next);
+            }
         }
     }
 
