@@ -27,6 +27,7 @@ pub(crate) async fn by_hand(arguments: ImageArguments) -> Result<()> {
     let options = InstallOptions {
         facts: facts_by_hand(&arguments.to),
         target: TargetChoice::Path(arguments.to),
+        slab: arguments.slab,
         nodes: vec![node],
         discover: false,
         site,

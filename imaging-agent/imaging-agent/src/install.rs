@@ -48,6 +48,8 @@ const FAREWELL: Duration = Duration::from_millis(700);
 /// What kind of install this is.
 pub(crate) struct InstallOptions {
     pub(crate) target: TargetChoice,
+    /// Where objects go, if somebody named a place.
+    pub(crate) slab: Option<PathBuf>,
     pub(crate) nodes: Vec<SocketAddr>,
     pub(crate) discover: bool,
     pub(crate) site: Site,
@@ -302,7 +304,8 @@ impl Running {
         )?)
     }
 
-    /// Where objects go so that others can have them: the partition on the disk, or a file that nobody sees.
+    /// Where objects go so that others can have them: the place that somebody named, the partition on the disk, or a file
+    /// that nobody sees.
     fn open_slab(
         &self,
         target: &Target,
@@ -310,6 +313,15 @@ impl Running {
         object_bytes: u64,
         manifest: &Manifest,
     ) -> Result<Option<Slab>> {
+        let bytes =
+            object_bytes + manifest.chunks.len() as u64 * SLAB_BYTES_PER_CHUNK + SLAB_SPARE_BYTES;
+        if let Some(path) = &self.options.slab {
+            let slab = match path.exists() {
+                true => Slab::open_device(path)?,
+                false => Slab::open_file(path, bytes)?,
+            };
+            return Ok(Some(slab));
+        }
         if let Some(extent) = layout.slab {
             // the old content of that place is no slab of ours, whatever it looks like
             target.write(AlignedBuffer::new(4096).as_ref(), extent.offset)?;
@@ -321,8 +333,6 @@ impl Running {
         if target.is_device() {
             return Ok(None);
         }
-        let bytes =
-            object_bytes + manifest.chunks.len() as u64 * SLAB_BYTES_PER_CHUNK + SLAB_SPARE_BYTES;
         let mut name = std::ffi::OsString::from(".");
         name.push(target.path().file_name().unwrap_or_default());
         name.push(".slab");

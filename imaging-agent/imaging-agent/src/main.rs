@@ -50,6 +50,10 @@ pub(crate) struct ImageArguments {
     /// Only this version: its digest or the beginning of it.
     #[arg(long)]
     version: Option<String>,
+    /// Keep the objects that are served to others in this file or partition, made when it is not there. By default they
+    /// are in a file beside the target that is gone at the end.
+    #[arg(long)]
+    slab: Option<PathBuf>,
     /// Serve what was received until the program is ended.
     #[arg(long)]
     stay: bool,

@@ -70,6 +70,7 @@ pub(crate) async fn run() -> Result<()> {
     let root = std::fs::read(ROOT).context("this boot media carries no root document")?;
     let keys = TrustedKeys::pin(&root).context("the root document of this boot media")?;
     let options = InstallOptions {
+        slab: None,
         nodes: nodes(asked.node.as_deref(), &network).await,
         discover: true,
         site: Site::new(keys),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use image_format::{CHUNK_BYTES, ChunkCodec, ChunkHash, ChunkId, Form, Manifest, VerifiedChunk};
 use imaging_plan::{Action, Install, Phase, StepId};
 use peer_cache_node::{
-    Arrived, ChunkKeeper,
+    Arrived, ChunkKeeper, Kept,
     slab::{KeepError, Slab},
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -32,7 +32,9 @@ pub(crate) type Customise =
 struct Job {
     chunk: ChunkId,
     arrived: Arrived,
+    slab: Option<Slab>,
     _permit: OwnedSemaphorePermit,
+    kept: Kept,
 }
 
 struct State {
@@ -96,14 +98,8 @@ impl Writer {
     }
 
     /// Queues a chunk. The permits bound how many wait.
-    fn push(&self, chunk: ChunkId, arrived: Arrived, permit: OwnedSemaphorePermit) {
-        let mut state = self.shared.lock();
-        state.jobs.push_back(Job {
-            chunk,
-            arrived,
-            _permit: permit,
-        });
-        drop(state);
+    fn push(&self, job: Job) {
+        self.shared.lock().jobs.push_back(job);
         self.shared.news.notify_one();
     }
 }
@@ -134,11 +130,11 @@ impl Shared {
     fn next(&self) -> Next {
         let mut state = self.lock();
         loop {
-            if let Some(action) = state
-                .ready
-                .pop_front()
-                .or_else(|| state.install.poll_action())
-            {
+            while let Some(action) = state.install.poll_action() {
+                state.ready.push_back(action);
+            }
+            if let Some(action) = state.ready.pop_front() {
+                self.pass_on(&state);
                 return Next::Act(action);
             }
             let phase = state.install.phase();
@@ -151,17 +147,26 @@ impl Shared {
             }
             if state.stopped || matches!(phase, Phase::Failed | Phase::Finished) {
                 state.jobs.clear();
+                self.news.notify_all();
                 return Next::Stop;
             }
             if phase == Phase::Content
                 && let Some(job) = state.jobs.pop_front()
             {
+                self.pass_on(&state);
                 return Next::Write(job);
             }
             state = self
                 .news
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// One thread is woken at a time, and wakes the next if there is more to do.
+    fn pass_on(&self, state: &State) {
+        if !state.ready.is_empty() || !state.jobs.is_empty() {
+            self.news.notify_one();
         }
     }
 
@@ -173,7 +178,7 @@ impl Shared {
             Err(error) => state.install.handle_failed(now, id, &error.to_string()),
         }
         drop(state);
-        self.news.notify_all();
+        self.news.notify_one();
     }
 
     fn act(&self, action: Action, buffer: &mut AlignedBuffer) {
@@ -221,8 +226,15 @@ impl Shared {
         }
     }
 
-    /// Unpacks a chunk and writes it to all its places.
+    /// Keeps a chunk for others, unpacks it and writes it to all its places.
     fn write(&self, job: Job, codec: &mut ChunkCodec, buffer: AlignedBuffer) -> AlignedBuffer {
+        let result = keep_for_others(job.slab.as_ref(), &job.arrived);
+        let is_kept = result.is_ok();
+        // nobody waits for the word when the program ends
+        let _ = job.kept.send(result);
+        if !is_kept {
+            return buffer;
+        }
         match job.arrived {
             Arrived::Object(object) => match object.unpack(codec, buffer) {
                 Ok(chunk) => {
@@ -258,7 +270,7 @@ impl Shared {
             }
             own
         };
-        self.news.notify_all();
+        self.news.notify_one();
         let Some((step, pieces)) = own else { return };
         let written = pieces.iter().try_for_each(|piece| {
             self.target.write(
@@ -267,6 +279,17 @@ impl Shared {
             )
         });
         self.done(step, written);
+    }
+}
+
+/// A full slab costs the others a source, not this machine its image.
+fn keep_for_others(slab: Option<&Slab>, arrived: &Arrived) -> Result<(), KeepError> {
+    match (slab, arrived) {
+        (Some(slab), Arrived::Object(object)) => match slab.keep(object) {
+            Err(KeepError::Full { .. }) => Ok(()),
+            result => result,
+        },
+        _ => Ok(()),
     }
 }
 
@@ -324,28 +347,32 @@ impl ChunkKeeper for AgentKeeper {
         chunk: ChunkId,
         arrived: Arrived,
         permit: OwnedSemaphorePermit,
-    ) -> Result<(), KeepError> {
+        kept: Kept,
+    ) {
         let digest = manifest.digest();
         let slab = self.parts().slab.clone();
-        if let Arrived::Object(object) = &arrived {
-            match &slab {
-                // a full slab costs the others a source, not this machine its image
-                Some(slab) => match slab.keep(object) {
-                    Ok(()) | Err(KeepError::Full { .. }) => {}
-                    Err(error) => return Err(error),
-                },
-                None if self.writer(&digest).is_none() => {
-                    self.parts()
-                        .held
-                        .insert((digest, chunk), object.bytes().clone());
-                }
-                None => {}
-            }
-        }
         if let Some(writer) = self.writer(&digest) {
-            writer.push(chunk, arrived, permit);
+            writer.push(Job {
+                chunk,
+                arrived,
+                slab,
+                _permit: permit,
+                kept,
+            });
+            return;
         }
-        Ok(())
+        if slab.is_some() {
+            tokio::task::spawn_blocking(move || {
+                let _ = kept.send(keep_for_others(slab.as_ref(), &arrived));
+                drop(permit);
+            });
+            return;
+        }
+        if let Arrived::Object(object) = &arrived {
+            let bytes = object.bytes().clone();
+            self.parts().held.insert((digest, chunk), bytes);
+        }
+        let _ = kept.send(Ok(()));
     }
 
     fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool {

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use image_format::{ChunkId, Form, Manifest};
 use peer_cache_node::{
-    Arrived, ChunkKeeper, Event, Identity, PeerCache, PeerCacheConfig, Role, Site, slab::KeepError,
+    Arrived, ChunkKeeper, Event, Identity, Kept, PeerCache, PeerCacheConfig, Role, Site,
 };
 use peer_cache_proto::{
     machine::MachineFacts,
@@ -35,7 +35,8 @@ impl ChunkKeeper for LyingKeeper {
         chunk: ChunkId,
         arrived: Arrived,
         _: OwnedSemaphorePermit,
-    ) -> Result<(), KeepError> {
+        word: Kept,
+    ) {
         if let Arrived::Object(object) = arrived {
             let mut wrong = object.bytes().to_vec();
             for part in wrong.chunks_mut(image_format::PART_BYTES) {
@@ -44,7 +45,7 @@ impl ChunkKeeper for LyingKeeper {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             kept.insert((manifest.digest(), chunk), wrong.into());
         }
-        Ok(())
+        let _ = word.send(Ok(()));
     }
 
     fn holds(&self, _: &Verified<Manifest>, _: ChunkId) -> bool {

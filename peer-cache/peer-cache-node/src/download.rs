@@ -11,7 +11,7 @@ use peer_cache_proto::{
     wire::{ANSWER_BYTES, Answer, Ask, Frame, PART_ANSWER_BYTES_MAX, Request},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -297,8 +297,8 @@ impl Running {
 /// One request to a peer: ask, read the answer to its end, check it, pass it on or keep it. `None` when a source has given
 /// out everything once.
 async fn fetch(
-    shared: &Shared,
-    share: &Share,
+    shared: &Arc<Shared>,
+    share: &Arc<Share>,
     peer: &Peer,
     id: RequestId,
     want: Want,
@@ -359,7 +359,9 @@ async fn fetch(
                 Some(permit) => permit,
                 None => acquire(share).await?,
             };
-            keep(shared, share, chunk, rebuilt, permit).map_err(|()| Failure::Broken)?;
+            keep(shared, share, chunk, rebuilt, permit)
+                .await
+                .map_err(|()| Failure::Broken)?;
             let _ = events.send(SwarmEvent::Local { chunk }).await;
         }
         Form::Delta => return Err(Failure::Missing),
@@ -396,8 +398,8 @@ async fn read_to_the_end(recv: &mut quinn::RecvStream, bytes: usize) -> Result<V
 
 /// A part can be passed on from now on; with the last one the object goes to the medium.
 async fn take_part(
-    shared: &Shared,
-    share: &Share,
+    shared: &Arc<Shared>,
+    share: &Arc<Share>,
     (chunk, record): (ChunkId, &ChunkRecord),
     (id, part): (PartId, VerifiedPart),
     room: Option<OwnedSemaphorePermit>,
@@ -407,11 +409,8 @@ async fn take_part(
         match share.add((chunk, record), (id, part), room.take()) {
             Added::Part => return Ok(()),
             Added::Whole(object, permit) => {
-                let kept = keep(shared, share, chunk, Arrived::Object(object), permit);
-                return kept.map_err(|()| {
-                    share.drop_arriving(chunk);
-                    Failure::Broken
-                });
+                let kept = keep(shared, share, chunk, Arrived::Object(object), permit).await;
+                return kept.map_err(|()| Failure::Broken);
             }
             // it was whole and lost again since room was asked for
             Added::NoRoom(back) => {
@@ -427,25 +426,37 @@ fn invalid(peer: &Peer, error: &image_format::InvalidChunkError) -> Failure {
     Failure::Invalid
 }
 
-pub(crate) fn keep(
-    shared: &Shared,
-    share: &Share,
+/// Hands a chunk to the keeper; when it can be opened, it is held. Goes to its end even if whoever asked is cancelled.
+pub(crate) async fn keep(
+    shared: &Arc<Shared>,
+    share: &Arc<Share>,
     chunk: ChunkId,
     arrived: Arrived,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<(), ()> {
-    match shared.keeper.keep(&share.manifest, chunk, arrived, permit) {
-        Ok(()) => {
-            share.hold(chunk);
-            Ok(())
+    let (kept, word) = oneshot::channel();
+    shared
+        .keeper
+        .keep(&share.manifest, chunk, arrived, permit, kept);
+    let (shared, share) = (shared.clone(), share.clone());
+    let end = tokio::spawn(async move {
+        match word.await {
+            Ok(Ok(())) => {
+                share.hold(chunk);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                let reason = error.to_string();
+                tracing::error!(%error, "an object could not be kept");
+                shared.emit(Event::KeepFailed { reason });
+                share.drop_arriving(chunk);
+                Err(())
+            }
+            // the program ends
+            Err(_) => Err(()),
         }
-        Err(error) => {
-            let reason = error.to_string();
-            tracing::error!(%error, "an object could not be kept");
-            shared.emit(Event::KeepFailed { reason });
-            Err(())
-        }
-    }
+    });
+    end.await.unwrap_or(Err(()))
 }
 
 impl Shared {

@@ -213,6 +213,7 @@ impl Leg {
                 Ok(object) => {
                     let arrived = Arrived::Object(object);
                     return keep(&self.shared, &self.share, chunk, arrived, permit)
+                        .await
                         .map_err(|()| unreachable(std::io::ErrorKind::StorageFull.into()));
                 }
                 Err(error) => wrong = error.to_string(),

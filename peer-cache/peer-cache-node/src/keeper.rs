@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use image_format::{ChunkId, ChunkRecord, Form, Manifest, VerifiedChunk, VerifiedObject};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use trust_format::Verified;
 
 use crate::slab::{KeepError, Slab};
@@ -26,20 +26,22 @@ impl Arrived {
     }
 }
 
+/// Takes the word that a chunk can be opened from now on, or that it could not be kept. Dropped, it says that the program
+/// ends.
+pub type Kept = oneshot::Sender<Result<(), KeepError>>;
+
 /// Keeps what arrives and opens what is asked for: the slab of a node, slab and disk of an agent.
 pub trait ChunkKeeper: Send + Sync + 'static {
-    /// Takes a chunk. When it returns, the chunk can be opened. The permit is one of a bounded number of chunks in
-    /// memory: it is dropped when the chunk is where it belongs.
-    ///
-    /// # Errors
-    /// [`KeepError`]: the download stops.
+    /// Takes a chunk, and says by `kept` when it can be opened. Does not wait for the medium: it is called where packets
+    /// are read. The permit is one of a bounded number of chunks in memory: it is dropped when the chunk is where it belongs.
     fn keep(
         &self,
         manifest: &Verified<Manifest>,
         chunk: ChunkId,
         arrived: Arrived,
         permit: OwnedSemaphorePermit,
-    ) -> Result<(), KeepError>;
+        kept: Kept,
+    );
 
     /// Whether a chunk can be opened.
     fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool;
@@ -71,13 +73,20 @@ impl ChunkKeeper for Slab {
         _: &Verified<Manifest>,
         _: ChunkId,
         arrived: Arrived,
-        _permit: OwnedSemaphorePermit,
-    ) -> Result<(), KeepError> {
-        match arrived {
-            Arrived::Object(object) => Self::keep(self, &object),
-            // what a node has no object for it does not offer; the object comes from another peer or from HQ
-            Arrived::Rebuilt(_) => Ok(()),
-        }
+        permit: OwnedSemaphorePermit,
+        kept: Kept,
+    ) {
+        let slab = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let result = match arrived {
+                Arrived::Object(object) => Self::keep(&slab, &object),
+                // what a node has no object for it does not offer; the object comes from another peer or from HQ
+                Arrived::Rebuilt(_) => Ok(()),
+            };
+            drop(permit);
+            // who asked is gone when the program ends
+            let _ = kept.send(result);
+        });
     }
 
     fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool {

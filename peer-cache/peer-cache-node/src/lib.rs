@@ -40,7 +40,7 @@ use trust_format::{Digest, Document, MachineId, PublicKey, Verified};
 pub use durable::write_durably;
 pub use endpoint::crypto_provider;
 pub use identity::{Identity, OpenIdentityError, key_of_spki};
-pub use keeper::{Arrived, ChunkKeeper};
+pub use keeper::{Arrived, ChunkKeeper, Kept};
 pub use origin::{BoxFuture, FetchObjectError, HolderView, Lease, LeaseError, Origin};
 pub use session::ConnectError;
 pub use site::{AcceptManifestError, Learned, Site};

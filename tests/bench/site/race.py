@@ -5,6 +5,7 @@ Holds the start, the finish and the comparison of copies; never what a program's
 import contextlib
 import dataclasses
 import fcntl
+import os
 import signal
 import subprocess
 import tempfile
@@ -107,5 +108,5 @@ def end(programs):
 def compare(original, receivers):
     """The clock has stopped; a copy that is not the original makes the whole measurement void."""
     for receiver in receivers:
-        if subprocess.run(["cmp", "-s", original, receiver.copy]).returncode:
+        if subprocess.run(["cmp", "-s", "-n", str(os.path.getsize(original)), original, receiver.copy]).returncode:
             raise SystemExit(f"site: {receiver.copy} is not a copy of {original}:\n{text(receiver.log)[-2000:]}")
