@@ -88,6 +88,7 @@ fn main() -> ExitCode {
         .init();
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(peer_cache_node::network_threads())
         .enable_all()
         .build();
     let outcome = match runtime {

@@ -214,11 +214,15 @@ fn hear(shared: &Shared, bytes: &[u8], from: SocketAddr) {
 }
 
 impl Shared {
-    /// Remembers where a peer may be.
+    /// Remembers where a peer may be. A new one is dialled at once.
     pub(crate) fn know(&self, key: PublicKey, address: SocketAddr) {
         let mut known = lock(&self.known);
         if known.len() < crate::shared::CONNECTIONS_MAX || known.contains_key(&key) {
-            known.insert(key, address);
+            let is_news = known.insert(key, address).is_none();
+            drop(known);
+            if is_news {
+                self.heard_of_peers.notify_one();
+            }
         }
     }
 }
@@ -235,7 +239,10 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(DIAL_EVERY);
     let me = shared.identity.public();
     loop {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            () = shared.heard_of_peers.notified() => {}
+        }
         let connected: Vec<PublicKey> = shared.peers().iter().map(|p| p.key).collect();
         let known = lock(&shared.known).clone();
         attempts.retain(|key, _| known.contains_key(key) && !connected.contains(key));

@@ -38,7 +38,7 @@ use tokio::sync::{mpsc, watch};
 use trust_format::{Digest, Document, MachineId, PublicKey, Verified};
 
 pub use durable::write_durably;
-pub use endpoint::crypto_provider;
+pub use endpoint::{crypto_provider, network_threads};
 pub use identity::{Identity, OpenIdentityError, key_of_spki};
 pub use keeper::{Arrived, ChunkKeeper, Kept};
 pub use origin::{BoxFuture, FetchObjectError, HolderView, Lease, LeaseError, Origin};

@@ -12,7 +12,7 @@ use peer_cache_proto::{
     wire::{Answer, Ask, REQUEST_BYTES, Request},
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -25,6 +25,11 @@ use crate::{
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// How long a request for the next part waits for one to come over the WAN.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
+/// Answers that are sent side by side. What is sent alone arrives sooner, and is passed on sooner; with too few the link
+/// stands still between them.
+const TURNS: usize = 4;
+/// An answer that takes longer, over a slow link, lets the next one begin.
+const TURN: Duration = Duration::from_millis(60);
 const ANSWER_PRIORITY: i32 = 0;
 
 /// Takes request streams until the connection ends. QUIC's limit on open streams bounds how many are served at once.
@@ -54,22 +59,41 @@ async fn serve(
         false => Answered::nothing(Answer::Refused),
         true => answer(shared, peer, &request, &mut send).await,
     };
-    let since = Instant::now();
+    let (since, turn) = match &answered.upload {
+        Some(upload) => (Instant::now(), upload.turn().await),
+        None => (Instant::now(), None),
+    };
     send.write_all(&answered.head.to_bytes()).await?;
     send.write_chunk(answered.body).await?;
     send.finish()?;
     if answered.upload.is_some() {
         // it is sent when it is acknowledged: what was written may still be in the send buffer
-        let _ = timeout_at(since + UPLOAD_COUNTS_FOR, send.stopped()).await;
+        let stopped = send.stopped();
+        tokio::pin!(stopped);
+        if timeout(TURN, &mut stopped).await.is_err() {
+            drop(turn);
+            let _ = timeout_at(since + UPLOAD_COUNTS_FOR, stopped).await;
+        }
     }
     Ok(())
 }
 
 /// Counts the answers that are on their way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Uploads {
     count: Mutex<usize>,
     ended: Notify,
+    turns: Semaphore,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            count: Mutex::default(),
+            ended: Notify::new(),
+            turns: Semaphore::new(TURNS),
+        }
+    }
 }
 
 impl Uploads {
@@ -95,6 +119,13 @@ impl Uploads {
 
 /// One answer on its way.
 struct Upload(Arc<Uploads>);
+
+impl Upload {
+    /// Waits until few enough are being sent.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.turns.acquire().await.ok()
+    }
+}
 
 impl Drop for Upload {
     fn drop(&mut self) {

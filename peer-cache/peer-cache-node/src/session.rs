@@ -378,10 +378,9 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             }
         }
         Frame::Peers(hints) if served => {
-            let mut known = lock(&shared.known);
             for hint in hints {
-                if let (Ok(address), true) = (hint.address.parse(), known.len() < CONNECTIONS_MAX) {
-                    known.insert(hint.key, address);
+                if let Ok(address) = hint.address.parse() {
+                    shared.know(hint.key, address);
                 }
             }
         }

@@ -18,7 +18,7 @@ use peer_cache_proto::{
     machine::MachineFacts,
     wire::{AdmissionAnswer, Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use trust_format::{
     CheckedNode, Digest, Grade, MachineId, NodeCertificate, PublicKey, Ticket, Verified,
     check_ticket, peek, ticket_life,
@@ -116,6 +116,8 @@ pub(crate) struct Shared {
     pub(crate) shares: Mutex<BTreeMap<Digest, Arc<Share>>>,
     pub(crate) peers: Mutex<BTreeMap<PeerId, Arc<Peer>>>,
     pub(crate) known: Mutex<BTreeMap<PublicKey, SocketAddr>>,
+    /// Something new is in `known`.
+    pub(crate) heard_of_peers: Notify,
     pub(crate) clocks: Mutex<IssuerClocks>,
     pub(crate) accused: Mutex<BTreeMap<PublicKey, Instant>>,
     pub(crate) events: mpsc::Sender<Event>,
@@ -161,6 +163,7 @@ impl Shared {
             shares: Mutex::default(),
             peers: Mutex::default(),
             known: Mutex::default(),
+            heard_of_peers: Notify::new(),
             clocks: Mutex::default(),
             accused: Mutex::default(),
             events,

@@ -10,7 +10,7 @@ use crate::PeerId;
 const UPLOADS_MAX: usize = 16;
 const UPLOADS_MIN: usize = 6;
 /// The same in a store of a certain size: what all peers may ask of one that they share their requests among.
-const UPLOADS_SHARED: usize = 64;
+const UPLOADS_SHARED: usize = 128;
 /// An answer that takes longer than this does not count any more: a slow asker keeps nobody waiting.
 pub const UPLOAD_COUNTS_FOR: Duration = Duration::from_millis(250);
 

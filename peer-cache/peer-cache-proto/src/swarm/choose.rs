@@ -6,7 +6,7 @@ use super::*;
 const WINDOW_MIN: usize = 1;
 /// Requests in flight that keep a link full, shared among the peers. What is beyond only queues at the link, and each part
 /// that queues when the source has given out everything is part of the tail.
-const FLIGHTS_ENOUGH: usize = 12;
+const FLIGHTS_ENOUGH: usize = 16;
 /// Requests in flight to all peers together.
 const FLIGHTS_MAX: usize = 48;
 /// A part younger in flight than this is never asked for twice.
