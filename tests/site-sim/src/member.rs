@@ -97,6 +97,8 @@ pub(crate) struct Member {
     pub(crate) is_source: bool,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) links: BTreeMap<PeerId, Link>,
+    /// Whether some request waits in one of them.
+    pub(crate) has_waiting: bool,
     /// Whom a beacon or a hint named, and where it may be; at `None` nobody is.
     pub(crate) known: BTreeMap<usize, Option<usize>>,
     pub(crate) clocks: IssuerClocks,
@@ -165,6 +167,7 @@ impl Member {
             is_source: false,
             fetch: None,
             links: BTreeMap::new(),
+            has_waiting: false,
             known: BTreeMap::new(),
             clocks: IssuerClocks::default(),
             behind: BTreeMap::new(),

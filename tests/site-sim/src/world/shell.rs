@@ -19,12 +19,16 @@ impl World {
                     if let Some(end) = self.members[member].links.get_mut(&link) {
                         end.waiting.push(request);
                     }
+                    self.members[member].has_waiting = true;
                 }
             },
         }
     }
 
     pub(crate) fn serve_waiting(&mut self, member: usize) {
+        if !std::mem::take(&mut self.members[member].has_waiting) {
+            return;
+        }
         let links = self.members[member].links.iter_mut();
         let waiting: Vec<(PeerId, RequestId)> = links
             .flat_map(|(link, end)| end.waiting.drain(..).map(|r| (*link, r)))
