@@ -299,12 +299,13 @@ def beside(name):
 
 def bench_site(keys, quick):
     """A store's network, and its WAN; `keys` is `site` for all, or some of them."""
-    site, wan = beside("site"), beside("wan")
-    of_network = [k for k in keys if k not in wan.KEYS]
+    site, beside_it = beside("site"), [beside("wan"), beside("sim")]
+    of_network = [k for k in keys if all(k not in part.KEYS for part in beside_it)]
     rows = site.rows(of_network, quick) if of_network else []
-    for row in wan.rows(wan.KEYS if "site" in keys else [k for k in keys if k in wan.KEYS]):
-        show(row)
-        rows.append(row)
+    for part in beside_it:
+        for row in part.rows(part.KEYS if "site" in keys else [k for k in keys if k in part.KEYS]):
+            show(row)
+            rows.append(row)
     return rows
 
 

@@ -20,6 +20,8 @@ use crate::{
 
 /// How often the view of the store's nodes is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A fetch that neighbours can shorten by so many chunks begins anew: what is on its way from the origin is lost then.
+const SHORTER_BY_MIN: usize = 8;
 
 /// What the shell has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub struct Download {
     election: Option<Election>,
     candidates: BTreeSet<PublicKey>,
     is_fetching: bool,
+    /// What the origin was asked for last.
+    wanted: Vec<ChunkId>,
     next_look: Duration,
     actions: VecDeque<Action>,
 }
@@ -71,6 +75,7 @@ impl Download {
             election: stands.map(|(me, rank)| Election::new(now, me, rank)),
             candidates: BTreeSet::new(),
             is_fetching: false,
+            wanted: Vec::new(),
             next_look: now,
             actions: VecDeque::new(),
         }
@@ -215,10 +220,18 @@ impl Download {
     }
 
     fn look(&mut self, now: Duration) {
+        if self.election.is_none() {
+            return;
+        }
+        let unavailable = self.swarm.unavailable();
+        let is_missing = !unavailable.is_empty();
+        if self.is_fetching && self.is_shorter_by_now(unavailable) {
+            self.is_fetching = false;
+            self.actions.push_back(Action::StopFetching);
+        }
         let Some(election) = &mut self.election else {
             return;
         };
-        let is_missing = !self.swarm.unavailable().is_empty();
         let term = election.fetching();
         if term.is_some() && !self.is_fetching && !is_missing {
             // what is left is in flight from neighbours
@@ -236,9 +249,22 @@ impl Download {
         }
     }
 
+    /// Whether neighbours hold much of what the origin was asked for: a node that begins to fetch a moment before its first
+    /// connection would bring the whole version over the WAN once more.
+    fn is_shorter_by_now(&self, unavailable: Vec<PartId>) -> bool {
+        let lacks = |chunk: &&ChunkId| self.table.parts_of(**chunk).any(|p| !self.swarm.holds(p));
+        let lacking = self.wanted.iter().filter(lacks).count();
+        let of_origin = self.table.chunks_of(unavailable).len();
+        match of_origin {
+            0 => lacking > 0,
+            _ => lacking >= of_origin + SHORTER_BY_MIN,
+        }
+    }
+
     fn fetch(&mut self, term: u64) {
         self.is_fetching = true;
-        let wanted = self.table.chunks_of(self.swarm.unavailable());
+        self.wanted = self.table.chunks_of(self.swarm.unavailable());
+        let wanted = self.wanted.clone();
         self.actions.push_back(Action::Fetch { term, wanted });
     }
 }

@@ -1,168 +1,52 @@
-//! The clock, the network, HQ, and the members' shells.
+//! The clock, the members, and what happens to them.
 
-mod hq;
+mod air;
+mod fetching;
 mod invariants;
+mod landing;
 mod network;
 mod shell;
+mod trouble;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use image_format::{ChunkId, PART_BYTES, PartId, PartTable, part_count};
+use image_format::{ChunkId, PartId, PartTable, part_count};
 use peer_cache_proto::{
     PeerId,
     download::{Action, LOOK_EVERY},
     duty::{Give, UPLOAD_COUNTS_FOR},
-    election::DEADLINE,
     swarm::{self, Failure, PeerKind, RequestId, Want},
 };
 
+use web_api::{WanBudget, WanWindow};
+
 use crate::{
     faults::{self, Fault},
-    member::{Fetch, Link, Member},
+    hq::{Answer, Hq},
+    member::{Fetch, Link, Member, Stalled},
+    plan::{Plan, Summary, Violation},
+    queue::Queue,
     random::Random,
 };
+use air::Air;
 
 /// A connection whose other end says nothing is given up after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A lost packet is sent again after about this long.
 const RESEND_AFTER: Duration = Duration::from_millis(30);
-/// How long the fetcher waits for an HQ that cannot be reached.
-const HQ_WITHIN: Duration = Duration::from_secs(1);
 /// Between two members that can hear each other and have no connection.
 const DIAL_EVERY: Duration = Duration::from_millis(500);
 /// When all faults are over, everybody has this long to finish.
-const FINISH_WITHIN: Duration = Duration::from_secs(180);
-/// A slow link has this fraction of the rate.
-const SLOWER: u64 = 20;
-/// No run of a small store does more: a loop without progress is found here.
-const EVENTS_MAX: u64 = 3_000_000;
-/// Copies of a part that a member may have asked for at once.
-const COPIES_MAX: usize = 2;
+const FINISH_WITHIN: Duration = Duration::from_secs(240);
+/// One store in so many has a budget by time of day.
+const BUDGET_ONE_IN: u64 = 3;
 
-/// What is simulated.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    /// The run.
-    pub seed: u64,
-    /// Nodes, which may fetch over the WAN.
-    pub nodes: usize,
-    /// Agents, which may not.
-    pub agents: usize,
-    /// Chunks of the version.
-    pub chunks: u32,
-    /// Of each chunk's object.
-    pub object_bytes: u32,
-    /// Of each member's link, both ways.
-    pub mbit: u64,
-    /// Of the WAN.
-    pub wan_mbit: u64,
-    /// Whether anything goes wrong.
-    pub faults: bool,
-    /// Whether the first node has everything from the start, and all start in the same moment.
-    pub is_seeded: bool,
-}
-
-impl Plan {
-    /// A store of a few machines whose sizes follow from the seed.
-    #[must_use]
-    pub fn of_seed(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x5e_ed);
-        Self {
-            seed,
-            nodes: 1 + random.index(3),
-            agents: 1 + random.index(5),
-            chunks: 20 + u32::try_from(random.below(60)).unwrap_or(0),
-            object_bytes: 300_000,
-            mbit: 200,
-            wan_mbit: 50,
-            faults: true,
-            is_seeded: false,
-        }
-    }
-
-    /// A store of one node that has a version and machines that all want it at once, on links of 200 Mbit/s.
-    #[must_use]
-    pub fn of_machines(machines: usize, chunks: u32) -> Self {
-        Self {
-            seed: 1,
-            nodes: 1,
-            agents: machines,
-            chunks,
-            object_bytes: 300_000,
-            mbit: 200,
-            wan_mbit: 50,
-            faults: false,
-            is_seeded: true,
-        }
-    }
-
-    /// The version's bytes at the rate of a link: nobody is done sooner.
-    #[must_use]
-    pub fn bound_seconds(&self) -> f64 {
-        f64::from(self.chunks) * f64::from(self.object_bytes) / (self.mbit as f64 * 125_000.0)
-    }
-
-    /// A loop without progress does more; so does a store of hundreds, where each part is announced to all.
-    fn events_max(&self) -> u64 {
-        let members = (self.nodes + self.agents) as u64;
-        let parts = u64::from(self.chunks) * u64::from(part_count(self.object_bytes));
-        EVENTS_MAX.max(parts * members * members * 2)
-    }
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
-    /// When the last member was whole.
-    pub seconds: u64,
-    /// Milliseconds of the same.
-    pub millis: u64,
-    /// Objects that HQ sent.
-    pub wan_objects: u64,
-    /// Bytes of objects that the members sent to each other.
-    pub lan_bytes: u64,
-    /// What the first node sent, as copies of the version.
-    pub source_copies: f64,
-    /// Chunks of the version.
-    pub chunks: u32,
-    /// Events of the run.
-    pub events: u64,
-}
-
-/// What must not be, and when it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation {
-    /// The invariant.
-    pub what: String,
-    /// By the virtual clock.
-    pub at: Duration,
-    /// The run.
-    pub seed: u64,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} at {:.3} s; again: cargo run -p site-sim -- --seed {} --verbose",
-            self.what,
-            self.at.as_secs_f64(),
-            self.seed
-        )
-    }
-}
-
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Message {
     Joined {
         is_source: bool,
     },
-    Have(Vec<PartId>),
+    Have(Arc<[PartId]>),
     Ask(RequestId, Want),
     /// The head of an answer to [`Want::Next`], ahead of its bytes.
     Assigned(RequestId, PartId),
@@ -202,28 +86,58 @@ enum Event {
     GiveUp {
         link: PeerId,
     },
-    Fetched {
+    Landed {
         member: usize,
         boot: u64,
-        fetch: u64,
         chunk: ChunkId,
     },
-    FetchFailed {
+    /// Something about a fetch over the WAN.
+    Wan {
         member: usize,
         boot: u64,
         fetch: u64,
+        what: Wan,
     },
+    /// A node tells HQ that it lives.
+    Report {
+        member: usize,
+        boot: u64,
+    },
+    /// A member's beacon is due.
+    Beacon {
+        member: usize,
+        boot: u64,
+    },
+    /// A beacon arrives.
+    Heard {
+        member: usize,
+        beacon: Arc<air::Sent>,
+    },
+    /// Somebody sends old beacons.
+    Replay,
     Fault(Fault),
     Back {
         member: usize,
     },
+    Unpause,
     Heal,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Lease {
-    holder: usize,
-    renewed: Duration,
+enum Wan {
+    Answered(Answer),
+    /// Is the holder connected by now?
+    Look {
+        holder: trust_format::PublicKey,
+        finished: bool,
+        until: Duration,
+    },
+    /// On with it.
+    Next,
+    Came(ChunkId),
+    Failed,
+    /// The fetcher says now and then that it goes on.
+    GoesOn,
 }
 
 /// Runs a plan to its end.
@@ -242,52 +156,82 @@ struct World {
     random: Random,
     now: Duration,
     events: u64,
-    queue: BTreeMap<(Duration, u64), Event>,
-    queued: u64,
+    queue: Queue<Event>,
     members: Vec<Member>,
-    /// Both ends of each connection.
-    ends: BTreeMap<PeerId, (usize, usize)>,
-    next_link: u64,
-    /// When the last frame of a connection comes to an end of it.
-    last_frame: BTreeMap<(PeerId, usize), Duration>,
-    /// Members below do not hear those from it on.
-    cut_at: Option<usize>,
-    partition_until: Duration,
+    /// Both ends of each connection, by its number.
+    ends: Vec<Option<(usize, usize)>>,
+    /// When the last frame of a connection comes to its first and to its second end.
+    last_frame: Vec<[Duration; 2]>,
+    /// Whether two members are connected, by both numbers.
+    linked: Vec<bool>,
+    air: Air,
+    /// Members below do not hear those from it on, until then.
+    walls: Vec<(usize, Duration)>,
+    noise_until: Duration,
     wan_cut_until: Duration,
-    lease: Option<Lease>,
+    wan_paused_until: Duration,
+    hq: Hq,
     fetches: u64,
-    wan_objects: u64,
+    /// How often each chunk came over the WAN.
+    landings: Vec<u32>,
+    /// Whether something happened after which an object may come over the WAN again.
+    may_repeat_objects: bool,
+    /// Since when two members fetch side by side although they are connected.
+    rivals: BTreeMap<(usize, usize), Duration>,
     faults_end: Duration,
     violation: Option<String>,
 }
 
 impl World {
     fn new(plan: Plan, verbose: bool) -> Self {
-        let rate = plan.mbit * 125_000;
         let counts = (0..plan.chunks).map(|_| part_count(plan.object_bytes));
         let table = Arc::new(PartTable::of_counts(counts));
-        let members = (0u8..)
-            .zip(0..plan.nodes + plan.agents)
-            .map(|(number, at)| Member::new(number, at < plan.nodes, &table, rate))
+        let count = plan.members();
+        let members: Vec<Member> = (0..count)
+            .map(|at| Member::new(at, at < plan.nodes, &table, plan.link_bytes_per_second))
             .collect();
+        let mut random = Random::new(plan.seed);
+        let has_budget = plan.faults && random.one_in(BUDGET_ONE_IN);
+        let mut half_a_day = |from_minute, to_minute| WanWindow {
+            from_minute,
+            to_minute,
+            bytes_per_second: Some(1_000_000 * (1 + random.below(4))),
+        };
+        let windows = match has_budget {
+            true => vec![half_a_day(0, 720), half_a_day(720, 0)],
+            false => Vec::new(),
+        };
+        let budget = WanBudget {
+            windows,
+            utc_offset_minutes: 0,
+        };
+        // half of them begin a minute or less before a window ends
+        let minute = [719, 1439, 100, 900][random.index(4)];
         Self {
             plan,
             verbose,
-            random: Random::new(plan.seed),
+            random,
             now: Duration::ZERO,
             events: 0,
-            queue: BTreeMap::new(),
-            queued: 0,
+            queue: Queue::new(),
+            air: Air::new(),
             members,
-            ends: BTreeMap::new(),
-            next_link: 1,
-            last_frame: BTreeMap::new(),
-            cut_at: None,
-            partition_until: Duration::ZERO,
+            ends: vec![None],
+            last_frame: vec![[Duration::ZERO; 2]],
+            linked: vec![false; count * count],
+            walls: plan
+                .wall
+                .map(|at| (at, Duration::MAX))
+                .into_iter()
+                .collect(),
+            noise_until: Duration::ZERO,
             wan_cut_until: Duration::ZERO,
-            lease: None,
+            wan_paused_until: Duration::ZERO,
+            hq: Hq::new(budget, minute),
             fetches: 0,
-            wan_objects: 0,
+            landings: vec![0; plan.chunks as usize],
+            may_repeat_objects: plan.wall.is_some(),
+            rivals: BTreeMap::new(),
             faults_end: Duration::ZERO,
             violation: None,
         }
@@ -295,7 +239,7 @@ impl World {
 
     fn begin(&mut self) {
         if self.plan.is_seeded {
-            self.members[0].held.fill(true);
+            self.members[0].fill();
         }
         for member in 0..self.members.len() {
             // most in the same second, some late
@@ -310,14 +254,7 @@ impl World {
         if self.plan.faults {
             for (at, fault) in faults::draw(&mut self.random, self.members.len()) {
                 self.at(at, Event::Fault(fault));
-                let lasts = match fault {
-                    Fault::Crash { back_after, .. } => back_after,
-                    Fault::Pause { time, .. }
-                    | Fault::Partition { time, .. }
-                    | Fault::WanCut { time } => time,
-                    Fault::Slow { .. } | Fault::Liar { .. } => Duration::ZERO,
-                };
-                self.faults_end = self.faults_end.max(at + lasts);
+                self.faults_end = self.faults_end.max(at + fault.lasts());
             }
         }
         self.at(self.faults_end, Event::Heal);
@@ -325,8 +262,7 @@ impl World {
     }
 
     fn at(&mut self, at: Duration, event: Event) {
-        self.queued += 1;
-        self.queue.insert((at.max(self.now), self.queued), event);
+        self.queue.plan(at.max(self.now), event);
     }
 
     fn after(&mut self, time: Duration, event: Event) {
@@ -342,10 +278,11 @@ impl World {
     }
 
     fn run(mut self) -> Result<Summary, Violation> {
-        while let Some(((at, _), event)) = self.queue.pop_first() {
+        let events_max = self.plan.events_max();
+        while let Some((at, event)) = self.queue.next() {
             self.now = at;
             self.events += 1;
-            if self.events > self.plan.events_max() {
+            if self.events > events_max {
                 return Err(self.violate("no end: too many events"));
             }
             if let Some(later) = self.paused(&event) {
@@ -356,27 +293,46 @@ impl World {
                 eprintln!("{:9.3} {event:?}", self.now.as_secs_f64());
             }
             self.handle(event);
+            self.invariant_one_fetcher();
             if let Some(what) = self.violation.take() {
                 return Err(self.violate(what));
             }
             if self.is_done() {
-                return Ok(self.summary());
+                self.invariant_wan_bill();
+                return match self.violation.take() {
+                    Some(what) => Err(self.violate(what)),
+                    None => Ok(self.summary()),
+                };
             }
-            if self.now > self.faults_end + FINISH_WITHIN {
+            if self.now > self.faults_end + self.finish_within() {
                 return Err(self.violate(self.who_is_missing()));
             }
         }
         Err(self.violate("the world stood still"))
     }
 
+    /// What is large takes its time when nothing goes wrong, too.
+    fn finish_within(&self) -> Duration {
+        let bytes = u64::from(self.plan.chunks) * u64::from(self.plan.object_bytes);
+        let rate = self
+            .plan
+            .link_bytes_per_second
+            .min(self.plan.wan_bytes_per_second);
+        let on_disk = self.plan.landing.map_or(0, |l| {
+            u64::from(self.plan.chunks) * u64::from(l.chunk_bytes) * u64::from(l.passes)
+                / l.disk_bytes_per_second
+        });
+        FINISH_WITHIN + Duration::from_secs(4 * (bytes / rate + on_disk))
+    }
+
     fn is_done(&self) -> bool {
-        let whole = |m: &Member| m.is_alive && m.is_whole() || m.is_liar;
-        self.now >= self.faults_end && self.members.iter().all(whole)
+        let done = |m: &Member| m.is_done() || m.is_liar;
+        self.now >= self.faults_end && self.members.iter().rev().all(done)
     }
 
     fn who_is_missing(&self) -> String {
         let missing: Vec<String> = (0..self.members.len())
-            .filter(|m| !self.members[*m].is_whole())
+            .filter(|m| !self.members[*m].is_done())
             .map(|m| format!("{m} holds {}", self.members[m].whole_chunks().len()))
             .collect();
         format!(
@@ -388,14 +344,15 @@ impl World {
 
     fn summary(&self) -> Summary {
         let end = self.members.iter().filter_map(|m| m.finished_at).max();
-        let millis = u64::try_from(end.unwrap_or_default().as_millis()).unwrap_or(0);
+        let object_bytes = f64::from(self.plan.object_bytes);
         Summary {
-            seconds: millis / 1000,
-            millis,
-            wan_objects: self.wan_objects,
+            millis: u64::try_from(end.unwrap_or_default().as_millis()).unwrap_or(0),
+            wan_objects: self.hq.account.main,
+            island_objects: self.hq.account.islands,
+            wan_cut: self.hq.account.cut,
             source_copies: self.members[0].sent_bytes as f64
                 / f64::from(self.plan.chunks)
-                / f64::from(self.plan.object_bytes),
+                / object_bytes,
             lan_bytes: self.members.iter().map(|m| m.sent_bytes).sum(),
             chunks: self.plan.chunks,
             events: self.events,
@@ -407,18 +364,28 @@ impl World {
         let member = match event {
             Event::Deliver { to, .. } => *to,
             Event::Wake { member, .. }
-            | Event::Fetched { member, .. }
-            | Event::FetchFailed { member, .. } => *member,
+            | Event::Wan { member, .. }
+            | Event::Landed { member, .. }
+            | Event::Report { member, .. }
+            | Event::Beacon { member, .. }
+            | Event::Heard { member, .. } => *member,
             Event::Sent { .. }
             | Event::Uploaded { .. }
             | Event::Dial
             | Event::GiveUp { .. }
+            | Event::Replay
             | Event::Fault(_)
             | Event::Back { .. }
+            | Event::Unpause
             | Event::Heal => return None,
         };
         let until = self.members[member].paused_until;
         (until > self.now).then_some(until)
+    }
+
+    fn is_of_this_boot(&self, member: usize, boot: u64) -> bool {
+        let me = &self.members[member];
+        me.is_alive && me.boot == boot
     }
 
     fn handle(&mut self, event: Event) {
@@ -429,72 +396,25 @@ impl World {
             Event::Wake { member, boot } => self.wake(member, boot),
             Event::Dial => self.dial(),
             Event::GiveUp { link } => self.give_up(link),
-            Event::Fetched {
+            Event::Landed {
                 member,
                 boot,
-                fetch,
                 chunk,
-            } => self.fetched(member, boot, fetch, chunk),
-            Event::FetchFailed {
+            } => self.landed(member, boot, chunk),
+            Event::Wan {
                 member,
                 boot,
                 fetch,
-            } => self.fetch_failed(member, boot, fetch),
+                what,
+            } => self.wan(member, boot, fetch, what),
+            Event::Report { member, boot } => self.report(member, boot),
+            Event::Beacon { member, boot } => self.send_beacon(member, boot),
+            Event::Heard { member, beacon } => self.hear(member, &beacon),
+            Event::Replay => self.replay(),
             Event::Fault(fault) => self.fault(fault),
-            Event::Back { member } => {
-                if !self.members[member].is_alive {
-                    let now = self.now;
-                    self.members[member].start(now, member as u64);
-                    self.act(member);
-                }
-            }
-            Event::Heal => {
-                self.cut_at = None;
-                self.wan_cut_until = Duration::ZERO;
-            }
-        }
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        let now = self.now;
-        match fault {
-            Fault::Crash {
-                member,
-                back_after,
-                keeps_disk,
-            } => {
-                if self.members[member].is_alive {
-                    self.silence(member);
-                    self.members[member].stop(keeps_disk);
-                    self.after(back_after, Event::Back { member });
-                }
-            }
-            Fault::Pause { member, time } => {
-                self.members[member].paused_until = now + time;
-                if time > IDLE_TIMEOUT {
-                    self.silence(member);
-                }
-            }
-            Fault::Partition { at, time } => {
-                self.cut_at = Some(at);
-                self.partition_until = now + time;
-                let split: Vec<PeerId> = self
-                    .ends
-                    .iter()
-                    .filter(|(_, (a, b))| (*a < at) != (*b < at))
-                    .map(|(link, _)| *link)
-                    .collect();
-                if time > IDLE_TIMEOUT {
-                    for link in split {
-                        self.after(IDLE_TIMEOUT, Event::GiveUp { link });
-                    }
-                }
-            }
-            Fault::WanCut { time } => self.wan_cut_until = now + time,
-            Fault::Slow { member } => {
-                self.members[member].bytes_per_second = self.plan.mbit * 125_000 / SLOWER;
-            }
-            Fault::Liar { member } => self.members[member].is_liar = true,
+            Event::Back { member } => self.back(member),
+            Event::Unpause => self.unpause(),
+            Event::Heal => self.heal(),
         }
     }
 }

@@ -98,6 +98,45 @@ fn alone_it_fetches_everything_once() {
     assert_eq!(node.fetches.len(), 1);
 }
 
+/// The simulator's seed 1586: HQ gave the lease to a late comer in the moment in which it met the one that had everything,
+/// and the whole version came over the WAN again.
+#[test]
+fn a_fetch_ends_when_a_neighbour_turns_up_with_everything() {
+    let mut node = Node::new(true);
+    node.run_for(SETTLE * 2);
+    assert_eq!(node.fetches, [chunks(0..CHUNKS)]);
+    node.download
+        .handle_peer(node.now, PeerId(7), PeerKind::Receiver);
+    node.download.handle_have(node.now, PeerId(7), &all_parts());
+    node.run_for(LOOK_EVERY);
+    assert_eq!(node.stops, 1);
+    node.run_for(MINUTE);
+    assert_eq!((node.fetches.len(), node.stops), (1, 1));
+}
+
+#[test]
+fn a_fetch_is_shortened_by_what_a_neighbour_brings() {
+    let mut node = Node::new(true);
+    node.run_for(SETTLE * 2);
+    let parts_of_nine: Vec<PartId> = (0..9).flat_map(|c| table().parts_of(ChunkId(c))).collect();
+    node.download
+        .handle_peer(node.now, PeerId(7), PeerKind::Receiver);
+    // one or two are not worth a transfer that is cut
+    node.download
+        .handle_have(node.now, PeerId(7), &parts_of_nine[..3]);
+    node.run_for(LOOK_EVERY);
+    assert_eq!((node.fetches.len(), node.stops), (1, 0));
+    node.download
+        .handle_have(node.now, PeerId(7), &parts_of_nine);
+    node.run_for(LOOK_EVERY);
+    assert_eq!(node.stops, 1);
+    assert_eq!(node.fetches[1..], [chunks(9..CHUNKS)]);
+    // what arrives from the origin shortens it too, and is no reason to begin anew
+    node.download.handle_local(node.now, ChunkId(9));
+    node.run_for(LOOK_EVERY * 3);
+    assert_eq!((node.fetches.len(), node.stops), (2, 1));
+}
+
 #[test]
 fn nobody_fetches_what_a_neighbour_holds() {
     let mut node = Node::new(true);

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How much later a packet comes while there is noise.
+const LATE_MILLIS_MAX: u64 = 300;
+
 impl World {
     /// Nothing comes from it any more: the others notice after a while.
     pub(crate) fn silence(&mut self, member: usize) {
@@ -11,18 +14,30 @@ impl World {
         }
     }
 
+    fn set_linked(&mut self, a: usize, b: usize, linked: bool) {
+        let count = self.members.len();
+        self.linked[a * count + b] = linked;
+        self.linked[b * count + a] = linked;
+    }
+
+    /// A program that starts again has no connections; the others notice later.
+    pub(crate) fn forget_links_of(&mut self, member: usize) {
+        (0..self.members.len()).for_each(|other| self.set_linked(member, other, false));
+    }
+
     pub(crate) fn dial(&mut self) {
-        for a in 0..self.members.len() {
-            for b in a + 1..self.members.len() {
+        let count = self.members.len();
+        for a in 0..count {
+            for b in a + 1..count {
                 let (one, other) = (&self.members[a], &self.members[b]);
-                let known = one.links.values().any(|l| l.other == b);
+                if self.linked[a * count + b] || !one.is_alive || !other.is_alive {
+                    continue;
+                }
                 let accused = one.accused.contains(&b) || other.accused.contains(&a);
-                if one.is_alive
-                    && other.is_alive
-                    && !known
-                    && !accused
-                    && self.hear_each_other(a, b)
-                {
+                let is_known = !self.plan.faults
+                    || one.known.get(&b) == Some(&Some(b))
+                    || other.known.get(&a) == Some(&Some(a));
+                if !accused && is_known && self.hear_each_other(a, b) {
                     self.connect(a, b);
                 }
             }
@@ -30,16 +45,27 @@ impl World {
         self.after(DIAL_EVERY, Event::Dial);
     }
 
-    pub(crate) fn connect(&mut self, a: usize, b: usize) {
-        let link = PeerId(self.next_link);
-        self.next_link += 1;
-        self.ends.insert(link, (a, b));
+    fn connect(&mut self, a: usize, b: usize) {
+        // one end may not know yet that the last connection is over
         for (me, other) in [(a, b), (b, a)] {
+            let links = self.members[me].links.iter();
+            let old = links.filter(|(_, l)| l.other == other);
+            let old: Vec<PeerId> = old.map(|(link, _)| *link).collect();
+            old.into_iter().for_each(|link| self.give_up(link));
+        }
+        let link = PeerId(self.ends.len() as u64);
+        self.ends.push(Some((a, b)));
+        self.last_frame.push([Duration::ZERO; 2]);
+        self.set_linked(a, b, true);
+        for (me, other) in [(a, b), (b, a)] {
+            let me = &mut self.members[me];
+            let parts = if me.is_node { me.held.len() } else { 0 };
             let end = Link {
                 other,
-                ..Link::default()
+                since: self.now,
+                announced: vec![false; parts],
             };
-            self.members[me].links.insert(link, end);
+            me.links.insert(link, end);
         }
         for me in [a, b] {
             self.tell_nodes(me);
@@ -51,7 +77,7 @@ impl World {
         let is_source = self.members[member].is_source;
         let held = self.members[member].held_parts();
         self.send(member, link, Message::Joined { is_source });
-        self.send(member, link, Message::Have(held));
+        self.send(member, link, Message::Have(held.into()));
     }
 
     pub(crate) fn join_everywhere(&mut self, member: usize) {
@@ -62,12 +88,17 @@ impl World {
     }
 
     pub(crate) fn tell_nodes(&mut self, member: usize) {
-        let nodes = self.members[member]
+        let me = &self.members[member];
+        // an agent does not stand for election
+        if !me.is_node || me.download.is_none() {
+            return;
+        }
+        let nodes = me
             .links
             .values()
             .map(|l| &self.members[l.other])
             .filter(|m| m.is_node)
-            .map(|m| (m.key, m.rank))
+            .map(|m| (m.key, m.told_rank()))
             .collect();
         let now = self.now;
         if let Some(download) = &mut self.members[member].download {
@@ -75,10 +106,17 @@ impl World {
         }
     }
 
+    fn ends_of(&self, link: PeerId) -> Option<(usize, usize)> {
+        let at = usize::try_from(link.0).ok()?;
+        self.ends.get(at).copied().flatten()
+    }
+
     pub(crate) fn give_up(&mut self, link: PeerId) {
-        let Some((a, b)) = self.ends.remove(&link) else {
+        let Some((a, b)) = self.ends_of(link) else {
             return;
         };
+        self.ends[usize::try_from(link.0).unwrap_or(0)] = None;
+        self.set_linked(a, b, false);
         let now = self.now;
         for me in [a, b] {
             let member = &mut self.members[me];
@@ -98,12 +136,17 @@ impl World {
 
     /// A message that is lost is sent again by QUIC: it comes later, and in order.
     pub(crate) fn send(&mut self, from: usize, link: PeerId, message: Message) {
-        let Some((a, b)) = self.ends.get(&link).copied() else {
+        let Some((a, b)) = self.ends_of(link) else {
             return;
         };
         let to = if a == from { b } else { a };
-        let mut latency = self.random.millis(0, 2);
-        while self.random.one_in(50) {
+        let is_noisy = self.noise_until > self.now;
+        let (late, lost) = match is_noisy {
+            true => (LATE_MILLIS_MAX, 4),
+            false => (2, 50),
+        };
+        let mut latency = self.random.millis(0, late);
+        while self.random.one_in(lost) {
             latency += RESEND_AFTER;
         }
         if let Message::Object { part, .. } = message {
@@ -120,17 +163,27 @@ impl World {
             message,
             Message::Joined { .. } | Message::Have(_) | Message::Claim(_)
         ) {
-            let last = self.last_frame.entry((link, to)).or_default();
-            at = at.max(*last);
-            *last = at;
+            let ends = self
+                .last_frame
+                .get_mut(usize::try_from(link.0).unwrap_or(0));
+            if let Some(ends) = ends {
+                let last = &mut ends[usize::from(to == b)];
+                at = at.max(*last);
+                *last = at;
+            }
+            // what a shell says twice means no more than once
+            if is_noisy && self.random.one_in(4) {
+                let message = message.clone();
+                self.at(at, Event::Deliver { to, link, message });
+            }
         }
         self.at(at, Event::Deliver { to, link, message });
     }
 
     pub(crate) fn bytes_of(&self, part: PartId) -> u64 {
         let index = self.members[0].table.place_of(part).map_or(0, |(_, n)| n);
-        let object = u64::from(self.plan.object_bytes);
-        (object - u64::from(index) * PART_BYTES as u64).min(PART_BYTES as u64)
+        let part_bytes = image_format::PART_BYTES as u64;
+        (u64::from(self.plan.object_bytes) - u64::from(index) * part_bytes).min(part_bytes)
     }
 
     /// When so many bytes have left the sender.
@@ -138,8 +191,7 @@ impl World {
         let now = self.now;
         let sender = &mut self.members[from];
         let free = now.max(sender.up_free_at);
-        sender.up_free_at =
-            free + Duration::from_micros(bytes * 1_000_000 / sender.bytes_per_second);
+        sender.up_free_at = free + time_of(bytes, sender.bytes_per_second);
         sender.up_free_at
     }
 
@@ -152,7 +204,7 @@ impl World {
         let bytes = self.bytes_of(part);
         let now = self.now;
         let receiver = &mut self.members[to];
-        let time = Duration::from_micros(bytes * 1_000_000 / receiver.bytes_per_second);
+        let time = time_of(bytes, receiver.bytes_per_second);
         receiver.down_free_at = now.max(receiver.down_free_at + time);
         let came = receiver.down_free_at;
         self.at(came, Event::Deliver { to, link, message });
@@ -185,40 +237,53 @@ impl World {
                 if let Some(download) = &mut me.download {
                     download.handle_have(now, link, &parts);
                 }
-                if let Some(end) = me.links.get_mut(&link) {
-                    end.announced.extend(parts);
+                if me.is_node
+                    && let Some(end) = me.links.get_mut(&link)
+                {
+                    let announced = &mut end.announced;
+                    parts.iter().for_each(|p| announced[p.0 as usize] = true);
                 }
             }
             Message::Ask(request, want) => self.serve(to, link, request, want),
             Message::Assigned(request, part) => {
-                if let Some(flight) = me.flights.get_mut(&request) {
-                    *flight = Some(part);
-                    if let Some(download) = &mut me.download {
-                        download.handle_assigned(now, request, part);
-                    }
+                if me.assign_flight(request, part)
+                    && let Some(download) = &mut me.download
+                {
+                    download.handle_assigned(now, request, part);
+                    // a core that has no use for it cancels
+                    self.act(to);
+                    self.invariant_copies(to, part);
                 }
             }
             Message::Object {
                 request,
                 part,
                 is_true,
-            } => self.object(from, to, request, part, is_true),
+            } => {
+                let arrived = Stalled {
+                    from,
+                    request,
+                    part,
+                    is_true,
+                };
+                self.object(to, arrived);
+            }
             Message::Exhausted(request) => {
-                if me.flights.remove(&request).is_some()
+                if me.end_flight(request)
                     && let Some(download) = &mut me.download
                 {
                     download.handle_exhausted(now, request);
                 }
             }
             Message::Missing(request) => {
-                if me.flights.remove(&request).is_some()
+                if me.end_flight(request)
                     && let Some(download) = &mut me.download
                 {
                     download.handle_failed(now, request, Failure::Missing);
                 }
             }
             Message::Busy(request) => {
-                if me.flights.remove(&request).is_some()
+                if me.end_flight(request)
                     && let Some(download) = &mut me.download
                 {
                     download.handle_failed(now, request, Failure::Busy);
@@ -236,10 +301,14 @@ impl World {
 
     pub(crate) fn hear_each_other(&self, a: usize, b: usize) -> bool {
         let split = self
-            .cut_at
-            .filter(|_| self.partition_until > self.now)
-            .is_some_and(|at| (a < at) != (b < at));
+            .walls
+            .iter()
+            .any(|(at, until)| *until > self.now && (a < *at) != (b < *at));
         let stands = |m: usize| self.members[m].paused_until > self.now;
         !split && !stands(a) && !stands(b)
     }
+}
+
+fn time_of(bytes: u64, bytes_per_second: u64) -> Duration {
+    Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_second)
 }

@@ -44,13 +44,7 @@ impl World {
         }
     }
 
-    pub(crate) fn send_object(
-        &mut self,
-        member: usize,
-        link: PeerId,
-        request: RequestId,
-        part: PartId,
-    ) {
+    fn send_object(&mut self, member: usize, link: PeerId, request: RequestId, part: PartId) {
         let is_true = !self.members[member].is_liar;
         self.members[member].sent_bytes += self.bytes_of(part);
         let object = Message::Object {
@@ -61,22 +55,33 @@ impl World {
         self.send(member, link, object);
     }
 
-    /// Bytes came: what the shell's hash says decides.
-    pub(crate) fn object(
-        &mut self,
-        from: usize,
-        to: usize,
-        request: RequestId,
-        part: PartId,
-        is_true: bool,
-    ) {
+    /// Bytes came: what the shell's hash says decides. Without room they stay with their sender, and nothing more is read.
+    pub(crate) fn object(&mut self, to: usize, arrived: Stalled) -> bool {
         let now = self.now;
+        let Stalled {
+            from,
+            request,
+            part,
+            is_true,
+        } = arrived;
         let me = &mut self.members[to];
-        if me.flights.remove(&request).is_none() {
-            return;
+        if !me.is_in_flight(request) {
+            return true;
         }
+        let Some((chunk, _)) = me.table.place_of(part) else {
+            return true;
+        };
+        if is_true && !me.holds(part) && !me.make_room(chunk) {
+            me.stalled.push_back(arrived);
+            return false;
+        }
+        me.end_flight(request);
         if is_true {
-            self.hold(to, part);
+            let is_new = !me.holds_whole(chunk);
+            self.hold(to, part, is_true);
+            if is_new && self.members[to].holds_whole(chunk) {
+                self.land(to, chunk);
+            }
             if let Some(download) = &mut self.members[to].download {
                 download.handle_arrived(now, request, part);
             }
@@ -84,11 +89,14 @@ impl World {
             me.caught.insert(from);
             download.handle_failed(now, request, Failure::Invalid);
         }
+        self.act(to);
+        true
     }
 
-    pub(crate) fn hold(&mut self, member: usize, part: PartId) {
+    pub(crate) fn hold(&mut self, member: usize, part: PartId, is_true: bool) {
+        self.invariant_only_true_bytes(member, part, is_true);
         let me = &mut self.members[member];
-        me.held[part.0 as usize] = true;
+        me.take(part);
         me.duty.handle_held(part);
         self.serve_waiting(member);
     }
@@ -120,6 +128,7 @@ impl World {
                 Action::Swarm(action) => self.act_in_swarm(member, action),
                 Action::Fetch { wanted, .. } => self.start_fetch(member, wanted),
                 Action::StopFetching => {
+                    self.cut_transfer(member);
                     self.members[member].fetch = None;
                     if std::mem::take(&mut self.members[member].is_source) {
                         self.join_everywhere(member);
@@ -140,16 +149,16 @@ impl World {
         }
         self.finish_if_whole(member);
         self.plan_wake(member);
-        self.invariant_copies(member);
     }
 
     fn act_in_swarm(&mut self, member: usize, action: swarm::Action) {
         match action {
             swarm::Action::Request { id, peer, want } => self.request(member, id, peer, want),
             swarm::Action::Cancel { id } => {
-                self.members[member].flights.remove(&id);
+                self.members[member].end_flight(id);
             }
             swarm::Action::Announce { parts } => {
+                let parts: Arc<[PartId]> = parts.into();
                 let links: Vec<PeerId> = self.members[member].links.keys().copied().collect();
                 for link in links {
                     self.send(member, link, Message::Have(parts.clone()));
@@ -160,23 +169,29 @@ impl World {
         }
     }
 
-    pub(crate) fn finish_if_whole(&mut self, member: usize) {
+    fn finish_if_whole(&mut self, member: usize) {
+        let me = &mut self.members[member];
+        if !me.download.as_ref().is_some_and(|d| d.is_finished()) {
+            return;
+        }
+        self.cut_transfer(member);
         let now = self.now;
         let me = &mut self.members[member];
-        if me.download.as_ref().is_some_and(|d| d.is_finished()) {
-            me.download = None;
-            me.fetch = None;
-            me.flights.clear();
-            me.wake_at = None;
+        me.download = None;
+        me.fetch = None;
+        me.end_flights();
+        me.stalled.clear();
+        me.wake_at = None;
+        if me.is_done() {
             me.finished_at.get_or_insert(now);
-            if me.is_node {
-                me.is_source = true;
-            }
-            self.join_everywhere(member);
         }
+        if me.is_node {
+            me.is_source = true;
+        }
+        self.join_everywhere(member);
     }
 
-    pub(crate) fn plan_wake(&mut self, member: usize) {
+    fn plan_wake(&mut self, member: usize) {
         let now = self.now;
         let me = &mut self.members[member];
         let Some(download) = &me.download else {
@@ -192,7 +207,7 @@ impl World {
         }
     }
 
-    pub(crate) fn request(&mut self, member: usize, id: RequestId, peer: PeerId, want: Want) {
+    fn request(&mut self, member: usize, id: RequestId, peer: PeerId, want: Want) {
         let now = self.now;
         let me = &mut self.members[member];
         if !me.links.contains_key(&peer) {
@@ -201,22 +216,25 @@ impl World {
             }
             return;
         }
-        let part = match want {
-            Want::Next => None,
-            Want::Part(part) => Some(part),
-        };
-        me.flights.insert(id, part);
+        match want {
+            Want::Next => me.begin_flight(id, None),
+            Want::Part(part) => {
+                me.begin_flight(id, Some(part));
+                self.invariant_copies(member, part);
+            }
+        }
         self.invariant_caught_once(member, peer);
         self.send(member, peer, Message::Ask(id, want));
     }
 
-    pub(crate) fn accuse(&mut self, member: usize, peer: PeerId) {
+    fn accuse(&mut self, member: usize, peer: PeerId) {
         let Some(end) = self.members[member].links.get(&peer) else {
             return;
         };
         let culprit = end.other;
         if !self.members[culprit].is_liar {
-            self.violation = Some(format!("invariant_no_honest_peer_is_accused: {culprit}"));
+            let what = format!("invariant_no_honest_peer_is_accused: {culprit}");
+            self.violation.get_or_insert(what);
         }
         self.members[member].accused.insert(culprit);
         self.give_up(peer);

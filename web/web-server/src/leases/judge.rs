@@ -3,7 +3,8 @@
 //! A site has one main lease for a version. A node that cannot reach its holder gets a lease of an island, named by the
 //! island's first holder; one that cannot reach that one either gets another, up to [`ISLANDS_MAX`] in a site. A holder under
 //! whose lease no byte went out for [`LEASE_DEADLINE`] gives way to whoever asks, and after [`UNSEEN_DEADLINE`] to a node that
-//! says that the holder is not there: a node that was killed is replaced while the site's election still settles.
+//! says that the holder is not there: a node that was killed is replaced while the site's election still settles. A lease that is
+//! free goes to nobody who may see the holder of another one that works.
 
 use std::time::Duration;
 
@@ -54,31 +55,31 @@ pub(crate) type View<'a> = &'a dyn Fn(&PublicKey) -> Option<bool>;
 
 /// Judges a wish. `slots` has the main lease first, if there was one, then islands, the oldest first.
 pub(crate) fn judge(asker: PublicKey, slots: &[Slot], view: View<'_>) -> Verdict {
-    if let Some(own) = slots.iter().find(|s| s.holder == asker) {
-        let island = own.island;
-        return match own.works(LEASE_DEADLINE) {
-            true => Verdict::Renew { island },
-            false => Verdict::Give { island },
-        };
+    let own = slots.iter().find(|s| s.holder == asker);
+    if let Some(own) = own.filter(|own| own.works(LEASE_DEADLINE)) {
+        return Verdict::Renew { island: own.island };
     }
+    let mut free = own.map(|own| own.island);
     for slot in slots {
         let held = Verdict::Held {
             holder: slot.holder,
             finished: slot.finished,
         };
-        let give = Verdict::Give {
-            island: slot.island,
-        };
         match (view(&slot.holder), slot.finished) {
-            // it sees one who has everything, and still lacks something
-            (Some(true), true) => return give,
             (Some(true) | None, false) if slot.works(LEASE_DEADLINE) => return held,
+            // its own lease or the first that is free; whom else it could ask for the version matters no more
+            _ if free.is_some() => {}
+            // it sees one who has everything, and still lacks something
+            (Some(true), true) => free = Some(slot.island),
             (None, true) if slot.heard => return held,
             // another part of the site is busy, or served, and is no help here
             (Some(false), false) if slot.works(UNSEEN_DEADLINE) => {}
             (Some(false), true) if slot.heard => {}
-            _ => return give,
+            _ => free = Some(slot.island),
         }
+    }
+    if let Some(island) = free {
+        return Verdict::Give { island };
     }
     let islands = slots
         .iter()
@@ -177,6 +178,29 @@ mod tests {
         let own = [slot(None, 1, 0), slot(Some(2), 9, 0)];
         let island = Some(key(2));
         check(&own, &[], &[], Verdict::Renew { island });
+    }
+
+    /// The simulator's seeds 399 and 3568: the main lease was free, an island that the asking node had just joined was busy.
+    #[test]
+    fn a_free_lease_makes_no_second_fetcher_in_an_island() {
+        for main in [
+            finished(slot(None, 1, 50), false),
+            slot(None, 1, 50),
+            slot(None, 1, 10),
+        ] {
+            let slots = [main, slot(Some(2), 2, 0)];
+            check(&slots, &[], &[], held(2, false));
+            check(&slots, &[2], &[1], held(2, false));
+            check(&slots, &[1, 2], &[], held(2, false));
+            check(&slots, &[], &[1, 2], give(None));
+        }
+        // its own, from before it lost what it had
+        let own = [finished(slot(None, 9, 50), true), slot(Some(2), 2, 0)];
+        check(&own, &[], &[], held(2, false));
+        check(&own, &[], &[2], give(None));
+        // one that stands still does not matter
+        let still = [finished(slot(None, 1, 50), false), slot(Some(2), 2, 10)];
+        check(&still, &[2], &[], give(None));
     }
 
     #[test]
