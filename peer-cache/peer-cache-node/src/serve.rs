@@ -27,7 +27,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
 /// Answers that are sent side by side. What is sent alone arrives sooner, and is passed on sooner; with too few the link
 /// stands still between them.
-const TURNS: usize = 4;
+const TURNS: usize = 6;
 /// An answer that takes longer, over a slow link, lets the next one begin.
 const TURN: Duration = Duration::from_millis(60);
 const ANSWER_PRIORITY: i32 = 0;
