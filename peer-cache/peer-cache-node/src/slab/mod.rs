@@ -5,12 +5,14 @@
 //! before it is first served; so a power cut at any write leaves the old content or the new, never half of one.
 //! Why there is no separate index file: `docs/design/0003-slab-is-its-own-index.md`.
 
+mod file;
 mod frontier;
 mod medium;
 mod record;
+mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -19,12 +21,13 @@ use std::{
 
 use bytes::Bytes;
 use image_format::{ChunkHash, ChunkRecord, Form, ObjectHash, VerifiedObject};
-use memmap2::{Mmap, MmapOptions};
 use thiserror::Error;
 
+use file::{Room, made, map_whole};
 use frontier::Frontier;
 pub use medium::Medium;
 use record::{HEADER_BYTES, Header, PAGE};
+use state::{Entry, State};
 
 /// The smallest useful slab: a few objects.
 pub const SLAB_BYTES_MIN: u64 = 16 << 20;
@@ -88,35 +91,6 @@ struct Inner {
     medium: Box<dyn Medium>,
     capacity: u64,
     state: Mutex<State>,
-}
-
-struct State {
-    frontier: Frontier,
-    entries: BTreeMap<(ChunkHash, Form), Entry>,
-    /// Free extents: offset to length.
-    free: BTreeMap<u64, u64>,
-    /// Objects of assigned versions, which are not evicted.
-    assigned: BTreeSet<ChunkHash>,
-    /// Records that are gone and whose headers still stand on the medium. They are wiped before their space is used
-    /// again: a walk that met one would step over what was written inside it.
-    dead: Vec<u64>,
-    generation: u64,
-    dirty: bool,
-}
-
-struct Entry {
-    offset: u64,
-    header: Header,
-    /// Its bytes were hashed since the slab was opened, or written by us.
-    verified: bool,
-    /// Alive as long as somebody sends from it.
-    pin: Arc<()>,
-}
-
-impl Entry {
-    fn extent(&self) -> u64 {
-        self.header.extent()
-    }
 }
 
 /// Bytes of the map that keep their record from being overwritten.
@@ -398,194 +372,6 @@ impl std::fmt::Debug for Slab {
             .field("capacity", &self.inner.capacity)
             .finish_non_exhaustive()
     }
-}
-
-impl State {
-    /// Of a medium without a single record.
-    fn empty(capacity: u64) -> Self {
-        let mut state = Self::up_to(Frontier::at(PAGE));
-        state.release(PAGE, capacity - PAGE);
-        state
-    }
-
-    fn up_to(frontier: Frontier) -> Self {
-        Self {
-            frontier,
-            entries: BTreeMap::new(),
-            free: BTreeMap::new(),
-            assigned: BTreeSet::new(),
-            dead: Vec::new(),
-            generation: 0,
-            dirty: false,
-        }
-    }
-
-    /// Walks from header to header, up to the frontier. A page without a true header is free space; of two records of one chunk the newer counts.
-    fn scan(map: &[u8], capacity: u64) -> Self {
-        let frontier = Frontier::from_page(&map[..record::page_usize()], capacity);
-        let mut state = Self::up_to(frontier);
-        let mut records: BTreeMap<u64, Header> = BTreeMap::new();
-        let mut offset = PAGE;
-        while offset < frontier.offset() {
-            let at = usize::try_from(offset).unwrap_or(usize::MAX);
-            let header = map
-                .get(at..at + HEADER_BYTES)
-                .and_then(Header::from_bytes)
-                .filter(|h| offset + h.extent() <= capacity);
-            match header {
-                None => offset += PAGE,
-                Some(header) => {
-                    state.generation = state.generation.max(header.generation);
-                    let step = header.extent();
-                    records.insert(offset, header);
-                    offset += step;
-                }
-            }
-        }
-        let mut newest: BTreeMap<(ChunkHash, Form), (u64, u64)> = BTreeMap::new();
-        for (offset, header) in &records {
-            let best = newest
-                .entry((header.chunk, header.form))
-                .or_insert((header.generation, *offset));
-            *best = (*best).max((header.generation, *offset));
-        }
-        let mut next = PAGE;
-        for (offset, header) in records {
-            if newest.get(&(header.chunk, header.form)) != Some(&(header.generation, offset)) {
-                state.dead.push(offset);
-                continue;
-            }
-            state.release(next, offset - next);
-            next = offset + header.extent();
-            let entry = Entry {
-                offset,
-                header,
-                verified: false,
-                pin: Arc::new(()),
-            };
-            state
-                .entries
-                .insert((entry.header.chunk, entry.header.form), entry);
-        }
-        state.release(next, capacity - next);
-        state
-    }
-
-    fn allocate(&mut self, bytes: u64) -> Option<u64> {
-        loop {
-            let fit = self
-                .free
-                .iter()
-                .find(|(_, length)| **length >= bytes)
-                .map(|(o, l)| (*o, *l));
-            if let Some((offset, length)) = fit {
-                self.free.remove(&offset);
-                if length > bytes {
-                    self.free.insert(offset + bytes, length - bytes);
-                }
-                return Some(offset);
-            }
-            // the oldest record that is neither assigned nor being sent makes room
-            let victim = self
-                .entries
-                .iter()
-                .filter(|(key, entry)| {
-                    !self.assigned.contains(&key.0) && Arc::strong_count(&entry.pin) == 1
-                })
-                .min_by_key(|(_, entry)| entry.header.generation)
-                .map(|(key, _)| *key)?;
-            let entry = self.entries.remove(&victim)?;
-            self.bury(&entry);
-        }
-    }
-
-    /// A record is gone.
-    fn bury(&mut self, entry: &Entry) {
-        self.dead.push(entry.offset);
-        self.release(entry.offset, entry.extent());
-    }
-
-    /// Gives an extent back, joined with its free neighbours.
-    fn release(&mut self, mut offset: u64, mut length: u64) {
-        if length == 0 {
-            return;
-        }
-        if let Some(after) = self.free.remove(&(offset + length)) {
-            length += after;
-        }
-        let before = self.free.range(..offset).next_back().map(|(o, l)| (*o, *l));
-        if let Some((before, before_length)) = before
-            && before + before_length == offset
-        {
-            offset = before;
-            length += before_length;
-        }
-        self.free.insert(offset, length);
-    }
-}
-
-/// When a file's room is taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// Before anything is written: what is promised is there.
-    Ahead,
-    /// The same, but in memory page by page: taking it costs as much as writing.
-    AsNeededInMemory,
-}
-
-/// A slab file, made with `bytes` if it is not there.
-fn made(path: &Path, bytes: u64, room: Room) -> Result<File, OpenSlabError> {
-    let io_error = |source| OpenSlabError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(io_error)?;
-    if file.metadata().map_err(io_error)?.len() < SLAB_BYTES_MIN {
-        let kind = nix::sys::statfs::fstatfs(&file).map_err(|e| io_error(e.into()))?;
-        let in_memory = kind.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
-        if room == Room::AsNeededInMemory && in_memory {
-            file.set_len(bytes).map_err(io_error)?;
-        } else {
-            let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
-            let mode = nix::fcntl::FallocateFlags::empty();
-            nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
-        }
-    }
-    Ok(file)
-}
-
-/// Maps whole pages of a file or block device.
-fn map_whole(path: &Path, file: &File) -> Result<Bytes, OpenSlabError> {
-    let io_error = |source| OpenSlabError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    // said outright: a block device has no length of its own in its metadata
-    let bytes = medium::length(file).map_err(io_error)?;
-    let capacity = bytes - bytes % PAGE;
-    if capacity < SLAB_BYTES_MIN {
-        return Err(OpenSlabError::TooSmall {
-            path: path.to_owned(),
-            bytes,
-        });
-    }
-    let length = usize::try_from(capacity).map_err(|e| io_error(io::Error::other(e)))?;
-    map_file(file, length).map_err(io_error)
-}
-
-#[allow(unsafe_code, reason = "the one map of this program")]
-fn map_file(file: &File, length: usize) -> io::Result<Bytes> {
-    // SAFETY: the file is never shortened while it is mapped: this type owns it and has no call that does; other
-    // programs are kept out by its folder's mode. Bytes under the map change only in free records, and every record is
-    // hashed after it was written and before it is served.
-    let map: Mmap = unsafe { MmapOptions::new().len(length).map(file)? };
-    Ok(Bytes::from_owner(map))
 }
 
 #[cfg(test)]
