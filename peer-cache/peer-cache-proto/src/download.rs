@@ -18,6 +18,10 @@ use crate::{
     swarm::{self, Counters, Failure, PeerKind, RequestId, Swarm},
 };
 
+mod wishes;
+
+pub use wishes::{PASS_ON_AGAIN_AFTER, PASS_ON_FOR, Wishes};
+
 /// How often the view of the store's nodes is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -53,7 +57,16 @@ pub struct Download {
     candidates: BTreeSet<PublicKey>,
     is_fetching: bool,
     next_look: Duration,
+    /// At the last look something was to be had of the origin only.
+    was_missing: bool,
     actions: VecDeque<Action>,
+    /// `None` where everything is to be here.
+    wishes: Option<Wishes>,
+    /// Chunks that others keep, in memory until they have them; since when.
+    passing: BTreeMap<ChunkId, Duration>,
+    /// Chunks that nobody took, and when that was.
+    left_over: BTreeMap<ChunkId, Duration>,
+    released: VecDeque<ChunkId>,
 }
 
 impl Download {
@@ -72,13 +85,18 @@ impl Download {
             candidates: BTreeSet::new(),
             is_fetching: false,
             next_look: now,
+            was_missing: false,
             actions: VecDeque::new(),
+            wishes: None,
+            passing: BTreeMap::new(),
+            left_over: BTreeMap::new(),
+            released: VecDeque::new(),
         }
     }
 
-    /// Whether everything is here.
+    /// Whether everything is here. Where only a share is to be, it goes on: the others may need this node to fetch.
     pub fn is_finished(&self) -> bool {
-        self.swarm.is_finished()
+        self.wishes.is_none() && self.swarm.is_finished()
     }
 
     /// What came from where.
@@ -187,6 +205,7 @@ impl Download {
         if now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
             self.look(now);
+            self.release(now);
         }
     }
 
@@ -215,10 +234,14 @@ impl Download {
     }
 
     fn look(&mut self, now: Duration) {
+        let is_missing = !self.nowhere().is_empty();
+        let was_missing = std::mem::replace(&mut self.was_missing, is_missing);
         let Some(election) = &mut self.election else {
             return;
         };
-        let is_missing = !self.swarm.unavailable().is_empty();
+        if self.wishes.is_some() && is_missing && !was_missing {
+            election.handle_need(now);
+        }
         let term = election.fetching();
         if term.is_some() && !self.is_fetching && !is_missing {
             // what is left is in flight from neighbours
@@ -238,7 +261,7 @@ impl Download {
 
     fn fetch(&mut self, term: u64) {
         self.is_fetching = true;
-        let wanted = self.table.chunks_of(self.swarm.unavailable());
+        let wanted = self.nowhere();
         self.actions.push_back(Action::Fetch { term, wanted });
     }
 }
