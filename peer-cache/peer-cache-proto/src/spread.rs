@@ -13,11 +13,11 @@ use trust_format::MachineId;
 
 mod place;
 
-pub use place::{Piece, Placement};
+pub use place::{MayGo, Piece, Placement};
 
 /// Copies of each chunk where there are nodes and room: any two may vanish.
 pub const COPIES: usize = 3;
-/// What a node keeps beyond its share goes when so many of those whose share it is hold it, or all if there are fewer.
+/// What a node keeps beyond its share goes freely when so many of those whose share it is hold it, or all if there are fewer.
 pub const SAFE_COPIES: usize = 2;
 /// Nodes of a site that take part; further ones keep what they like.
 pub const MEMBERS_MAX: usize = 256;

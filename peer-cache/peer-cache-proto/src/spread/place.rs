@@ -12,6 +12,9 @@ use crate::mix;
 /// Nobody is filled more than this part above everybody's mean: who is full early leaves chunks to those that have them.
 const ABOVE_MEAN: u128 = 32;
 
+/// How often a piece is made way for by moving another; each looks through all pieces.
+const TRIES_MAX: usize = 512;
+
 /// Something to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -19,6 +22,18 @@ pub struct Piece {
     pub bytes: u64,
     /// Every node needs it, whatever its room: machines boot from any.
     pub everywhere: bool,
+}
+
+/// Whether a copy may be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MayGo {
+    /// It is safe with others.
+    Freely,
+    /// One of those whose share it is holds it, the others do not yet: only when a chunk of the own share has no room. Without
+    /// this, nodes that are full of what the others are to take wait for each other.
+    WhenNeeded,
+    /// It may be the last one, or it is part of the share.
+    Stays,
 }
 
 /// Who keeps what.
@@ -96,12 +111,22 @@ impl Placement {
         all.filter(|member| self.keeps(member, chunk)).copied()
     }
 
-    /// Whether `me` may give up its copy of a chunk, when these live nodes hold one: it is not part of its share, and enough of
-    /// those whose share it is have it. They do not give it up while this placement is in force.
-    pub fn may_go(&self, me: &MachineId, chunk: &ChunkHash, holders: &BTreeSet<MachineId>) -> bool {
+    /// Whether and when `me` may give up its copy of a chunk, when these live nodes hold one. Those whose share it is do not give it
+    /// up while this placement is in force.
+    pub fn may_go(
+        &self,
+        me: &MachineId,
+        chunk: &ChunkHash,
+        holders: &BTreeSet<MachineId>,
+    ) -> MayGo {
         let keepers: Vec<MachineId> = self.keepers(chunk).collect();
         let safe = keepers.iter().filter(|k| holders.contains(k)).count();
-        !keepers.contains(me) && safe >= SAFE_COPIES.min(keepers.len().max(1))
+        match safe {
+            _ if keepers.contains(me) => MayGo::Stays,
+            0 => MayGo::Stays,
+            _ if safe >= SAFE_COPIES.min(keepers.len()) => MayGo::Freely,
+            _ => MayGo::WhenNeeded,
+        }
     }
 
     /// The same for all that were given the same.
@@ -124,9 +149,10 @@ fn spread(
     let rooms: u128 = bins.iter().map(|bin| u128::from(bin.room)).sum();
     let mut owners: BTreeMap<ChunkHash, Vec<MachineId>> = BTreeMap::new();
     let mut placed: u128 = 0;
+    let mut tries = 0;
     for _ in 0..copies {
         for (hash, bytes) in &pieces {
-            let keepers = owners.entry(**hash).or_default();
+            let keepers = owners.get(*hash).cloned().unwrap_or_default();
             placed += u128::from(*bytes);
             // everybody's fair part of what is placed so far, a little more, and the one piece that does not fit evenly
             let bound = |bin: &Bin| {
@@ -135,22 +161,66 @@ fn spread(
             };
             let chunk = number(&hash.0);
             let best = bins
-                .iter_mut()
-                .filter(|bin| bin.load + bytes <= bin.room && !keepers.contains(&bin.member))
-                .max_by_key(|bin| {
+                .iter()
+                .enumerate()
+                .filter(|(_, bin)| bin.load + bytes <= bin.room && !keepers.contains(&bin.member))
+                .max_by_key(|(_, bin)| {
                     let within = u128::from(bin.load + bytes) <= bound(bin);
                     (within, mix(bin.number, chunk), bin.member)
-                });
-            match best {
-                Some(bin) => {
-                    bin.load += bytes;
-                    keepers.push(bin.member);
-                }
-                None => placed -= u128::from(*bytes),
+                })
+                .map(|(at, _)| at);
+            if let Some(at) = best {
+                bins[at].load += bytes;
+                owners.entry(**hash).or_default().push(bins[at].member);
+            } else if !make_way(bins, &pieces, &mut owners, (hash, *bytes), &mut tries) {
+                placed -= u128::from(*bytes);
             }
         }
     }
     owners
+}
+
+/// Who has room has the piece already: somebody else's piece goes there, and this one in its stead.
+fn make_way(
+    bins: &mut [Bin],
+    pieces: &[(&ChunkHash, u64)],
+    owners: &mut BTreeMap<ChunkHash, Vec<MachineId>>,
+    (hash, bytes): (&ChunkHash, u64),
+    tries: &mut usize,
+) -> bool {
+    let keepers = owners.get(hash).cloned().unwrap_or_default();
+    let (has, has_not): (Vec<usize>, Vec<usize>) =
+        (0..bins.len()).partition(|at| keepers.contains(&bins[*at].member));
+    let free = |bins: &[Bin], at: usize| bins[at].room - bins[at].load;
+    let smallest = pieces.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0);
+    for roomy in has {
+        for full in &has_not {
+            let least = bytes.saturating_sub(free(bins, *full)).max(smallest);
+            if free(bins, roomy) < least || *tries >= TRIES_MAX {
+                continue;
+            }
+            *tries += 1;
+            let (to, from) = (bins[roomy].member, bins[*full].member);
+            let fits = least..=free(bins, roomy);
+            let other = pieces.iter().find(|(other, bytes)| {
+                let of = owners.get(*other);
+                fits.contains(bytes) && of.is_some_and(|of| of.contains(&from) && !of.contains(&to))
+            });
+            let Some((other, moved)) = other else {
+                continue;
+            };
+            for keeper in owners.get_mut(*other).into_iter().flatten() {
+                if *keeper == from {
+                    *keeper = to;
+                }
+            }
+            owners.entry(*hash).or_default().push(from);
+            bins[roomy].load += moved;
+            bins[*full].load = bins[*full].load - moved + bytes;
+            return true;
+        }
+    }
+    false
 }
 
 fn number(bytes: &[u8]) -> u64 {
