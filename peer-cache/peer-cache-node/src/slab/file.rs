@@ -35,12 +35,39 @@ pub(super) fn made(path: &Path, bytes: u64, room: Room) -> Result<File, OpenSlab
         if room == Room::AsNeededInMemory && in_memory {
             file.set_len(bytes).map_err(io_error)?;
         } else {
-            let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
-            let mode = nix::fcntl::FallocateFlags::empty();
-            nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
+            take_room(&file, bytes).map_err(io_error)?;
         }
     }
     Ok(file)
+}
+
+/// A slab file and its map; the file is made with `bytes` if it is not there.
+pub(super) fn mapped_file(path: &Path, bytes: u64) -> Result<(Bytes, File), OpenSlabError> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| OpenSlabError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    let file = made(path, bytes, Room::Ahead)?;
+    Ok((map_whole(path, &file)?, file))
+}
+
+/// A partition, or a file that has its final size, and its map.
+pub(super) fn mapped_device(path: &Path) -> Result<(Bytes, File), OpenSlabError> {
+    let opened = File::options().read(true).write(true).open(path);
+    let file = opened.map_err(|source| OpenSlabError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((map_whole(path, &file)?, file))
+}
+
+/// Room for the first `bytes` of a file; holes in it are filled.
+pub(super) fn take_room(file: &File, bytes: u64) -> io::Result<()> {
+    let length = i64::try_from(bytes).map_err(io::Error::other)?;
+    let mode = nix::fcntl::FallocateFlags::empty();
+    Ok(nix::fcntl::fallocate(file, mode, 0, length)?)
 }
 
 /// Maps whole pages of a file or block device.
@@ -63,7 +90,7 @@ pub(super) fn map_whole(path: &Path, file: &File) -> Result<Bytes, OpenSlabError
 }
 
 #[allow(unsafe_code, reason = "the one map of this program")]
-fn map_file(file: &File, length: usize) -> io::Result<Bytes> {
+pub(super) fn map_file(file: &File, length: usize) -> io::Result<Bytes> {
     // SAFETY: the file is never shortened while it is mapped: this type owns it and has no call that does; other
     // programs are kept out by its folder's mode. Bytes under the map change only in free records, and every record is
     // hashed after it was written and before it is served.

@@ -5,23 +5,42 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use image_format::{ChunkHash, Form};
+use peer_cache_proto::spread::MayGo;
 
 use super::{
+    fault::{Faults, Watch},
     frontier::Frontier,
-    record::{self, HEADER_BYTES, Header, PAGE},
+    medium::Medium,
+    record::{HEADER_BYTES, Header, PAGE},
 };
 
+/// Evicted chunks that nobody asked after yet; further ones are found missing when they are asked for.
+const EVICTED_MAX: usize = 65_536;
+
 pub(super) struct State {
+    /// Of the whole medium. Older ones, from before it grew, live as long as somebody sends from them.
+    pub(super) map: Bytes,
+    /// Notes what the medium refuses to give under the maps.
+    pub(super) watches: Vec<Watch>,
+    /// No more than this is used; at most the medium's size.
+    pub(super) quota: u64,
     pub(super) frontier: Frontier,
     pub(super) entries: BTreeMap<(ChunkHash, Form), Entry>,
     /// Free extents: offset to length.
     pub(super) free: BTreeMap<u64, u64>,
     /// Objects of assigned versions, which are not evicted.
     pub(super) assigned: BTreeSet<ChunkHash>,
+    /// Those of the assigned that may be evicted all the same, after everything else.
+    pub(super) spare: BTreeMap<ChunkHash, MayGo>,
+    /// Assigned chunks that were evicted and not reported.
+    pub(super) evicted: Vec<ChunkHash>,
     /// Records that are gone and whose headers still stand on the medium. They are wiped before their space is used
     /// again: a walk that met one would step over what was written inside it.
     pub(super) dead: Vec<u64>,
+    /// Pages that the medium could not read; nothing is written there any more.
+    pub(super) bad: BTreeSet<u64>,
     pub(super) generation: u64,
     pub(super) dirty: bool,
 }
@@ -43,36 +62,64 @@ impl Entry {
 
 impl State {
     /// Of a medium without a single record.
-    pub(super) fn empty(capacity: u64) -> Self {
-        let mut state = Self::up_to(Frontier::at(PAGE));
-        state.release(PAGE, capacity - PAGE);
+    pub(super) fn empty(map: Bytes) -> Self {
+        let mut state = Self::up_to(Frontier::at(PAGE), map);
+        state.release(PAGE, state.capacity() - PAGE);
         state
     }
 
-    pub(super) fn up_to(frontier: Frontier) -> Self {
+    /// Size of the medium.
+    pub(super) fn capacity(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Bytes of the quota that nothing occupies.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.quota.saturating_sub(self.used_bytes())
+    }
+
+    /// Bytes that cannot be allocated.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.capacity() - self.free.values().sum::<u64>()
+    }
+
+    pub(super) fn up_to(frontier: Frontier, map: Bytes) -> Self {
         Self {
+            quota: map.len() as u64,
+            map,
+            watches: Vec::new(),
             frontier,
             entries: BTreeMap::new(),
             free: BTreeMap::new(),
             assigned: BTreeSet::new(),
+            spare: BTreeMap::new(),
+            evicted: Vec::new(),
             dead: Vec::new(),
+            bad: BTreeSet::new(),
             generation: 0,
             dirty: false,
         }
     }
 
-    /// Walks from header to header, up to the frontier. A page without a true header is free space; of two records of one chunk the newer counts.
-    pub(super) fn scan(map: &[u8], capacity: u64) -> Self {
-        let frontier = Frontier::from_page(&map[..record::page_usize()], capacity);
-        let mut state = Self::up_to(frontier);
+    /// Walks from header to header, up to the frontier. A page without a true header is free space; of two records of one chunk
+    /// the newer counts. Not over the map: a medium that refuses costs a page, not the program.
+    pub(super) fn scan(
+        medium: &dyn Medium,
+        frontier: Frontier,
+        map: Bytes,
+        faults: &Faults,
+    ) -> Self {
+        let mut state = Self::up_to(frontier, map);
+        let capacity = state.capacity();
+        state.bad = faults.pages();
         let mut records: BTreeMap<u64, Header> = BTreeMap::new();
         let mut offset = PAGE;
         while offset < frontier.offset() {
-            let at = usize::try_from(offset).unwrap_or(usize::MAX);
-            let header = map
-                .get(at..at + HEADER_BYTES)
-                .and_then(Header::from_bytes)
-                .filter(|h| offset + h.extent() <= capacity);
+            let mut bytes = [0; HEADER_BYTES];
+            if !state.bad.contains(&offset) && medium.read_exact_at(&mut bytes, offset).is_err() {
+                state.bad.insert(offset);
+            }
+            let header = Header::from_bytes(&bytes).filter(|h| offset + h.extent() <= capacity);
             match header {
                 None => offset += PAGE,
                 Some(header) => {
@@ -92,7 +139,9 @@ impl State {
         }
         let mut next = PAGE;
         for (offset, header) in records {
-            if newest.get(&(header.chunk, header.form)) != Some(&(header.generation, offset)) {
+            let is_newest =
+                newest.get(&(header.chunk, header.form)) == Some(&(header.generation, offset));
+            if !is_newest || faults.concern(offset, header.extent(), header.generation) {
                 state.dead.push(offset);
                 continue;
             }
@@ -118,7 +167,8 @@ impl State {
                 .free
                 .iter()
                 .find(|(_, length)| **length >= bytes)
-                .map(|(o, l)| (*o, *l));
+                .map(|(o, l)| (*o, *l))
+                .filter(|_| self.free_bytes() >= bytes);
             if let Some((offset, length)) = fit {
                 self.free.remove(&offset);
                 if length > bytes {
@@ -126,18 +176,29 @@ impl State {
                 }
                 return Some(offset);
             }
-            // the oldest record that is neither assigned nor being sent makes room
-            let victim = self
-                .entries
-                .iter()
-                .filter(|(key, entry)| {
-                    !self.assigned.contains(&key.0) && Arc::strong_count(&entry.pin) == 1
-                })
-                .min_by_key(|(_, entry)| entry.header.generation)
-                .map(|(key, _)| *key)?;
-            let entry = self.entries.remove(&victim)?;
-            self.bury(&entry);
+            self.evict_one(MayGo::WhenNeeded)?;
         }
+    }
+
+    /// The oldest record that is neither assigned nor being sent makes room, then one that others have as well.
+    pub(super) fn evict_one(&mut self, at_most: MayGo) -> Option<()> {
+        let is_assigned = |key: &(ChunkHash, Form)| self.assigned.contains(&key.0);
+        let may = |key: &(ChunkHash, Form)| match is_assigned(key) {
+            true => self.spare.get(&key.0).copied().unwrap_or(MayGo::Stays),
+            false => MayGo::Freely,
+        };
+        let victim = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| may(key) <= at_most && Arc::strong_count(&entry.pin) == 1)
+            .min_by_key(|(key, entry)| (is_assigned(key), may(key), entry.header.generation))
+            .map(|(key, _)| *key)?;
+        if is_assigned(&victim) && self.evicted.len() < EVICTED_MAX {
+            self.evicted.push(victim.0);
+        }
+        let entry = self.entries.remove(&victim)?;
+        self.bury(&entry);
+        Some(())
     }
 
     /// A record is gone.
@@ -146,8 +207,19 @@ impl State {
         self.release(entry.offset, entry.extent());
     }
 
-    /// Gives an extent back, joined with its free neighbours.
-    pub(super) fn release(&mut self, mut offset: u64, mut length: u64) {
+    /// Gives an extent back, but for the pages that the medium could not read.
+    pub(super) fn release(&mut self, offset: u64, length: u64) {
+        let bad: Vec<u64> = self.bad.range(offset..offset + length).copied().collect();
+        let mut next = offset;
+        for page in bad {
+            self.join(next, page - next);
+            next = page + PAGE;
+        }
+        self.join(next, (offset + length).saturating_sub(next));
+    }
+
+    /// Joins a free extent with its free neighbours.
+    fn join(&mut self, mut offset: u64, mut length: u64) {
         if length == 0 {
             return;
         }
