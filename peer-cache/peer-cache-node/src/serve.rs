@@ -19,6 +19,8 @@ use crate::{
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// How long a request for the next part waits for one to come over the WAN.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
+/// How long what is being sent may keep its place in the slab; then the connection ends.
+const PIN_FOR: Duration = Duration::from_secs(30);
 const ANSWER_PRIORITY: i32 = 0;
 
 /// Takes request streams until the connection ends. QUIC's limit on open streams bounds how many are served at once.
@@ -48,10 +50,22 @@ async fn serve(
         false => (Answer::Refused, Bytes::new()),
         true => answer(shared, peer, &request, &mut send).await,
     };
-    send.write_all(&answer.to_bytes()).await?;
-    send.write_chunk(body).await?;
-    send.finish()?;
-    Ok(())
+    let Some(_pinned) = peer.pin(body.len() as u64) else {
+        peer.connection.close(6u32.into(), b"takes nothing off");
+        return Ok(());
+    };
+    let sent = async {
+        send.write_all(&answer.to_bytes()).await?;
+        send.write_chunk(body).await?;
+        send.finish()?;
+        // until then the bytes are in a queue, and their place in the slab is not free
+        let _ = send.stopped().await;
+        Ok(())
+    };
+    timeout(PIN_FOR, sent).await.unwrap_or_else(|_| {
+        peer.connection.close(6u32.into(), b"takes nothing off");
+        Ok(())
+    })
 }
 
 async fn answer(

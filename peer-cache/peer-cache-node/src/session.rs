@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -211,6 +211,7 @@ async fn greet(
         outbox,
         standing: Mutex::new(standing),
         asked: AtomicUsize::new(0),
+        pinned: AtomicU64::new(0),
         waiting: Mutex::new(None),
     });
     register(shared, &peer)?;
