@@ -108,7 +108,7 @@ fn open(
 ) -> Option<(Answer, Bytes)> {
     let (chunk, index) = share.table.place_of(part)?;
     if form == Form::Object
-        && let Some(bytes) = share.arriving_part(chunk, index)
+        && let Some(bytes) = share.part_in_memory(chunk, index)
     {
         return Some(found(part, Form::Object, bytes));
     }

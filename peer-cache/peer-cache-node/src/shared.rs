@@ -26,6 +26,7 @@ use trust_format::{
 
 use crate::{
     Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, share::Share, site::Site,
+    spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
@@ -139,6 +140,9 @@ pub(crate) struct Shared {
     pub(crate) accused: Mutex<BTreeMap<PublicKey, Instant>>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) origin_bytes: AtomicU64,
+    pub(crate) sharing: Mutex<Sharing>,
+    /// When it was said last that an object cannot be kept.
+    pub(crate) keep_failed: Mutex<Option<Instant>>,
     next_peer: AtomicU64,
 }
 
@@ -182,6 +186,8 @@ impl Shared {
             accused: Mutex::default(),
             events,
             origin_bytes: AtomicU64::new(0),
+            sharing: Mutex::default(),
+            keep_failed: Mutex::default(),
             next_peer: AtomicU64::new(1),
         }
     }
