@@ -10,7 +10,7 @@ use peer_cache_proto::spread::MayGo;
 use tokio::sync::OwnedSemaphorePermit;
 use trust_format::Verified;
 
-use crate::slab::{KeepError, Slab};
+use crate::slab::{KeepError, Scrubbed, Slab};
 
 /// A chunk as it arrived, checked.
 #[derive(Debug)]
@@ -86,6 +86,11 @@ pub trait ChunkKeeper: Send + Sync + 'static {
     fn evicted(&self) -> Vec<ChunkHash> {
         Vec::new()
     }
+
+    /// Reads the next record behind `cursor` again; `None` behind the last one. May block.
+    fn scrub(&self, _cursor: &mut u64) -> Option<Scrubbed> {
+        None
+    }
 }
 
 impl ChunkKeeper for Slab {
@@ -149,5 +154,9 @@ impl ChunkKeeper for Slab {
 
     fn evicted(&self) -> Vec<ChunkHash> {
         Self::evicted(self)
+    }
+
+    fn scrub(&self, cursor: &mut u64) -> Option<Scrubbed> {
+        Self::scrub(self, cursor)
     }
 }

@@ -10,6 +10,7 @@ mod fetch;
 mod identity;
 mod keeper;
 mod origin;
+mod scrub;
 mod serve;
 mod session;
 mod share;
@@ -241,6 +242,7 @@ impl PeerCache {
         tokio::spawn(discovery::dial_known(shared.clone()));
         if shared.role == Role::Node {
             tokio::spawn(spread::run(shared.clone()));
+            tokio::spawn(scrub::run(shared.clone()));
         }
         if config.discover
             && let Err(error) = discovery::start(&shared)

@@ -168,3 +168,27 @@ async fn who_comes_later_takes_its_share_and_no_last_copy_goes() {
     let sent = hq.sent.load(Ordering::SeqCst) as f64 / hq.manifest.object_bytes() as f64;
     assert!((1.0..1.1).contains(&sent), "{sent} times over the WAN");
 }
+
+/// Nobody asks for it, and it was verified when it came: only reading again finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_medium_lost_is_found_and_comes_from_a_neighbour() {
+    let hq = Hq::new(8, None);
+    let (node, neighbour) = (node(&hq, true), node(&hq, true));
+    node.cache
+        .dial(neighbour.cache.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (last, before) = hq.manifest.chunks.split_last().unwrap();
+    let offset: u64 = before.iter().map(|r| record_bytes(r.object_bytes)).sum();
+    let path = node.folder.path().join("slab");
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 9], 4096 + offset + 128 + 1000)
+        .unwrap();
+    let is_good = || {
+        let bytes = node.slab.read(last);
+        bytes.is_some_and(|bytes| VerifiedObject::check(last, bytes).is_ok())
+    };
+    assert!(!is_good());
+    until("it is found and comes again", is_good).await;
+    assert_eq!(hq.sent.load(Ordering::SeqCst), 0, "from the neighbour");
+}
