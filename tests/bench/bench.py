@@ -5,6 +5,7 @@ Every figure is a ratio within one run or a peak of memory, because machines are
 (chain.agent); everything is made in a temporary folder and ended by process id."""
 
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -299,10 +300,11 @@ def beside(name):
 
 def bench_site(keys, quick):
     """A store's network, and its WAN; `keys` is `site` for all, or some of them."""
-    site, wan = beside("site"), beside("wan")
-    of_network = [k for k in keys if k not in wan.KEYS]
+    site, wan, spread = beside("site"), beside("wan"), beside("spread")
+    of_network = [k for k in keys if k not in wan.KEYS + spread.KEYS]
     rows = site.rows(of_network, quick) if of_network else []
-    for row in wan.rows(wan.KEYS if "site" in keys else [k for k in keys if k in wan.KEYS]):
+    keys = [*keys, *wan.KEYS, *spread.KEYS] if "site" in keys else keys
+    for row in itertools.chain(wan.rows(keys), spread.rows(keys, quick)):
         show(row)
         rows.append(row)
     return rows
