@@ -5,6 +5,7 @@ Every figure is a ratio within one run or a peak of memory, because machines are
 (chain.agent); everything is made in a temporary folder and ended by process id."""
 
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -299,13 +300,14 @@ def beside(name):
 
 def bench_site(keys, quick):
     """A store's network, and its WAN; `keys` is `site` for all, or some of them."""
-    site, beside_it = beside("site"), [beside("wan"), beside("sim")]
-    of_network = [k for k in keys if all(k not in part.KEYS for part in beside_it)]
+    site, wan, sim, spread = beside("site"), beside("wan"), beside("sim"), beside("spread")
+    others = [*wan.KEYS, *sim.KEYS, *spread.KEYS]
+    of_network = [k for k in keys if k not in others]
     rows = site.rows(of_network, quick) if of_network else []
-    for part in beside_it:
-        for row in part.rows(part.KEYS if "site" in keys else [k for k in keys if k in part.KEYS]):
-            show(row)
-            rows.append(row)
+    keys = [*keys, *others] if "site" in keys else keys
+    for row in itertools.chain(wan.rows(keys), sim.rows(keys), spread.rows(keys, quick)):
+        show(row)
+        rows.append(row)
     return rows
 
 

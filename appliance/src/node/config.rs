@@ -20,6 +20,8 @@ use super::BootMode;
 pub(crate) struct NodeConfig {
     /// The slab: a file, relative to the node's folder, or a device.
     pub(crate) slab: Option<PathBuf>,
+    /// The slab's size in bytes; followed while the node runs.
+    pub(crate) slab_bytes: Option<u64>,
     /// As `--boot`.
     pub(crate) boot: Option<BootMode>,
     /// As `--interface`.

@@ -103,6 +103,13 @@ impl Journal {
                     from,
                 });
             }
+            Event::ShareHere {
+                manifest,
+                chunks,
+                of,
+            } => {
+                tracing::info!(image.version = %manifest, chunks, of, "this node's share of a version is here");
+            }
             Event::Accused {
                 key,
                 address,

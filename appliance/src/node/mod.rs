@@ -5,6 +5,7 @@ mod config;
 mod enrol;
 mod journal;
 mod origin;
+mod quota;
 mod reports;
 mod sync;
 mod transfer;
@@ -24,7 +25,7 @@ use boot_server::{BootServerConfig, Mode};
 use clap::ValueEnum;
 use peer_cache_node::{
     Identity, PeerCache, PeerCacheConfig, Role, Site,
-    slab::{SLAB_BYTES_MIN, Slab},
+    slab::{Place, SLAB_BYTES_MIN, Slab},
 };
 use peer_cache_proto::wire::{Credentials, PEER_PORT};
 use web_api::EnrolmentToken;
@@ -100,7 +101,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
         )
     })?;
     let credentials = read_credentials(dir)?;
-    let slab = open_slab(dir, &config, arguments.slab_bytes)?;
+    let slab = open_slab(dir, &config, arguments.slab_bytes.or(config.slab_bytes))?;
     tracing::info!(
         size_bytes = slab.capacity(),
         free_bytes = slab.free_bytes(),
@@ -120,7 +121,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
         discover: !arguments.no_beacons,
         site,
         credentials,
-        keeper: Arc::new(slab),
+        keeper: Arc::new(slab.clone()),
         origin: Some(Arc::new(origin.clone())),
     })
     .context("opening the network")?;
@@ -132,6 +133,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
     let reports =
         reports::Reports::open(&dir.join("reports")).context("the reports that wait for HQ")?;
     tell_completions_once(dir, &cache, &reports)?;
+    tokio::spawn(quota::follow(dir.join("node.toml"), slab, reports.clone()));
     let booter = Arc::new(booter::CacheBooter::new(cache.clone(), reports.clone()));
     if let Some(boot) = boot_server_config(&arguments, &config)? {
         tokio::spawn(Wakefulness::new(boot, booter, reports.clone()).run());
@@ -185,9 +187,10 @@ fn read_credentials(dir: &Path) -> Result<Credentials> {
 
 fn open_slab(dir: &Path, config: &NodeConfig, bytes: Option<u64>) -> Result<Slab> {
     let configured = config.slab.as_deref();
+    let faults = dir.join("slab-faults");
     // the folder itself may be in /dev/shm
     if let Some(device) = configured.filter(|path| path.starts_with("/dev")) {
-        return Ok(Slab::open_device(device)?);
+        return Ok(Slab::open_watched(device, Place::Device, &faults)?);
     }
     let path = dir.join(configured.unwrap_or(Path::new("slab")));
     let bytes = match bytes {
@@ -200,7 +203,7 @@ fn open_slab(dir: &Path, config: &NodeConfig, bytes: Option<u64>) -> Result<Slab
                 .max(SLAB_BYTES_MIN)
         }
     };
-    Ok(Slab::open_file(&path, bytes)?)
+    Ok(Slab::open_watched(&path, Place::File { bytes }, &faults)?)
 }
 
 /// At its first start a node tells HQ of the completions that the agent left on the disk: the node that the agent told

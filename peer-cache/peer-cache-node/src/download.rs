@@ -23,9 +23,15 @@ use crate::{
     session::{announce, join_everywhere},
     share::{Added, SWARM_EVENTS_MAX, Share, SwarmEvent},
     shared::{ACCUSED_FOR, Asked, Peer, Shared, lock},
+    slab::KeepError,
+    spread::{self, announce_lost},
 };
 
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// An object that could not be kept is not asked for again at once.
+const REST_WITHOUT_ROOM: Duration = Duration::from_secs(2);
+/// How often that is said.
+const TROUBLE_EVERY: Duration = Duration::from_secs(60);
 const REQUEST_PRIORITY: i32 = 50;
 
 /// A chunk that a node is known for turned out damaged when it was asked for: it comes again, from a neighbour or from HQ.
@@ -35,6 +41,7 @@ pub(crate) fn repair(shared: &Arc<Shared>, share: &Arc<Share>, chunk: ChunkId) {
         return;
     }
     tracing::warn!(manifest = %share.digest(), chunk = chunk.0, "a chunk is lost and comes again");
+    announce_lost(shared, share, &[chunk]);
     match share.download() {
         // one that is too busy to hear of it starts again when it ends
         Some(events) => drop(events.try_send(SwarmEvent::Lost { chunk })),
@@ -51,11 +58,14 @@ struct Running {
     requests: JoinSet<()>,
     fetch: Option<AbortHandle>,
     last_sync: Instant,
+    /// All that is to be here is here, and was said so.
+    had_its_share: bool,
 }
 
 /// Starts to download, unless that is going on or nothing is missing.
 pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
-    if share.is_complete() || share.download().is_some() {
+    let wishes = share.wishes();
+    if (share.is_complete() && wishes.is_none()) || share.download().is_some() {
         return;
     }
     let (events, inbox) = mpsc::channel(SWARM_EVENTS_MAX);
@@ -66,8 +76,10 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
     ]);
     let stands = shared.role == Role::Node && shared.origin.is_some();
     let stands = stands.then(|| (key, shared.rank()));
+    let mut download = Download::new(shared.now(), share.table.clone(), salt, stands);
+    download.handle_wishes(shared.now(), wishes);
     let running = Running {
-        download: Download::new(shared.now(), share.table.clone(), salt, stands),
+        download,
         shared: shared.clone(),
         share: share.clone(),
         events,
@@ -75,6 +87,7 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
         requests: JoinSet::new(),
         fetch: None,
         last_sync: Instant::now(),
+        had_its_share: false,
     };
     tokio::spawn(running.run(inbox));
 }
@@ -83,6 +96,13 @@ impl Running {
     async fn run(mut self, mut inbox: mpsc::Receiver<SwarmEvent>) {
         for chunk in self.share.held_chunks() {
             self.download.handle_local(self.shared.now(), chunk);
+        }
+        // a peer says what it has when it meets us, and not again when something has to be repaired
+        for (id, known) in self.share.known_peers() {
+            let source = known.source;
+            self.handle(SwarmEvent::Peer { id, source });
+            let parts = known.parts();
+            self.handle(SwarmEvent::Have { id, parts });
         }
         join_everywhere(&self.shared, &self.share);
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -157,6 +177,7 @@ impl Running {
                 self.download.handle_peer(now, id, kind);
             }
             SwarmEvent::Have { id, parts } => self.download.handle_have(now, id, &parts),
+            SwarmEvent::HaveNot { id, parts } => self.download.handle_have_not(id, &parts),
             SwarmEvent::Gone { id } => self.download.handle_peer_gone(now, id),
             SwarmEvent::Assigned { request, part } => {
                 self.download.handle_assigned(now, request, part);
@@ -164,7 +185,11 @@ impl Running {
             SwarmEvent::Exhausted { request } => self.download.handle_exhausted(now, request),
             SwarmEvent::Arrived { request, part } => {
                 self.flights.remove(&request);
-                self.download.handle_arrived(now, request, part);
+                // it may be lost again by now, with the object that it made whole
+                match self.share.has_part(part) {
+                    true => self.download.handle_arrived(now, request, part),
+                    false => self.download.handle_failed(now, request, Failure::Broken),
+                }
             }
             SwarmEvent::Failed { request, failure } => {
                 self.flights.remove(&request);
@@ -172,11 +197,17 @@ impl Running {
             }
             SwarmEvent::Local { chunk } => self.download.handle_local(now, chunk),
             SwarmEvent::Lost { chunk } => self.download.handle_lost(now, chunk),
+            SwarmEvent::Passing { chunk } => self.download.handle_passing(now, chunk),
+            SwarmEvent::Wishes(wishes) => self.download.handle_wishes(now, wishes),
             SwarmEvent::Claim { by, term } => self.download.handle_claim(now, by, term),
             SwarmEvent::OriginGoesOn => self.download.handle_fetch_goes_on(now),
             SwarmEvent::OriginDone => {
                 self.fetch = None;
                 self.download.handle_fetched();
+                // who keeps everything is done now and gives out first copies; who keeps a share does not
+                if self.share.wishes().is_some() && self.share.set_source(false) {
+                    join_everywhere(&self.shared, &self.share);
+                }
             }
             SwarmEvent::OriginFailed => {
                 self.fetch = None;
@@ -188,6 +219,7 @@ impl Running {
     fn look(&mut self) {
         if self.last_sync.elapsed() > SYNC_EVERY {
             self.last_sync = Instant::now();
+            self.look_at_the_share();
             let keeper = self.shared.keeper.clone();
             tokio::task::spawn_blocking(move || keeper.sync());
         }
@@ -201,7 +233,29 @@ impl Running {
         self.download.handle_nodes(self.shared.now(), &nodes);
     }
 
+    /// Says that the share is here, and what beyond it may go.
+    fn look_at_the_share(&mut self) {
+        let Some(wishes) = self.share.wishes() else {
+            return;
+        };
+        let has = self.download.has_its_share() && !wishes.mine.is_empty();
+        if has && !std::mem::replace(&mut self.had_its_share, has) {
+            let manifest = self.share.digest();
+            let (chunks, of) = (wishes.mine.len(), self.share.manifest.chunks.len());
+            self.shared.emit(Event::ShareHere {
+                manifest,
+                chunks,
+                of,
+            });
+        }
+        self.had_its_share = has;
+        spread::let_go(&self.shared, &self.share, |chunk, id| {
+            self.download.is_whole_at(chunk, id)
+        });
+    }
+
     fn act(&mut self) {
+        self.release();
         while let Some(action) = self.download.poll_action() {
             match action {
                 Action::Swarm(action) => self.act_in_swarm(action),
@@ -222,6 +276,14 @@ impl Running {
                 }
             }
         }
+    }
+
+    fn release(&mut self) {
+        let released: Vec<ChunkId> = std::iter::from_fn(|| self.download.poll_release()).collect();
+        for chunk in &released {
+            self.share.release(*chunk);
+        }
+        announce_lost(&self.shared, &self.share, &released);
     }
 
     fn act_in_swarm(&mut self, action: swarm::Action) {
@@ -410,7 +472,17 @@ async fn take_part(
             Added::Part => return Ok(()),
             Added::Whole(object, permit) => {
                 let kept = keep(shared, share, chunk, Arrived::Object(object), permit).await;
-                return kept.map_err(|()| Failure::Broken);
+                if kept.is_ok() {
+                    return Ok(());
+                }
+                // its other parts were here a moment ago. At once: whoever rests below may be cancelled
+                announce_lost(shared, share, &[chunk]);
+                if let Some(events) = share.download() {
+                    let _ = events.try_send(SwarmEvent::Lost { chunk });
+                }
+                // it would only come again
+                tokio::time::sleep(REST_WITHOUT_ROOM).await;
+                return Err(Failure::Broken);
             }
             // it was whole and lost again since room was asked for
             Added::NoRoom(back) => {
@@ -446,9 +518,7 @@ pub(crate) async fn keep(
                 Ok(())
             }
             Ok(Err(error)) => {
-                let reason = error.to_string();
-                tracing::error!(%error, "an object could not be kept");
-                shared.emit(Event::KeepFailed { reason });
+                shared.tell_that_it_cannot_keep(&error);
                 share.drop_arriving(chunk);
                 Err(())
             }
@@ -476,6 +546,19 @@ impl Shared {
             address: peer.address,
             chunk,
         });
+    }
+
+    /// Once a minute: what has no room comes by the hundred.
+    fn tell_that_it_cannot_keep(&self, error: &KeepError) {
+        let mut last = lock(&self.keep_failed);
+        if last.is_some_and(|at| at.elapsed() < TROUBLE_EVERY) {
+            return;
+        }
+        *last = Some(std::time::Instant::now());
+        let source = std::error::Error::source(error);
+        let reason = source.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        tracing::error!(reason, "an object could not be kept");
+        self.emit(Event::KeepFailed { reason });
     }
 
     fn name_of(&self, id: peer_cache_proto::PeerId) -> String {

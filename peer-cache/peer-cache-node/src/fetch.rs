@@ -12,7 +12,7 @@ use bytes::Bytes;
 use image_format::{ChunkId, ChunkRecord, VerifiedObject};
 use peer_cache_proto::election::CLAIM_EVERY;
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -109,14 +109,14 @@ impl Leg {
                 // a neighbour may have brought it meanwhile
                 if !self.share.holds(chunk) {
                     let leg = self.clone();
-                    transfers.spawn(async move { leg.bring(chunk).await.map(|()| chunk) });
+                    transfers.spawn(async move { leg.bring(chunk).await });
                 }
             }
             let Some(done) = transfers.join_next().await else {
                 return Ok(());
             };
-            let chunk = done.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))??;
-            let _ = events.send(SwarmEvent::Local { chunk }).await;
+            let came = done.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))??;
+            let _ = events.send(came).await;
         }
     }
 
@@ -197,23 +197,32 @@ impl Leg {
         }
     }
 
-    /// One object over the WAN. A wrong one is asked for once more, then HQ is the culprit.
-    async fn bring(&self, chunk: ChunkId) -> Result<(), LeaseError> {
+    /// One object over the WAN, kept or passed on. A wrong one is asked for once more, then HQ is the culprit.
+    async fn bring(&self, chunk: ChunkId) -> Result<SwarmEvent, LeaseError> {
         let unreachable = |e: std::io::Error| LeaseError::Unreachable(e);
         let record = self.share.manifest.chunk(chunk);
         let record = record.ok_or_else(|| unreachable(std::io::ErrorKind::NotFound.into()))?;
         let mut wrong = String::new();
+        let for_others = match self.share.is_mine(chunk) {
+            true => None,
+            // before anything is fetched: what they do not take in time is not fetched ahead of them
+            false => Some(acquire(&self.share.passing).await?),
+        };
         for _ in 0..ORIGIN_TRIES {
-            let permit = self.share.intake.clone().acquire_owned().await;
-            let permit = permit.map_err(|e| unreachable(std::io::Error::other(e)))?;
+            let permit = acquire(&self.share.intake).await?;
             let body = self.object(record).await?;
             let came = body.len() as u64;
             self.shared.origin_bytes.fetch_add(came, Ordering::Relaxed);
             match VerifiedObject::check(record, Bytes::from(body)) {
                 Ok(object) => {
+                    if let Some(room) = for_others {
+                        self.share.pass_on(chunk, object.bytes().clone(), room);
+                        return Ok(SwarmEvent::Passing { chunk });
+                    }
                     let arrived = Arrived::Object(object);
                     return keep(&self.shared, &self.share, chunk, arrived, permit)
                         .await
+                        .map(|()| SwarmEvent::Local { chunk })
                         .map_err(|()| unreachable(std::io::ErrorKind::StorageFull.into()));
                 }
                 Err(error) => wrong = error.to_string(),
@@ -257,6 +266,11 @@ impl Leg {
             }
         }
     }
+}
+
+async fn acquire(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LeaseError> {
+    let room = room.clone().acquire_owned().await;
+    room.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))
 }
 
 /// Up to half as much again: what cut one store's transfers cut those of all.

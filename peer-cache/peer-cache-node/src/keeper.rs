@@ -1,11 +1,16 @@
 //! Where chunks go when they arrive and come from when they are served.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use image_format::{ChunkId, ChunkRecord, Form, Manifest, VerifiedChunk, VerifiedObject};
+use image_format::{
+    ChunkHash, ChunkId, ChunkRecord, Form, Manifest, VerifiedChunk, VerifiedObject,
+};
+use peer_cache_proto::spread::MayGo;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use trust_format::Verified;
 
-use crate::slab::{KeepError, Slab};
+use crate::slab::{KeepError, Scrubbed, Slab};
 
 /// A chunk as it arrived, checked.
 #[derive(Debug)]
@@ -65,6 +70,29 @@ pub trait ChunkKeeper: Send + Sync + 'static {
 
     /// Room for further objects, in bytes.
     fn free_bytes(&self) -> u64;
+
+    /// Room for objects altogether, as [`Self::bytes_of`] counts them; `None` when whatever is assigned has to be here.
+    fn room_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Room that an object takes.
+    fn bytes_of(&self, record: &ChunkRecord) -> u64 {
+        record.object_bytes.into()
+    }
+
+    /// Of the assigned chunks these may be evicted when room is needed: others hold them. Replaces what was said before.
+    fn let_go(&self, _chunks: BTreeMap<ChunkHash, MayGo>) {}
+
+    /// Assigned chunks that were evicted since this was asked last.
+    fn evicted(&self) -> Vec<ChunkHash> {
+        Vec::new()
+    }
+
+    /// Reads the next record behind `cursor` again; `None` behind the last one. May block.
+    fn scrub(&self, _cursor: &mut u64) -> Option<Scrubbed> {
+        None
+    }
 }
 
 impl ChunkKeeper for Slab {
@@ -119,5 +147,25 @@ impl ChunkKeeper for Slab {
 
     fn free_bytes(&self) -> u64 {
         Self::free_bytes(self)
+    }
+
+    fn room_bytes(&self) -> Option<u64> {
+        Some(self.usable_bytes())
+    }
+
+    fn bytes_of(&self, record: &ChunkRecord) -> u64 {
+        crate::slab::record_bytes(record.object_bytes)
+    }
+
+    fn let_go(&self, chunks: BTreeMap<ChunkHash, MayGo>) {
+        Self::let_go(self, chunks);
+    }
+
+    fn evicted(&self) -> Vec<ChunkHash> {
+        Self::evicted(self)
+    }
+
+    fn scrub(&self, cursor: &mut u64) -> Option<Scrubbed> {
+        Self::scrub(self, cursor)
     }
 }

@@ -10,12 +10,14 @@ mod fetch;
 mod identity;
 mod keeper;
 mod origin;
+mod scrub;
 mod serve;
 mod session;
 mod share;
 mod shared;
 mod site;
 pub mod slab;
+mod spread;
 
 use std::{
     io,
@@ -153,6 +155,15 @@ pub enum Event {
         /// How many parts came from whom.
         from: Vec<(String, u64)>,
     },
+    /// What this node keeps of a manifest is here; others keep the rest.
+    ShareHere {
+        /// Which.
+        manifest: Digest,
+        /// Chunks that it keeps.
+        chunks: usize,
+        /// Chunks of the manifest.
+        of: usize,
+    },
     /// A peer sent bytes that are not what was signed, and was cut off.
     Accused {
         /// Who.
@@ -229,6 +240,10 @@ impl PeerCache {
         ));
         tokio::spawn(session::accept(shared.clone()));
         tokio::spawn(discovery::dial_known(shared.clone()));
+        if shared.role == Role::Node {
+            tokio::spawn(spread::run(shared.clone()));
+            tokio::spawn(scrub::run(shared.clone()));
+        }
         if config.discover
             && let Err(error) = discovery::start(&shared)
         {
@@ -311,7 +326,7 @@ impl PeerCache {
     /// Takes documents from a place other than a peer: HQ, or this agent's own completion.
     pub fn learn(&self, documents: &Documents) -> Learned {
         let learned = lock(&self.shared.site).learn(documents);
-        session::spread(&self.shared, &learned, None);
+        session::pass_on(&self.shared, &learned, None);
         learned
     }
 
@@ -474,20 +489,22 @@ impl PeerCache {
         share.complete.subscribe()
     }
 
-    fn take_in(&self, share: &Arc<Share>) {
-        let manifests: Vec<Verified<Manifest>> = self
-            .shared
-            .shares()
-            .iter()
-            .map(|s| s.manifest.clone())
-            .collect();
+    fn assign(&self) {
+        let shares = self.shared.shares();
+        let manifests: Vec<Verified<Manifest>> =
+            shares.iter().map(|s| s.manifest.clone()).collect();
         self.shared.keeper.assign(&manifests);
+        spread::handle_versions(&self.shared);
+    }
+
+    fn take_in(&self, share: &Arc<Share>) {
+        self.assign();
         for chunk in (0..share.chunk_count()).map(image_format::ChunkId) {
             if self.shared.keeper.holds(&share.manifest, chunk) {
                 share.hold(chunk);
             }
         }
-        if share.is_complete() {
+        if share.is_complete() && share.wishes().is_none() {
             if self.shared.role == Role::Node {
                 share.set_source(true);
             }
@@ -499,7 +516,10 @@ impl PeerCache {
 
     /// Stops serving a manifest.
     pub fn unshare(&self, digest: &Digest) {
-        lock(&self.shared.shares).remove(digest);
+        let gone = lock(&self.shared.shares).remove(digest);
+        if gone.is_some() {
+            self.assign();
+        }
     }
 
     /// How many of a manifest's chunks are here.

@@ -30,6 +30,8 @@ const NEXT_WITHIN: Duration = Duration::from_secs(20);
 const TURNS: usize = 6;
 /// An answer that takes longer, over a slow link, lets the next one begin.
 const TURN: Duration = Duration::from_millis(60);
+/// How long what is being sent may keep its place in the slab; then the connection ends.
+const PIN_FOR: Duration = Duration::from_secs(30);
 const ANSWER_PRIORITY: i32 = 0;
 
 /// Takes request streams until the connection ends. QUIC's limit on open streams bounds how many are served at once.
@@ -59,23 +61,40 @@ async fn serve(
         false => Answered::nothing(Answer::Refused),
         true => answer(shared, peer, &request, &mut send).await,
     };
-    let (since, turn) = match &answered.upload {
-        Some(upload) => (Instant::now(), upload.turn().await),
-        None => (Instant::now(), None),
+    let Answered { head, body, upload } = answered;
+    let Some(_pinned) = peer.pin(body.len() as u64) else {
+        peer.connection.close(6u32.into(), b"takes nothing off");
+        return Ok(());
     };
-    send.write_all(&answered.head.to_bytes()).await?;
-    send.write_chunk(answered.body).await?;
-    send.finish()?;
-    if answered.upload.is_some() {
-        // it is sent when it is acknowledged: what was written may still be in the send buffer
+    let sent = async {
+        let since = Instant::now();
+        let turn = match &upload {
+            Some(_) => shared.uploads.turn().await,
+            None => None,
+        };
+        send.write_all(&head.to_bytes()).await?;
+        send.write_chunk(body).await?;
+        send.finish()?;
+        // it is sent when it is acknowledged: until then the bytes are in a queue, and their place in the slab is not free
         let stopped = send.stopped();
         tokio::pin!(stopped);
-        if timeout(TURN, &mut stopped).await.is_err() {
-            drop(turn);
-            let _ = timeout_at(since + UPLOAD_COUNTS_FOR, stopped).await;
+        if timeout(TURN, &mut stopped).await.is_ok() {
+            return Ok(());
         }
-    }
-    Ok(())
+        drop(turn);
+        if timeout_at(since + UPLOAD_COUNTS_FOR, &mut stopped)
+            .await
+            .is_err()
+        {
+            drop(upload);
+            let _ = stopped.await;
+        }
+        Ok(())
+    };
+    timeout(PIN_FOR, sent).await.unwrap_or_else(|_| {
+        peer.connection.close(6u32.into(), b"takes nothing off");
+        Ok(())
+    })
 }
 
 /// Counts the answers that are on their way.
@@ -105,7 +124,12 @@ impl Uploads {
         })
     }
 
-    /// Waits for its turn.
+    /// Waits until few enough are being sent.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Waits until one more may be on its way.
     async fn begin(self: &Arc<Self>, peers: impl Fn() -> usize) -> Upload {
         loop {
             let ended = self.ended.notified();
@@ -119,13 +143,6 @@ impl Uploads {
 
 /// One answer on its way.
 struct Upload(Arc<Uploads>);
-
-impl Upload {
-    /// Waits until few enough are being sent.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.turns.acquire().await.ok()
-    }
-}
 
 impl Drop for Upload {
     fn drop(&mut self) {
@@ -199,7 +216,7 @@ async fn answer(
 fn open(shared: &Arc<Shared>, share: &Arc<Share>, part: PartId, form: Form) -> Option<Answered> {
     let (chunk, index) = share.table.place_of(part)?;
     if form == Form::Object
-        && let Some(bytes) = share.arriving_part(chunk, index)
+        && let Some(bytes) = share.part_in_memory(chunk, index)
     {
         return Some(Answered::found(part, Form::Object, bytes));
     }

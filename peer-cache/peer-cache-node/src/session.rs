@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,7 @@ use crate::{
     serve::serve_requests,
     share::{Share, SwarmEvent},
     shared::{CONNECTIONS_MAX, OUTBOX_MAX, Peer, Shared, Standing, lock},
+    spread,
 };
 
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -196,7 +197,7 @@ async fn greet(
     // signed, so it matters not who shows them; without a channel there is nothing to judge the peer by
     if matches!(hello.credentials, Credentials::Node { .. }) {
         let learned = lock(&shared.site).learn(&documents);
-        spread(shared, &learned, None);
+        pass_on(shared, &learned, None);
     }
     let standing = shared.judge(&key, &hello).map_err(refused)?;
     let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
@@ -211,6 +212,7 @@ async fn greet(
         outbox,
         standing: Mutex::new(standing),
         asked: AtomicUsize::new(0),
+        pinned: AtomicU64::new(0),
         waiting: Mutex::new(None),
     });
     register(shared, &peer)?;
@@ -258,6 +260,7 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
     for share in shared.shares() {
         share.tell(SwarmEvent::Gone { id: peer.id }).await;
     }
+    spread::handle_gone(&shared, &peer);
     shared.emit(Event::PeerGone { key: peer.key });
 }
 
@@ -295,6 +298,7 @@ pub(crate) fn introduce(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     if peer.is_node() && shared.role == Role::Node {
         let documents = lock(&shared.site).all_documents();
         peer.send(Frame::Documents(documents));
+        spread::tell(shared, peer);
     }
     let hints = shared.hints_for(peer);
     if !hints.is_empty() {
@@ -403,6 +407,16 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
                 share.tell(SwarmEvent::Have { id: peer.id, parts }).await;
             }
         }
+        Frame::Lost { manifest, parts } if served => {
+            if let Some(share) = shared.share(&manifest) {
+                let parts = parts.parts(share.table.part_count());
+                let id = peer.id;
+                share.tell(SwarmEvent::HaveNot { id, parts }).await;
+            }
+        }
+        Frame::Members(members) if served && peer.is_node() => {
+            spread::handle_members(shared, peer, &members);
+        }
         Frame::Claim { manifest, term } if peer.is_node() => {
             if let Some(share) = shared.share(&manifest) {
                 share.tell(SwarmEvent::Claim { by: peer.key, term }).await;
@@ -437,11 +451,11 @@ fn handle_documents(shared: &Arc<Shared>, peer: &Arc<Peer>, documents: Documents
         Standing::Stranger => return,
     };
     let learned = lock(&shared.site).learn(&documents);
-    spread(shared, &learned, Some(peer));
+    pass_on(shared, &learned, Some(peer));
 }
 
 /// Acts on what was learned: passes it on, answers those who waited, and cuts off who lost their right.
-pub(crate) fn spread(
+pub(crate) fn pass_on(
     shared: &Arc<Shared>,
     learned: &crate::site::Learned,
     from: Option<&Arc<Peer>>,

@@ -14,8 +14,9 @@ use image_format::{
 };
 use peer_cache_proto::{
     PeerId,
+    download::Wishes,
     duty::{Duty, Give},
-    swarm::{Failure, OPEN_CHUNKS_BOUND, RequestId},
+    swarm::{Failure, OPEN_CHUNKS_BOUND, PEERS_MAX, RequestId},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use trust_format::{Digest, PublicKey, Verified};
@@ -24,6 +25,8 @@ use crate::session::Joined;
 
 /// Events that a download may be behind with.
 pub(crate) const SWARM_EVENTS_MAX: usize = 4096;
+/// Objects that others keep and that wait in memory for them.
+const PASSING_MAX: usize = 32;
 /// Objects of one download in memory, whole or in parts: those that the swarm has begun, and those on their way to the
 /// medium. Each open one gets its room sooner or later, because the medium gives back what it has taken.
 const INTAKE_MAX: usize = OPEN_CHUNKS_BOUND + 32;
@@ -36,6 +39,10 @@ pub(crate) enum SwarmEvent {
         source: bool,
     },
     Have {
+        id: PeerId,
+        parts: Vec<PartId>,
+    },
+    HaveNot {
         id: PeerId,
         parts: Vec<PartId>,
     },
@@ -63,6 +70,12 @@ pub(crate) enum SwarmEvent {
     Lost {
         chunk: ChunkId,
     },
+    /// A chunk that others keep came over the WAN.
+    Passing {
+        chunk: ChunkId,
+    },
+    /// What is to be here, and what others want.
+    Wishes(Option<Wishes>),
     Claim {
         by: PublicKey,
         term: u64,
@@ -98,6 +111,8 @@ pub(crate) struct Share {
     pub(crate) table: Arc<PartTable>,
     /// Room for objects in memory.
     pub(crate) intake: Arc<Semaphore>,
+    /// Room for objects that others keep.
+    pub(crate) passing: Arc<Semaphore>,
     state: Mutex<State>,
     /// Gives out first copies: holds everything or fetches it over the WAN.
     source: AtomicBool,
@@ -107,6 +122,29 @@ pub(crate) struct Share {
     joined: Joined,
 }
 
+/// What a peer said of itself in this swarm.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) source: bool,
+    /// By part.
+    have: Vec<bool>,
+}
+
+impl Known {
+    pub(crate) fn parts(&self) -> Vec<PartId> {
+        let parts = (0u32..).zip(&self.have).filter(|(_, have)| **have);
+        parts.map(|(part, _)| PartId(part)).collect()
+    }
+
+    fn set(&mut self, parts: &[PartId], to: bool) {
+        for part in parts {
+            if let Some(have) = self.have.get_mut(part.0 as usize) {
+                *have = to;
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     /// By chunk.
@@ -114,7 +152,13 @@ struct State {
     /// Chunks in `held`.
     held_count: usize,
     arriving: BTreeMap<ChunkId, Arriving>,
+    /// Objects that others keep, until they have them.
+    passing: BTreeMap<ChunkId, (Bytes, OwnedSemaphorePermit)>,
+    /// What is to be here and what others want; `None` where everything is to be here.
+    wishes: Option<Wishes>,
     duty: Duty,
+    /// What each peer said of itself, for a download that begins later.
+    peers: BTreeMap<PeerId, Known>,
     download: Option<mpsc::Sender<SwarmEvent>>,
 }
 
@@ -126,10 +170,14 @@ impl Share {
                 held: vec![false; manifest.chunks.len()],
                 held_count: 0,
                 arriving: BTreeMap::new(),
+                passing: BTreeMap::new(),
+                wishes: None,
                 duty: Duty::new(table.part_count(), rotation),
+                peers: BTreeMap::new(),
                 download: None,
             }),
             intake: Arc::new(Semaphore::new(INTAKE_MAX)),
+            passing: Arc::new(Semaphore::new(PASSING_MAX)),
             table,
             source: AtomicBool::new(false),
             joined: Joined::default(),
@@ -233,13 +281,70 @@ impl Share {
 
     /// What of a chunk was here is given up.
     pub(crate) fn drop_arriving(&self, chunk: ChunkId) {
-        self.state().arriving.remove(&chunk);
+        let mut state = self.state();
+        state.arriving.remove(&chunk);
+        for part in self.table.parts_of(chunk) {
+            state.duty.handle_lost(part);
+        }
     }
 
-    /// A part of an object that is not whole yet.
-    pub(crate) fn arriving_part(&self, chunk: ChunkId, index: u32) -> Option<Bytes> {
+    /// A part of an object that is in memory: it is not whole yet, or it is passed on and not kept.
+    pub(crate) fn part_in_memory(&self, chunk: ChunkId, index: u32) -> Option<Bytes> {
         let state = self.state();
+        if let Some((object, _)) = state.passing.get(&chunk) {
+            return Some(object.slice(self.manifest.chunk(chunk)?.part_range(index)?));
+        }
         state.arriving.get(&chunk)?.assembly.part(index).cloned()
+    }
+
+    /// Whether a part can be served.
+    pub(crate) fn has_part(&self, part: PartId) -> bool {
+        let place = self.table.place_of(part);
+        place.is_some_and(|(chunk, index)| {
+            self.holds(chunk) || self.part_in_memory(chunk, index).is_some()
+        })
+    }
+
+    /// An object that others keep is in memory and can be served from now on.
+    pub(crate) fn pass_on(&self, chunk: ChunkId, object: Bytes, room: OwnedSemaphorePermit) {
+        self.state().passing.insert(chunk, (object, room));
+        self.hold(chunk);
+    }
+
+    /// An object that was passed on is in memory no longer.
+    pub(crate) fn release(&self, chunk: ChunkId) {
+        if self.state().passing.remove(&chunk).is_some() {
+            self.lose(chunk);
+        }
+    }
+
+    /// Whether a chunk is to be kept here.
+    pub(crate) fn is_mine(&self, chunk: ChunkId) -> bool {
+        let state = self.state();
+        state
+            .wishes
+            .as_ref()
+            .is_none_or(|w| w.mine.contains(&chunk))
+    }
+
+    pub(crate) fn wishes(&self) -> Option<Wishes> {
+        self.state().wishes.clone()
+    }
+
+    /// Whether that was news.
+    pub(crate) fn set_wishes(&self, wishes: Option<Wishes>) -> bool {
+        let mut state = self.state();
+        let news = state.wishes != wishes;
+        state.wishes = wishes;
+        news
+    }
+
+    /// Whether a peer takes part.
+    pub(crate) fn has_joined(&self, id: PeerId) -> bool {
+        self.joined
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&id)
     }
 
     /// Chunks that are here.
@@ -308,6 +413,11 @@ impl Share {
         self.state().download = events;
     }
 
+    /// What peers said before the download began.
+    pub(crate) fn known_peers(&self) -> BTreeMap<PeerId, Known> {
+        self.state().peers.clone()
+    }
+
     /// Where the download that is going on takes its events.
     pub(crate) fn download(&self) -> Option<mpsc::Sender<SwarmEvent>> {
         self.state().download.clone()
@@ -318,8 +428,28 @@ impl Share {
         let download = {
             let mut state = self.state();
             match &event {
-                SwarmEvent::Have { parts, .. } => state.duty.handle_have(parts),
+                SwarmEvent::Peer { id, source } => {
+                    let unknown = || Known {
+                        source: *source,
+                        have: vec![false; self.table.part_count() as usize],
+                    };
+                    if state.peers.len() < PEERS_MAX || state.peers.contains_key(id) {
+                        state.peers.entry(*id).or_insert_with(unknown).source = *source;
+                    }
+                }
+                SwarmEvent::Have { id, parts } => {
+                    state.duty.handle_have(parts);
+                    if let Some(known) = state.peers.get_mut(id) {
+                        known.set(parts, true);
+                    }
+                }
+                SwarmEvent::HaveNot { id, parts } => {
+                    if let Some(known) = state.peers.get_mut(id) {
+                        known.set(parts, false);
+                    }
+                }
                 SwarmEvent::Gone { id } => {
+                    state.peers.remove(id);
                     state.duty.handle_peer_gone(*id);
                     self.arrived.notify_waiters();
                 }

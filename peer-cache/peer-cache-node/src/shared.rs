@@ -26,13 +26,15 @@ use trust_format::{
 
 use crate::{
     Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads,
-    share::Share, site::Site,
+    share::Share, site::Site, spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
 pub(crate) const OUTBOX_MAX: usize = 1024;
 /// Connections of one program.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
+/// Bytes that are being sent to one peer at most.
+const PIN_BYTES_MAX: u64 = 64 << 20;
 /// How long HQ has to certify a node before its neighbour does.
 const CERTIFY_BY_HQ_WITHIN: Duration = Duration::from_secs(4);
 
@@ -61,6 +63,8 @@ pub(crate) struct Peer {
     pub(crate) standing: Mutex<Standing>,
     /// Requests that it has not answered to the end.
     pub(crate) asked: AtomicUsize,
+    /// Bytes on their way to it.
+    pub(crate) pinned: AtomicU64,
     /// An agent that waits for an answer.
     pub(crate) waiting: Mutex<Option<(MachineFacts, Option<Digest>)>>,
 }
@@ -81,7 +85,23 @@ impl Drop for Asked {
     }
 }
 
+/// Bytes that are being sent, whose place must not be used again.
+pub(crate) struct PinnedBytes<'a>(&'a AtomicU64, u64);
+
+impl Drop for PinnedBytes<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
 impl Peer {
+    /// Counts bytes as being sent; `None` when too many are.
+    pub(crate) fn pin(&self, bytes: u64) -> Option<PinnedBytes<'_>> {
+        let before = self.pinned.fetch_add(bytes, Ordering::Relaxed);
+        let pinned = PinnedBytes(&self.pinned, bytes);
+        (before + bytes <= PIN_BYTES_MAX).then_some(pinned)
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         lock(&self.standing).clone()
     }
@@ -124,6 +144,9 @@ pub(crate) struct Shared {
     /// Answers that are on their way.
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) origin_bytes: AtomicU64,
+    pub(crate) sharing: Mutex<Sharing>,
+    /// When it was said last that an object cannot be kept.
+    pub(crate) keep_failed: Mutex<Option<Instant>>,
     next_peer: AtomicU64,
 }
 
@@ -169,6 +192,8 @@ impl Shared {
             events,
             uploads: Arc::default(),
             origin_bytes: AtomicU64::new(0),
+            sharing: Mutex::default(),
+            keep_failed: Mutex::default(),
             next_peer: AtomicU64::new(1),
         }
     }

@@ -406,6 +406,16 @@ impl Site {
         Ok(manifest)
     }
 
+    /// Who shares the site's chunks, as it was saved last.
+    pub(crate) fn members(&self) -> Option<Vec<u8>> {
+        fs::read(self.folder.as_ref()?.join("members")).ok()
+    }
+
+    /// Saves it for the next start.
+    pub(crate) fn save_members(&self, members: &[u8]) {
+        self.persist("members", members);
+    }
+
     fn persist(&self, name: &str, bytes: &[u8]) {
         let Some(folder) = &self.folder else { return };
         if let Err(error) = write_durably(&folder.join(name), bytes) {

@@ -18,6 +18,10 @@ use crate::{
     swarm::{self, Counters, Failure, PeerKind, RequestId, Swarm},
 };
 
+mod wishes;
+
+pub use wishes::{PASS_ON_AGAIN_AFTER, PASS_ON_FOR, Wishes};
+
 /// How often the view of the store's nodes is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A fetch that neighbours can shorten by so many chunks begins anew: what is on its way from the origin is lost then.
@@ -54,10 +58,19 @@ pub struct Download {
     election: Option<Election>,
     candidates: BTreeSet<PublicKey>,
     is_fetching: bool,
-    /// What the origin was asked for last.
-    wanted: Vec<ChunkId>,
+    /// What the origin was asked for last and has not brought.
+    wanted: BTreeSet<ChunkId>,
     next_look: Duration,
+    /// At the last look something was to be had of the origin only.
+    was_missing: bool,
     actions: VecDeque<Action>,
+    /// `None` where everything is to be here.
+    wishes: Option<Wishes>,
+    /// Chunks that others keep, in memory until they have them; since when.
+    passing: BTreeMap<ChunkId, Duration>,
+    /// Chunks that nobody took, and when that was.
+    left_over: BTreeMap<ChunkId, Duration>,
+    released: VecDeque<ChunkId>,
 }
 
 impl Download {
@@ -75,15 +88,20 @@ impl Download {
             election: stands.map(|(me, rank)| Election::new(now, me, rank)),
             candidates: BTreeSet::new(),
             is_fetching: false,
-            wanted: Vec::new(),
+            wanted: BTreeSet::new(),
             next_look: now,
+            was_missing: false,
             actions: VecDeque::new(),
+            wishes: None,
+            passing: BTreeMap::new(),
+            left_over: BTreeMap::new(),
+            released: VecDeque::new(),
         }
     }
 
-    /// Whether everything is here.
+    /// Whether everything is here. Where only a share is to be, it goes on: the others may need this node to fetch.
     pub fn is_finished(&self) -> bool {
-        self.swarm.is_finished()
+        self.wishes.is_none() && self.swarm.is_finished()
     }
 
     /// What came from where.
@@ -142,6 +160,7 @@ impl Download {
 
     /// A chunk is here without the swarm: from the slab, the old disk or the origin.
     pub fn handle_local(&mut self, now: Duration, chunk: ChunkId) {
+        self.wanted.remove(&chunk);
         if let Some(election) = &mut self.election {
             election.handle_progress(now);
         }
@@ -192,6 +211,7 @@ impl Download {
         if now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
             self.look(now);
+            self.release(now);
         }
     }
 
@@ -223,15 +243,19 @@ impl Download {
         if self.election.is_none() {
             return;
         }
-        let unavailable = self.swarm.unavailable();
-        let is_missing = !unavailable.is_empty();
-        if self.is_fetching && self.is_shorter_by_now(unavailable) {
+        let nowhere = self.nowhere();
+        let is_missing = !nowhere.is_empty();
+        let was_missing = std::mem::replace(&mut self.was_missing, is_missing);
+        if self.is_fetching && self.is_shorter_by_now(nowhere.len()) {
             self.is_fetching = false;
             self.actions.push_back(Action::StopFetching);
         }
         let Some(election) = &mut self.election else {
             return;
         };
+        if self.wishes.is_some() && is_missing && !was_missing {
+            election.handle_need(now);
+        }
         let term = election.fetching();
         if term.is_some() && !self.is_fetching && !is_missing {
             // what is left is in flight from neighbours
@@ -251,20 +275,19 @@ impl Download {
 
     /// Whether neighbours hold much of what the origin was asked for: a node that begins to fetch a moment before its first
     /// connection would bring the whole version over the WAN once more.
-    fn is_shorter_by_now(&self, unavailable: Vec<PartId>) -> bool {
+    fn is_shorter_by_now(&self, nowhere: usize) -> bool {
         let lacks = |chunk: &&ChunkId| self.table.parts_of(**chunk).any(|p| !self.swarm.holds(p));
         let lacking = self.wanted.iter().filter(lacks).count();
-        let of_origin = self.table.chunks_of(unavailable).len();
-        match of_origin {
+        match nowhere {
             0 => lacking > 0,
-            _ => lacking >= of_origin + SHORTER_BY_MIN,
+            _ => lacking >= nowhere + SHORTER_BY_MIN,
         }
     }
 
     fn fetch(&mut self, term: u64) {
         self.is_fetching = true;
-        self.wanted = self.table.chunks_of(self.swarm.unavailable());
-        let wanted = self.wanted.clone();
+        let wanted = self.nowhere();
+        self.wanted = wanted.iter().copied().collect();
         self.actions.push_back(Action::Fetch { term, wanted });
     }
 }

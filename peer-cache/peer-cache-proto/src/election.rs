@@ -160,6 +160,11 @@ impl Election {
         self.stepped_back = 0;
     }
 
+    /// Something is needed of the origin after a time in which nothing was: whose turn it is counts from now.
+    pub fn handle_need(&mut self, now: Duration) {
+        self.changed = now;
+    }
+
     /// HQ refused, or the origin cannot be reached: this node steps back until a deadline has passed.
     pub fn handle_refused(&mut self, now: Duration) {
         self.step_back(now);

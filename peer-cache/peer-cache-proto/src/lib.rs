@@ -11,6 +11,7 @@ pub mod download;
 pub mod duty;
 pub mod election;
 pub mod machine;
+pub mod spread;
 pub mod swarm;
 pub mod wire;
 

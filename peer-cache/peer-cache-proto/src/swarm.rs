@@ -15,6 +15,7 @@ use image_format::{ChunkId, PartId, PartTable};
 use crate::{PeerId, mix};
 
 mod choose;
+mod share;
 
 /// How long news of parts is gathered before it is announced.
 pub const ANNOUNCE_DELAY: Duration = Duration::from_millis(10);
@@ -162,6 +163,9 @@ pub struct Swarm {
     chunks: Vec<ChunkState>,
     open: BTreeSet<u32>,
     held: Vec<bool>,
+    /// Parts that others keep: passed on when they are here, never asked for.
+    spared: Vec<bool>,
+    /// Parts neither held nor spared.
     missing: usize,
     holders: Vec<u16>,
     copies: Vec<u8>,
@@ -197,6 +201,7 @@ impl Swarm {
             chunks: chunks.collect(),
             open: BTreeSet::new(),
             held: vec![false; count],
+            spared: vec![false; count],
             missing: count,
             holders: vec![0; count],
             copies: vec![0; count],
@@ -218,12 +223,12 @@ impl Swarm {
         }
     }
 
-    /// Whether everything is here.
+    /// Whether everything is here that is to be here.
     pub fn is_finished(&self) -> bool {
         self.missing == 0
     }
 
-    /// Parts that are not here.
+    /// Parts that are not here and should be.
     pub fn missing(&self) -> usize {
         self.missing
     }
@@ -238,19 +243,6 @@ impl Swarm {
         list(&self.held)
     }
 
-    /// Missing parts that are not in flight and that no connected peer has announced: what only the origin can give.
-    pub fn unavailable(&self) -> Vec<PartId> {
-        let nobody_has = |part: u32| self.peers.values().all(|p| !p.have[part as usize]);
-        let mut parts: Vec<PartId> = self
-            .wanted
-            .range(..(1, 0, 0))
-            .filter(|(_, _, c)| nobody_has(*c))
-            .map(|(_, _, c)| PartId(*c))
-            .collect();
-        parts.sort_unstable();
-        parts
-    }
-
     /// What came from where.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -263,27 +255,12 @@ impl Swarm {
         self.choose(now);
     }
 
-    /// A part that was here is here no longer: it turned out damaged.
-    pub fn handle_lost(&mut self, now: Duration, part: PartId) {
-        let Some(held) = self.held.get_mut(part.0 as usize) else {
-            return;
-        };
-        if std::mem::replace(held, false) {
-            self.missing += 1;
-            self.news.retain(|c| *c != part);
-            self.change_chunk(part, |chunk| chunk.held -= 1);
-            if self.copies[part.0 as usize] == 0 {
-                self.want(part);
-            }
-            self.choose(now);
-        }
-    }
-
     /// A peer of this swarm is connected.
     pub fn handle_peer(&mut self, now: Duration, id: PeerId, kind: PeerKind) {
         if self.accused.contains(&id) || self.peers.len() >= PEERS_MAX {
             return;
         }
+        let kind = self.kind_of(kind);
         if self.peers.get(&id).is_some_and(|p| p.kind == kind) {
             return;
         }
@@ -318,7 +295,8 @@ impl Swarm {
                 && !std::mem::replace(have, true)
             {
                 let at = part.0 as usize;
-                peer.useful += usize::from(!self.held[at] && self.copies[at] == 0);
+                let wanted = !self.held[at] && !self.spared[at] && self.copies[at] == 0;
+                peer.useful += usize::from(wanted);
                 raised.push(*part);
             }
         }
@@ -409,7 +387,8 @@ impl Swarm {
                 // the flight is over, so if nobody else sends it, it is wanted again
                 let at = part.0 as usize;
                 peer.have[at] = false;
-                peer.useful -= usize::from(!self.held[at] && self.copies[at] == 0);
+                let wanted = !self.held[at] && !self.spared[at] && self.copies[at] == 0;
+                peer.useful -= usize::from(wanted);
                 if peer.kind == PeerKind::Receiver {
                     self.change_holders(part, -1);
                 }
@@ -458,9 +437,16 @@ impl Swarm {
         }
         self.change_chunk(part, |chunk| chunk.held += 1);
         self.unwant(part);
-        self.missing -= 1;
         self.news.push(part);
         self.news_since.get_or_insert(now);
+        if !self.spared[part.0 as usize] {
+            self.missing -= 1;
+            self.finish();
+        }
+    }
+
+    /// Ends what is still in flight when nothing is missing.
+    fn finish(&mut self) {
         if self.missing == 0 {
             self.announce();
             let left: Vec<RequestId> = self.flights.keys().copied().collect();
@@ -524,6 +510,10 @@ impl Swarm {
     }
 
     fn want(&mut self, part: PartId) {
+        let at = part.0 as usize;
+        if self.held[at] || self.spared[at] || self.copies[at] > 0 {
+            return;
+        }
         if self.wanted.insert(self.key(part)) {
             for peer in self.peers.values_mut() {
                 peer.useful += usize::from(peer.have[part.0 as usize]);
@@ -575,7 +565,7 @@ impl Swarm {
             *copies -= 1;
             let is_last = *copies == 0;
             self.change_chunk(part, |chunk| chunk.in_flight -= 1);
-            if is_last && !self.held[part.0 as usize] {
+            if is_last {
                 self.want(part);
             }
         }

@@ -10,8 +10,10 @@ use trust_format::{
 
 use crate::{election::Rank, machine::MachineFacts};
 
+mod members;
 mod request;
 
+pub use members::Members;
 pub use request::*;
 
 /// Version of everything in this module. Programs of different versions do not talk.
@@ -156,6 +158,19 @@ impl PartRanges {
         }
         parts
     }
+
+    fn encode(&self, out: &mut Writer) {
+        out.count(self.0.len());
+        for (first, count) in &self.0 {
+            out.u32(*first).u32(*count);
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = input.count(HAVE_RANGES_MAX, 8, "ranges")?;
+        let ranges = (0..count).map(|_| Ok((input.u32("first")?, input.u32("count")?)));
+        Ok(Self(ranges.collect::<Result<_, DecodeError>>()?))
+    }
 }
 
 /// A control frame.
@@ -218,6 +233,15 @@ pub enum Frame {
     Report(Vec<u8>),
     /// Where others may be.
     Peers(Vec<PeerHint>),
+    /// The speaker no longer has these parts.
+    Lost {
+        /// Of this manifest.
+        manifest: Digest,
+        /// Which.
+        parts: PartRanges,
+    },
+    /// Who shares the site's chunks.
+    Members(Members),
 }
 
 /// Signed documents that nodes hand to each other and to agents. The reader verifies each.
@@ -268,12 +292,7 @@ impl Frame {
             Self::Join { manifest, source } => {
                 out.u8(6).raw(&manifest.0).flag(*source);
             }
-            Self::Have { manifest, parts } => {
-                out.u8(7).raw(&manifest.0).count(parts.0.len());
-                for (first, count) in &parts.0 {
-                    out.u32(*first).u32(*count);
-                }
-            }
+            Self::Have { manifest, parts } => parts.encode(out.u8(7).raw(&manifest.0)),
             Self::Claim { manifest, term } => {
                 out.u8(8).raw(&manifest.0).u64(*term);
             }
@@ -287,6 +306,8 @@ impl Frame {
                     out.raw(&peer.key.0).bytes(clip(&peer.address));
                 }
             }
+            Self::Lost { manifest, parts } => parts.encode(out.u8(12).raw(&manifest.0)),
+            Self::Members(members) => members.encode(out.u8(13)),
         }
         out.finish()
     }
@@ -315,13 +336,10 @@ impl Frame {
                 manifest: Digest(input.array("manifest")?),
                 source: input.flag("source")?,
             },
-            7 => {
-                let manifest = Digest(input.array("manifest")?);
-                let count = input.count(HAVE_RANGES_MAX, 8, "ranges")?;
-                let ranges = (0..count).map(|_| Ok((input.u32("first")?, input.u32("count")?)));
-                let parts = PartRanges(ranges.collect::<Result<_, DecodeError>>()?);
-                Self::Have { manifest, parts }
-            }
+            7 => Self::Have {
+                manifest: Digest(input.array("manifest")?),
+                parts: PartRanges::decode(&mut input)?,
+            },
             8 => Self::Claim {
                 manifest: Digest(input.array("manifest")?),
                 term: input.u64("term")?,
@@ -338,6 +356,11 @@ impl Frame {
                 });
                 Self::Peers(hints.collect::<Result<_, DecodeError>>()?)
             }
+            12 => Self::Lost {
+                manifest: Digest(input.array("manifest")?),
+                parts: PartRanges::decode(&mut input)?,
+            },
+            13 => Self::Members(Members::decode(&mut input)?),
             other => return Err(input.bad("frame type", 1, other.into())),
         };
         input.finish()?;

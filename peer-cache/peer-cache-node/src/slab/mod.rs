@@ -5,13 +5,18 @@
 //! before it is first served; so a power cut at any write leaves the old content or the new, never half of one.
 //! Why there is no separate index file: `docs/design/0003-slab-is-its-own-index.md`.
 
+mod fault;
+mod file;
 mod frontier;
 mod medium;
+mod quota;
 mod record;
+mod room;
+mod scrub;
+mod state;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -19,15 +24,23 @@ use std::{
 
 use bytes::Bytes;
 use image_format::{ChunkHash, ChunkRecord, Form, ObjectHash, VerifiedObject};
-use memmap2::{Mmap, MmapOptions};
+use peer_cache_proto::spread::MayGo;
 use thiserror::Error;
 
+use fault::{Faults, Watch};
+use file::{Room, made, map_whole, mapped_device, mapped_file};
 use frontier::Frontier;
 pub use medium::Medium;
+pub use record::record_bytes;
 use record::{HEADER_BYTES, Header, PAGE};
+pub use scrub::Scrubbed;
+use state::{Entry, State};
 
 /// The smallest useful slab: a few objects.
 pub const SLAB_BYTES_MIN: u64 = 16 << 20;
+/// This part of a slab is nobody's share: records do not fill it to the last page, and what comes before something else may
+/// go needs a place.
+const RESERVE_PART: u64 = 16;
 const MAGIC_PAGE: &[u8; 16] = b"lamplighter slab";
 const SLAB_VERSION: u8 = 1;
 
@@ -84,39 +97,12 @@ pub struct Slab {
 }
 
 struct Inner {
-    map: Bytes,
+    /// Where faults are noted.
+    faults: Option<PathBuf>,
+    /// The medium failed under the map often: it is read without it.
+    without_map: bool,
     medium: Box<dyn Medium>,
-    capacity: u64,
     state: Mutex<State>,
-}
-
-struct State {
-    frontier: Frontier,
-    entries: BTreeMap<(ChunkHash, Form), Entry>,
-    /// Free extents: offset to length.
-    free: BTreeMap<u64, u64>,
-    /// Objects of assigned versions, which are not evicted.
-    assigned: BTreeSet<ChunkHash>,
-    /// Records that are gone and whose headers still stand on the medium. They are wiped before their space is used
-    /// again: a walk that met one would step over what was written inside it.
-    dead: Vec<u64>,
-    generation: u64,
-    dirty: bool,
-}
-
-struct Entry {
-    offset: u64,
-    header: Header,
-    /// Its bytes were hashed since the slab was opened, or written by us.
-    verified: bool,
-    /// Alive as long as somebody sends from it.
-    pin: Arc<()>,
-}
-
-impl Entry {
-    fn extent(&self) -> u64 {
-        self.header.extent()
-    }
 }
 
 /// Bytes of the map that keep their record from being overwritten.
@@ -131,21 +117,67 @@ impl AsRef<[u8]> for Pinned {
     }
 }
 
+/// Where a slab lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A file, made with so many bytes if it is not there.
+    File {
+        /// Of a new file.
+        bytes: u64,
+    },
+    /// A partition, or any other file that has its final size.
+    Device,
+}
+
 impl Slab {
+    /// Opens a slab whose medium may fail: what it refuses to give is noted in a file beside it and left out by the next start,
+    /// and after three times in an hour it is read without the map.
+    ///
+    /// # Errors
+    /// [`OpenSlabError`].
+    pub fn open_watched(path: &Path, place: Place, faults: &Path) -> Result<Self, OpenSlabError> {
+        let io_error = |source| OpenSlabError::Io {
+            path: faults.to_owned(),
+            source,
+        };
+        let known = Faults::read(faults).map_err(io_error)?;
+        let (map, file) = match place {
+            Place::File { bytes } => mapped_file(path, bytes)?,
+            Place::Device => mapped_device(path)?,
+        };
+        if known.len() > 0 {
+            let (count, without_map) = (known.len(), known.are_frequent());
+            tracing::error!(count, without_map, "the slab's medium failed");
+        }
+        let watch = Watch::over(&map, faults).map_err(io_error)?;
+        let mut slab = Self::open_medium(path, map, Box::new(file), &known)?;
+        if let Some(inner) = Arc::get_mut(&mut slab.inner) {
+            inner.faults = Some(faults.to_owned());
+            inner.without_map = known.are_frequent();
+        }
+        slab.state().watches.push(watch);
+        slab.note_generation(&slab.state());
+        Ok(slab)
+    }
+
+    /// Whether the medium failed so often that the slab is read without the map.
+    pub fn is_read_without_map(&self) -> bool {
+        self.inner.without_map
+    }
+
+    fn note_generation(&self, state: &State) {
+        for watch in &state.watches {
+            watch.set_generation(state.generation);
+        }
+    }
+
     /// Opens a slab file, making it with `bytes` preallocated if it is not there. An existing one keeps its size.
     ///
     /// # Errors
     /// [`OpenSlabError`].
     pub fn open_file(path: &Path, bytes: u64) -> Result<Self, OpenSlabError> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| OpenSlabError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
-        }
-        let file = made(path, bytes, Room::Ahead)?;
-        let map = map_whole(path, &file)?;
-        Self::open_medium(path, map, Box::new(file))
+        let (map, file) = mapped_file(path, bytes)?;
+        Self::open_medium(path, map, Box::new(file), &Faults::default())
     }
 
     /// Opens a partition or any other file that has its final size. An all-zero first page becomes an empty slab.
@@ -153,16 +185,8 @@ impl Slab {
     /// # Errors
     /// [`OpenSlabError`].
     pub fn open_device(path: &Path) -> Result<Self, OpenSlabError> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|source| OpenSlabError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
-        let map = map_whole(path, &file)?;
-        Self::open_medium(path, map, Box::new(file))
+        let (map, file) = mapped_device(path)?;
+        Self::open_medium(path, map, Box::new(file), &Faults::default())
     }
 
     /// An empty slab on a file that is removed at once and lives as long as the program. In memory its room is taken as it
@@ -178,26 +202,32 @@ impl Slab {
             source,
         })?;
         let map = map_whole(path, &file)?;
-        let state = State::empty(map.len() as u64);
-        Ok(Self::new(map, Box::new(medium::Fleeting(file)), state))
+        Ok(Self::new(
+            Box::new(medium::Fleeting(file)),
+            State::empty(map),
+        ))
     }
 
     fn open_medium(
         path: &Path,
         map: Bytes,
         medium: Box<dyn Medium>,
+        faults: &Faults,
     ) -> Result<Self, OpenSlabError> {
         let io_error = |source| OpenSlabError::Io {
             path: path.to_owned(),
             source,
         };
-        let first = &map[..record::page_usize()];
+        let mut first = vec![0; record::page_usize()];
+        medium.read_exact_at(&mut first, 0).map_err(io_error)?;
+        let mut frontier = Frontier::from_page(&first, map.len() as u64);
         if first.iter().all(|b| *b == 0) {
             let mut page = vec![0; record::page_usize()];
             page[..16].copy_from_slice(MAGIC_PAGE);
             page[16] = SLAB_VERSION;
-            let frontier = Frontier::at(PAGE).to_bytes();
-            page[Frontier::first_copy()..][..frontier.len()].copy_from_slice(&frontier);
+            frontier = Frontier::at(PAGE);
+            let bytes = frontier.to_bytes();
+            page[Frontier::first_copy()..][..bytes.len()].copy_from_slice(&bytes);
             medium.write_all_at(&page, 0).map_err(io_error)?;
             medium.sync_data().map_err(io_error)?;
         } else if first[..16] != MAGIC_PAGE[..] || first[16] != SLAB_VERSION {
@@ -205,17 +235,17 @@ impl Slab {
                 path: path.to_owned(),
             });
         }
-        let state = State::scan(&map, map.len() as u64);
-        let slab = Self::new(map, medium, state);
+        let state = State::scan(&*medium, frontier, map, faults);
+        let slab = Self::new(medium, state);
         slab.wipe_dead(&mut slab.state()).map_err(io_error)?;
         Ok(slab)
     }
 
-    fn new(map: Bytes, medium: Box<dyn Medium>, state: State) -> Self {
+    fn new(medium: Box<dyn Medium>, state: State) -> Self {
         Self {
             inner: Arc::new(Inner {
-                capacity: map.len() as u64,
-                map,
+                faults: None,
+                without_map: false,
                 medium,
                 state: Mutex::new(state),
             }),
@@ -231,7 +261,7 @@ impl Slab {
     }
 
     fn move_frontier(&self, state: &mut State, end: u64) -> io::Result<()> {
-        match state.frontier.cover(end, self.inner.capacity) {
+        match state.frontier.cover(end, state.capacity()) {
             Some((offset, bytes)) => self.inner.medium.write_all_at(&bytes, offset),
             None => Ok(()),
         }
@@ -244,14 +274,20 @@ impl Slab {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Size in bytes.
+    /// Size in bytes: its quota.
     pub fn capacity(&self) -> u64 {
-        self.inner.capacity
+        self.state().quota
+    }
+
+    /// Room that a share may count on, in the sizes of [`record_bytes`].
+    pub fn usable_bytes(&self) -> u64 {
+        let quota = self.capacity();
+        quota - PAGE - quota / RESERVE_PART
     }
 
     /// Bytes that nothing occupies.
     pub fn free_bytes(&self) -> u64 {
-        self.state().free.values().sum()
+        self.state().free_bytes()
     }
 
     /// How many records it holds.
@@ -272,6 +308,18 @@ impl Slab {
     /// Names the chunks that are not evicted: those of the versions that the site is assigned.
     pub fn assign(&self, chunks: BTreeSet<ChunkHash>) {
         self.state().assigned = chunks;
+    }
+
+    /// Of the assigned chunks these may be evicted when room is needed. Replaces what was said before.
+    pub fn let_go(&self, chunks: BTreeMap<ChunkHash, MayGo>) {
+        let mut state = self.state();
+        state.spare = chunks;
+        self.trim(&mut state);
+    }
+
+    /// Assigned chunks that were evicted since this was asked last.
+    pub fn evicted(&self) -> Vec<ChunkHash> {
+        std::mem::take(&mut self.state().evicted)
     }
 
     /// Keeps an object. What is here already is left alone. Durable after the next [`Slab::sync`].
@@ -297,12 +345,23 @@ impl Slab {
             if state.entries.contains_key(&key) {
                 return Ok(());
             }
+            let quota = state.quota;
+            let full = || KeepError::Full {
+                bytes: bytes.len(),
+                capacity: quota,
+            };
+            let offset = match state.allocate(header.extent()) {
+                Some(offset) => offset,
+                None => {
+                    self.make_room(&mut state, header.extent())
+                        .map_err(KeepError::Io)?;
+                    state.allocate(header.extent()).ok_or_else(full)?
+                }
+            };
+            // what made room may have taken a newer number
             state.generation += 1;
             header.generation = state.generation;
-            let offset = state.allocate(header.extent()).ok_or(KeepError::Full {
-                bytes: bytes.len(),
-                capacity: self.inner.capacity,
-            })?;
+            self.note_generation(&state);
             if let Err(error) = self
                 .wipe_dead(&mut state)
                 .and_then(|()| self.move_frontier(&mut state, offset + header.extent()))
@@ -323,7 +382,7 @@ impl Slab {
             return Err(match error.kind() {
                 io::ErrorKind::StorageFull => KeepError::Full {
                     bytes: bytes.len(),
-                    capacity: self.inner.capacity,
+                    capacity: state.quota,
                 },
                 _ => KeepError::Io(error),
             });
@@ -346,14 +405,14 @@ impl Slab {
     /// a damaged record is dropped and counts as missing.
     pub fn read(&self, record: &ChunkRecord) -> Option<Bytes> {
         let key = (record.hash, Form::Object);
+        if self.inner.without_map {
+            return self.read_without_map(key, record);
+        }
         let (bytes, verified) = {
             let state = self.state();
             let entry = state.entries.get(&key)?;
             let first = usize::try_from(entry.offset).ok()? + HEADER_BYTES;
-            let bytes = self
-                .inner
-                .map
-                .slice(first..first + entry.header.bytes as usize);
+            let bytes = state.map.slice(first..first + entry.header.bytes as usize);
             let pinned = Pinned {
                 bytes,
                 _pin: entry.pin.clone(),
@@ -380,6 +439,31 @@ impl Slab {
         None
     }
 
+    /// Bytes of its own, hashed each time.
+    fn read_without_map(&self, key: (ChunkHash, Form), record: &ChunkRecord) -> Option<Bytes> {
+        let (offset, generation) = {
+            let state = self.state();
+            let entry = state.entries.get(&key)?;
+            (entry.offset, entry.header.generation)
+        };
+        let mut bytes = vec![0; record.object_bytes as usize];
+        let from = offset + HEADER_BYTES as u64;
+        let read = self.inner.medium.read_exact_at(&mut bytes, from);
+        if read.is_ok() && ObjectHash::of(&bytes) == record.object_hash {
+            return Some(bytes.into());
+        }
+        tracing::warn!(chunk = %record.hash, error = ?read.err(), "dropped a damaged object from the slab");
+        let mut state = self.state();
+        // it may have been moved while it was read
+        let same = |entry: &Entry| entry.header.generation == generation;
+        if state.entries.get(&key).is_some_and(same)
+            && let Some(entry) = state.entries.remove(&key)
+        {
+            state.bury(&entry);
+        }
+        None
+    }
+
     /// Makes everything kept so far durable.
     ///
     /// # Errors
@@ -395,197 +479,9 @@ impl Slab {
 impl std::fmt::Debug for Slab {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Slab")
-            .field("capacity", &self.inner.capacity)
+            .field("capacity", &self.capacity())
             .finish_non_exhaustive()
     }
-}
-
-impl State {
-    /// Of a medium without a single record.
-    fn empty(capacity: u64) -> Self {
-        let mut state = Self::up_to(Frontier::at(PAGE));
-        state.release(PAGE, capacity - PAGE);
-        state
-    }
-
-    fn up_to(frontier: Frontier) -> Self {
-        Self {
-            frontier,
-            entries: BTreeMap::new(),
-            free: BTreeMap::new(),
-            assigned: BTreeSet::new(),
-            dead: Vec::new(),
-            generation: 0,
-            dirty: false,
-        }
-    }
-
-    /// Walks from header to header, up to the frontier. A page without a true header is free space; of two records of one chunk the newer counts.
-    fn scan(map: &[u8], capacity: u64) -> Self {
-        let frontier = Frontier::from_page(&map[..record::page_usize()], capacity);
-        let mut state = Self::up_to(frontier);
-        let mut records: BTreeMap<u64, Header> = BTreeMap::new();
-        let mut offset = PAGE;
-        while offset < frontier.offset() {
-            let at = usize::try_from(offset).unwrap_or(usize::MAX);
-            let header = map
-                .get(at..at + HEADER_BYTES)
-                .and_then(Header::from_bytes)
-                .filter(|h| offset + h.extent() <= capacity);
-            match header {
-                None => offset += PAGE,
-                Some(header) => {
-                    state.generation = state.generation.max(header.generation);
-                    let step = header.extent();
-                    records.insert(offset, header);
-                    offset += step;
-                }
-            }
-        }
-        let mut newest: BTreeMap<(ChunkHash, Form), (u64, u64)> = BTreeMap::new();
-        for (offset, header) in &records {
-            let best = newest
-                .entry((header.chunk, header.form))
-                .or_insert((header.generation, *offset));
-            *best = (*best).max((header.generation, *offset));
-        }
-        let mut next = PAGE;
-        for (offset, header) in records {
-            if newest.get(&(header.chunk, header.form)) != Some(&(header.generation, offset)) {
-                state.dead.push(offset);
-                continue;
-            }
-            state.release(next, offset - next);
-            next = offset + header.extent();
-            let entry = Entry {
-                offset,
-                header,
-                verified: false,
-                pin: Arc::new(()),
-            };
-            state
-                .entries
-                .insert((entry.header.chunk, entry.header.form), entry);
-        }
-        state.release(next, capacity - next);
-        state
-    }
-
-    fn allocate(&mut self, bytes: u64) -> Option<u64> {
-        loop {
-            let fit = self
-                .free
-                .iter()
-                .find(|(_, length)| **length >= bytes)
-                .map(|(o, l)| (*o, *l));
-            if let Some((offset, length)) = fit {
-                self.free.remove(&offset);
-                if length > bytes {
-                    self.free.insert(offset + bytes, length - bytes);
-                }
-                return Some(offset);
-            }
-            // the oldest record that is neither assigned nor being sent makes room
-            let victim = self
-                .entries
-                .iter()
-                .filter(|(key, entry)| {
-                    !self.assigned.contains(&key.0) && Arc::strong_count(&entry.pin) == 1
-                })
-                .min_by_key(|(_, entry)| entry.header.generation)
-                .map(|(key, _)| *key)?;
-            let entry = self.entries.remove(&victim)?;
-            self.bury(&entry);
-        }
-    }
-
-    /// A record is gone.
-    fn bury(&mut self, entry: &Entry) {
-        self.dead.push(entry.offset);
-        self.release(entry.offset, entry.extent());
-    }
-
-    /// Gives an extent back, joined with its free neighbours.
-    fn release(&mut self, mut offset: u64, mut length: u64) {
-        if length == 0 {
-            return;
-        }
-        if let Some(after) = self.free.remove(&(offset + length)) {
-            length += after;
-        }
-        let before = self.free.range(..offset).next_back().map(|(o, l)| (*o, *l));
-        if let Some((before, before_length)) = before
-            && before + before_length == offset
-        {
-            offset = before;
-            length += before_length;
-        }
-        self.free.insert(offset, length);
-    }
-}
-
-/// When a file's room is taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// Before anything is written: what is promised is there.
-    Ahead,
-    /// The same, but in memory page by page: taking it costs as much as writing.
-    AsNeededInMemory,
-}
-
-/// A slab file, made with `bytes` if it is not there.
-fn made(path: &Path, bytes: u64, room: Room) -> Result<File, OpenSlabError> {
-    let io_error = |source| OpenSlabError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(io_error)?;
-    if file.metadata().map_err(io_error)?.len() < SLAB_BYTES_MIN {
-        let kind = nix::sys::statfs::fstatfs(&file).map_err(|e| io_error(e.into()))?;
-        let in_memory = kind.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
-        if room == Room::AsNeededInMemory && in_memory {
-            file.set_len(bytes).map_err(io_error)?;
-        } else {
-            let length = i64::try_from(bytes).map_err(|e| io_error(io::Error::other(e)))?;
-            let mode = nix::fcntl::FallocateFlags::empty();
-            nix::fcntl::fallocate(&file, mode, 0, length).map_err(|e| io_error(e.into()))?;
-        }
-    }
-    Ok(file)
-}
-
-/// Maps whole pages of a file or block device.
-fn map_whole(path: &Path, file: &File) -> Result<Bytes, OpenSlabError> {
-    let io_error = |source| OpenSlabError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    // said outright: a block device has no length of its own in its metadata
-    let bytes = medium::length(file).map_err(io_error)?;
-    let capacity = bytes - bytes % PAGE;
-    if capacity < SLAB_BYTES_MIN {
-        return Err(OpenSlabError::TooSmall {
-            path: path.to_owned(),
-            bytes,
-        });
-    }
-    let length = usize::try_from(capacity).map_err(|e| io_error(io::Error::other(e)))?;
-    map_file(file, length).map_err(io_error)
-}
-
-#[allow(unsafe_code, reason = "the one map of this program")]
-fn map_file(file: &File, length: usize) -> io::Result<Bytes> {
-    // SAFETY: the file is never shortened while it is mapped: this type owns it and has no call that does; other
-    // programs are kept out by its folder's mode. Bytes under the map change only in free records, and every record is
-    // hashed after it was written and before it is served.
-    let map: Mmap = unsafe { MmapOptions::new().len(length).map(file)? };
-    Ok(Bytes::from_owner(map))
 }
 
 #[cfg(test)]

@@ -12,6 +12,11 @@ pub(super) fn page_usize() -> usize {
     usize::try_from(PAGE).unwrap_or(4096)
 }
 
+/// What an object takes of a slab, header and padding included.
+pub fn record_bytes(object_bytes: u32) -> u64 {
+    (HEADER_BYTES as u64 + u64::from(object_bytes)).next_multiple_of(PAGE)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) form: Form,
@@ -26,7 +31,7 @@ pub(super) struct Header {
 impl Header {
     /// Bytes on the medium, header and padding included.
     pub(super) fn extent(&self) -> u64 {
-        (HEADER_BYTES as u64 + u64::from(self.bytes)).next_multiple_of(PAGE)
+        record_bytes(self.bytes)
     }
 
     pub(super) fn to_bytes(&self) -> [u8; HEADER_BYTES] {

@@ -293,7 +293,21 @@ pub(crate) fn start_on(
     fill: bool,
     identity: Identity,
 ) -> Member {
-    let slab = Slab::open_file(&folder.path().join("slab"), SLAB_BYTES_MIN.max(64 << 20)).unwrap();
+    let path = folder.path().join("slab");
+    let slab = Slab::open_file(&path, SLAB_BYTES_MIN.max(64 << 20)).unwrap();
+    start_with((folder, slab), hq, role, origin, site, fill, identity)
+}
+
+/// With a slab of any size.
+pub(crate) fn start_with(
+    (folder, slab): (TempDir, Slab),
+    hq: &Arc<Hq>,
+    role: Role,
+    origin: bool,
+    site: Site,
+    fill: bool,
+    identity: Identity,
+) -> Member {
     if fill {
         for chunk in &hq.manifest.chunks {
             let bytes = hq.objects.lock().unwrap()[&chunk.object_hash].clone();

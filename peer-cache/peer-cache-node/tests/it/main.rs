@@ -8,6 +8,7 @@
 )]
 
 mod chain;
+mod spread;
 mod wan;
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::atomic::Ordering, time::Duration};

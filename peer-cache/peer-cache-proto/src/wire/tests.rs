@@ -87,6 +87,18 @@ fn every_frame() -> Vec<Frame> {
             key: PublicKey([7; 32]),
             address: "10.0.0.1:4433".into(),
         }]),
+        Frame::Lost {
+            manifest: Digest([8; 32]),
+            parts: PartRanges(vec![(0, 4), (9, 1)]),
+        },
+        Frame::Members(Members {
+            placement: 7,
+            words: vec![crate::spread::Word {
+                member: trust_format::MachineId([3; 16]),
+                room_bytes: 1 << 34,
+                unheard: std::time::Duration::from_secs(90),
+            }],
+        }),
     ]
 }
 

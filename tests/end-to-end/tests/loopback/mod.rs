@@ -2,6 +2,7 @@
 
 pub mod noisy;
 pub mod shaped;
+mod spread;
 mod wan;
 
 use std::{
@@ -97,6 +98,8 @@ pub struct Site {
     pub image: PathBuf,
     pub version: String,
     pub object_bytes: u64,
+    /// Of nodes that are started from now on.
+    pub slab_bytes: u64,
     hq: Option<Program>,
     hq_address: SocketAddr,
     /// Where its programs run, unless that is this computer's loopback. Last: programs end before their network.
@@ -162,6 +165,7 @@ impl Site {
             image,
             version: String::new(),
             object_bytes: 0,
+            slab_bytes: 1 << 30,
             hq: None,
             hq_address: hq_address.parse()?,
             folder,
@@ -322,7 +326,7 @@ impl Site {
             "--listen",
             &address.to_string(),
             "--slab-bytes",
-            "1073741824",
+            &self.slab_bytes.to_string(),
         ]);
         if !dir.join("certificate").exists() {
             let token = self.ask(&["site", "token", "store", "--json"])?;
