@@ -19,16 +19,10 @@ fn share(node: &Program) -> Option<(u64, u64)> {
         .lines()
         .rfind(|l| l.contains("this node's share of a version is here"))?;
     let number = |name: &str| {
-        let at = line.find(name)? + name.len();
-        let digits = line[at..].trim_start_matches(|c: char| !c.is_ascii_digit());
-        let end = digits.find(|c: char| !c.is_ascii_digit());
-        digits[..end.unwrap_or(digits.len())].parse().ok()
+        let rest = &line[line.find(name)? + name.len()..];
+        rest.split(' ').next()?.parse().ok()
     };
-    // the fields' names may be in colours
-    Some((
-        number("chunks")?,
-        number("of\u{1b}").or_else(|| number(" of="))?,
-    ))
+    Some((number(" chunks=")?, number(" of=")?))
 }
 
 #[test]
