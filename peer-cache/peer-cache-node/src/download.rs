@@ -475,11 +475,6 @@ async fn take_part(
                 if kept.is_ok() {
                     return Ok(());
                 }
-                // its other parts were here a moment ago. At once: whoever rests below may be cancelled
-                announce_lost(shared, share, &[chunk]);
-                if let Some(events) = share.download() {
-                    let _ = events.try_send(SwarmEvent::Lost { chunk });
-                }
                 // it would only come again
                 tokio::time::sleep(REST_WITHOUT_ROOM).await;
                 return Err(Failure::Broken);
@@ -520,6 +515,11 @@ pub(crate) async fn keep(
             Ok(Err(error)) => {
                 shared.tell_that_it_cannot_keep(&error);
                 share.drop_arriving(chunk);
+                // its other parts were here a moment ago
+                announce_lost(&shared, &share, &[chunk]);
+                if let Some(events) = share.download() {
+                    let _ = events.try_send(SwarmEvent::Lost { chunk });
+                }
                 Err(())
             }
             // the program ends
