@@ -12,7 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
 SEEDS = 10_000
-MACHINES, MACHINES_CHUNKS, MACHINES_GOAL = 200, 300, 1.10
+MACHINES, MACHINES_CHUNKS, MACHINES_GOAL = 200, 600, 1.10
 # clients: our goal, what EZIO's README has for EZIO and for multicast at as many clients, or the range that these lie in
 EZIO = {1: (450, "675-1412", "390-980"), 4: (500, "675-1412", "390-980"), 8: (520, "675-1412", "390-980"), 32: (600, "1143", "2203")}
 # all parts of 50 GB where that takes minutes; of more machines a part, extended by the rate of its second half
