@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use image_format::{Form, PartId};
 use peer_cache_proto::{
-    duty::{Give, UPLOAD_COUNTS_FOR, uploads_max},
+    duty::{Give, TURN_ENDS_AFTER, TURNS, UPLOAD_COUNTS_FOR, uploads_max},
     wire::{Answer, Ask, REQUEST_BYTES, Request},
 };
 use tokio::{
@@ -25,11 +25,6 @@ use crate::{
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// How long a request for the next part waits for one to come over the WAN.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
-/// Answers that are sent side by side. What is sent alone arrives sooner, and is passed on sooner; with too few the link
-/// stands still between them.
-const TURNS: usize = 6;
-/// An answer that takes longer, over a slow link, lets the next one begin.
-const TURN: Duration = Duration::from_millis(60);
 /// How long what is being sent may keep its place in the slab; then the connection ends.
 const PIN_FOR: Duration = Duration::from_secs(30);
 const ANSWER_PRIORITY: i32 = 0;
@@ -78,7 +73,7 @@ async fn serve(
         // it is sent when it is acknowledged: until then the bytes are in a queue, and their place in the slab is not free
         let stopped = send.stopped();
         tokio::pin!(stopped);
-        if timeout(TURN, &mut stopped).await.is_ok() {
+        if timeout(TURN_ENDS_AFTER, &mut stopped).await.is_ok() {
             return Ok(());
         }
         drop(turn);

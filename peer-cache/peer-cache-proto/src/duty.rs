@@ -11,6 +11,11 @@ const UPLOADS_MAX: usize = 16;
 const UPLOADS_MIN: usize = 6;
 /// The same in a store of a certain size: what all peers may ask of one that they share their requests among.
 const UPLOADS_SHARED: usize = 128;
+/// Answers that are sent side by side, the others wait for their turn. What is sent alone arrives sooner, and is passed on
+/// sooner; with too few the link stands still between them.
+pub const TURNS: usize = 6;
+/// An answer that takes longer, over a slow link, lets the next one begin.
+pub const TURN_ENDS_AFTER: Duration = Duration::from_millis(60);
 /// An answer that takes longer than this does not count any more: a slow asker keeps nobody waiting.
 pub const UPLOAD_COUNTS_FOR: Duration = Duration::from_millis(250);
 
@@ -228,6 +233,14 @@ mod tests {
         duty.handle_held(PartId(0));
         assert_eq!(duty.give(B), Give::Part(PartId(0)));
         assert_eq!(duty.give(B), Give::Exhausted);
+    }
+
+    #[test]
+    fn a_small_store_never_hears_busy_and_a_large_one_soon() {
+        // at most four requests of each neighbour, and no more than 16 of all (`swarm`)
+        assert!((1..=4).all(|peers| uploads_max(peers) >= 4 * peers));
+        assert!((5..=8).all(|peers| uploads_max(peers) >= 2 * peers));
+        assert_eq!((uploads_max(0), uploads_max(200)), (16, 6));
     }
 
     #[test]

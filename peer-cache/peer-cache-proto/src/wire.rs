@@ -17,7 +17,7 @@ pub use members::Members;
 pub use request::*;
 
 /// Version of everything in this module. Programs of different versions do not talk.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Application protocol of the QUIC handshake (RFC 7301).
 pub const ALPN: &[u8] = b"lamplighter/1";
 /// UDP port of a node's QUIC endpoint.

@@ -310,6 +310,31 @@ fn an_accused_peer_never_comes_back() {
 }
 
 #[test]
+fn a_busy_peer_is_left_alone_and_another_one_asked() {
+    let mut swarm = Swarm::new(single(1), 0);
+    for peer in [1, 2] {
+        swarm.handle_peer(STEP, PeerId(peer), PeerKind::Receiver);
+    }
+    let asked = |swarm: &mut Swarm| match swarm.poll_action() {
+        Some(Action::Request { id, peer, .. }) => Some((id, peer)),
+        _ => None,
+    };
+    swarm.handle_have(STEP, PeerId(1), &[PartId(0)]);
+    let (id, first) = asked(&mut swarm).unwrap();
+    assert_eq!(first, PeerId(1));
+    swarm.handle_failed(STEP, id, Failure::Busy);
+    assert_eq!(asked(&mut swarm), None, "it has enough to do");
+    swarm.handle_have(STEP * 2, PeerId(2), &[PartId(0)]);
+    let (id, second) = asked(&mut swarm).unwrap();
+    assert_eq!(second, PeerId(2));
+    swarm.handle_failed(STEP * 2, id, Failure::Busy);
+    let later = STEP * 2 + REST_AFTER_BUSY;
+    swarm.handle_timeout(later);
+    assert!(asked(&mut swarm).is_some(), "it still has the part");
+    assert_eq!((swarm.counters().busy, swarm.counters().failures), (2, 0));
+}
+
+#[test]
 fn nonsense_from_peers_is_ignored() {
     let mut swarm = Swarm::new(single(2), 0);
     swarm.handle_have(STEP, PeerId(1), &[PartId(0)]);
