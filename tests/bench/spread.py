@@ -29,20 +29,6 @@ SHARE = re.compile(r"this node's share of a version is here .*chunks=(\d+) of=(\
 class SmallStore(wan.Store):
     """A store whose nodes have small slabs."""
 
-    slab_bytes = 0
-
-    def start_node(self, n, count, token):
-        folder, log = f"{self.folder}/n{n}", f"{self.folder}/n{n}.log"
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{folder}/peers", "w") as peers:
-            peers.write("\n".join(f"10.80.0.{10 + o}:4433" for o in range(count) if o != n))
-        command = [LAMPLIGHTER, "node", "--dir", folder, "--enrol", token, "--boot", "off", "--no-beacons", "--listen",
-                   f"10.80.0.{10 + n}:4433", "--slab-bytes", str(self.slab_bytes)]
-        node = Watched(self.inside(f"n{n}", command), log)
-        node.log, node.number = log, n
-        self.programs.append(node)
-        return node
-
     def lines(self, state):
         for n in range(NODES):
             wan.ip("-n", self.name("hq"), "link", "set", f"wan{n}", state)

@@ -33,6 +33,9 @@ def ip(*command):
 class Store:
     """HQ, `nodes` nodes and `machines` machines, in namespaces."""
 
+    # of each node that is started from now on
+    slab_bytes = 1 << 30
+
     def __init__(self, folder, nodes, machines=0, wan_mbit=WAN_MBIT):
         self.folder = folder
         self.prefix = f"lbw{os.getpid()}x{next(SITES)}"
@@ -111,9 +114,9 @@ class Store:
         with open(f"{folder}/peers", "w") as peers:
             peers.write("\n".join(f"10.80.0.{10 + o}:4433" for o in range(count) if o != n))
         command = [LAMPLIGHTER, "node", "--dir", folder, "--enrol", token, "--boot", "off", "--no-beacons", "--listen",
-                   f"10.80.0.{10 + n}:4433", "--slab-bytes", str(1 << 30)]
+                   f"10.80.0.{10 + n}:4433", "--slab-bytes", str(self.slab_bytes)]
         node = Watched(self.inside(f"n{n}", command), log)
-        node.log = log
+        node.log, node.number = log, n
         self.programs.append(node)
         return node
 

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use image_format::{CHUNK_BYTES, Manifest};
-use imaging_plan::{Extent, Found, Install, Layout, Phase, TargetFacts, plan};
-use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, slab::Slab};
+use imaging_plan::{Extent, Found, Install, Phase, TargetFacts, plan};
+use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site};
 use peer_cache_proto::{
     machine::MachineFacts,
     wire::{Credentials, Documents, PEER_PORT},
@@ -26,7 +26,8 @@ use crate::{
     customise::NodeInstall,
     resume::{find_places, finished_orders},
     screen::{Bar, say},
-    target::{AlignedBuffer, Target},
+    slab::open_slab,
+    target::Target,
     writer::{AgentKeeper, Writer},
 };
 
@@ -35,9 +36,6 @@ const MANIFEST_RETRY: Duration = Duration::from_millis(500);
 const MANIFEST_WITHIN: Duration = Duration::from_secs(120);
 /// A machine that finds no node for so long says so and ends.
 pub(crate) const NODE_WITHIN: Duration = Duration::from_secs(120);
-/// A slab beside a target file holds every object of the version, and what its records' ends leave unused.
-const SLAB_SPARE_BYTES: u64 = 32 << 20;
-const SLAB_BYTES_PER_CHUNK: u64 = 8192;
 /// Name of the node's program in a boot bundle.
 const NODE_PROGRAM: &str = "lamplighter";
 /// Between the last sector and the news of who sent what.
@@ -238,7 +236,8 @@ impl Running {
             ));
         }
         target.forget_partitions_if_device();
-        let slab = self.open_slab(&target, &layout, object_bytes, &manifest)?;
+        let named = self.options.slab.as_deref();
+        let slab = open_slab(named, &target, &layout, object_bytes, &manifest)?;
         let found = Found {
             places: &places,
             sequence,
@@ -302,48 +301,6 @@ impl Running {
             manifest.disk_bytes,
             manifest.sector_bytes,
         )?)
-    }
-
-    /// Where objects go so that others can have them: the place that somebody named, the partition on the disk, or a file
-    /// that nobody sees.
-    fn open_slab(
-        &self,
-        target: &Target,
-        layout: &Layout,
-        object_bytes: u64,
-        manifest: &Manifest,
-    ) -> Result<Option<Slab>> {
-        let bytes =
-            object_bytes + manifest.chunks.len() as u64 * SLAB_BYTES_PER_CHUNK + SLAB_SPARE_BYTES;
-        if let Some(path) = &self.options.slab {
-            let slab = match path.exists() {
-                true => Slab::open_device(path)?,
-                false => Slab::open_file(path, bytes)?,
-            };
-            return Ok(Some(slab));
-        }
-        if let Some(extent) = layout.slab {
-            // the old content of that place is no slab of ours, whatever it looks like
-            target.write(AlignedBuffer::new(4096).as_ref(), extent.offset)?;
-            target.flush()?;
-            let number = free_number(manifest);
-            let device = target.add_partition(number, extent.offset, extent.bytes)?;
-            return Ok(Some(Slab::open_device(&device)?));
-        }
-        if target.is_device() {
-            return Ok(None);
-        }
-        let mut name = std::ffi::OsString::from(".");
-        name.push(target.path().file_name().unwrap_or_default());
-        name.push(".slab");
-        let path = target.path().with_file_name(name);
-        match Slab::temporary(&path, bytes) {
-            Ok(slab) => Ok(Some(slab)),
-            Err(error) => {
-                tracing::warn!(%error, "no room for objects beside the target: chunks are read back for others");
-                Ok(None)
-            }
-        }
     }
 
     async fn certified_node(&mut self) -> Result<(Identity, Vec<u8>, Option<Vec<u8>>)> {
@@ -574,13 +531,6 @@ impl Running {
         say("finished");
         Ok(outcome)
     }
-}
-
-/// The first number that the image's own table leaves free, as the new table will.
-fn free_number(manifest: &Manifest) -> u32 {
-    (1..)
-        .find(|n| manifest.partitions.iter().all(|p| p.number != *n))
-        .unwrap_or(1)
 }
 
 /// A file out of the boot bundle, whose chunks are all here.

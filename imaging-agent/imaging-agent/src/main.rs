@@ -10,6 +10,7 @@ mod install;
 mod ram;
 mod resume;
 mod screen;
+mod slab;
 mod target;
 mod writer;
 

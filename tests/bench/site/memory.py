@@ -22,9 +22,8 @@ def memory_folders():
     """A folder for ours and one for the others, mounted where only this process and its children see them, so that nothing is
     left even if it is killed.
 
-    Small pages cost 0.4 s of CPU for each GiB, with all agents on the same cores, and an agent writes each byte twice: to the copy and to
-    the objects that it serves. Huge pages cost it nothing. To the others a huge page is a pause: it costs udpcast a tenth of its time in
-    packets that it must send again."""
+    Ours lie on huge pages, which are filled before the clock runs, as a disk is there before its machine is imaged. The others make their
+    files as they go; to them a huge page is a pause: it costs udpcast a tenth of its time in packets that it must send again."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS):
         raise SystemExit(f"site: a mount namespace of our own: {os.strerror(ctypes.get_errno())}")
