@@ -18,10 +18,11 @@ use trust_format::{Digest, Verified};
 
 use crate::target::{AlignedBuffer, Target};
 
-/// Threads that wait for the disk, beside one for each core that unpacks and hashes.
-const DISK_THREADS: usize = 6;
+/// Threads that wait for the disk, beside one for each core that unpacks and hashes. A disk that stands still for a moment, and
+/// each does, must not stop them all: with six of them the cores waited a third of the time.
+const DISK_THREADS: usize = 22;
 /// More only queue up in the disk, and each has a chunk in memory.
-const THREADS_MAX: usize = 16;
+const THREADS_MAX: usize = 32;
 /// zstd level of chunks that are read back for others.
 const REBUILT_LEVEL: i32 = 1;
 

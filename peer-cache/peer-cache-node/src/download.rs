@@ -95,7 +95,11 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
 impl Running {
     async fn run(mut self, mut inbox: mpsc::Receiver<SwarmEvent>) {
         for chunk in self.share.held_chunks() {
-            self.download.handle_local(self.shared.now(), chunk);
+            let now = self.shared.now();
+            match self.share.is_passing(chunk) {
+                true => self.download.handle_passing(now, chunk),
+                false => self.download.handle_local(now, chunk),
+            }
         }
         // a peer says what it has when it meets us, and not again when something has to be repaired
         for (id, known) in self.share.known_peers() {
@@ -195,6 +199,9 @@ impl Running {
                 self.flights.remove(&request);
                 self.download.handle_failed(now, request, failure);
             }
+            // it may have made way by now
+            SwarmEvent::Local { chunk } | SwarmEvent::Passing { chunk }
+                if !self.share.holds(chunk) => {}
             SwarmEvent::Local { chunk } => self.download.handle_local(now, chunk),
             SwarmEvent::Lost { chunk } => self.download.handle_lost(now, chunk),
             SwarmEvent::Passing { chunk } => self.download.handle_passing(now, chunk),
@@ -205,7 +212,7 @@ impl Running {
                 self.fetch = None;
                 self.download.handle_fetched();
                 // who keeps everything is done now and gives out first copies; who keeps a share does not
-                if self.share.wishes().is_some() && self.share.set_source(false) {
+                if self.share.is_partial() && self.share.set_source(false) {
                     join_everywhere(&self.shared, &self.share);
                 }
             }
@@ -412,6 +419,8 @@ async fn fetch(
             let checked = checked.map_err(|e| invalid(peer, &e))?;
             take_part(shared, share, (chunk, record), (part, checked), room).await?;
         }
+        // it answers with no other until it has a slab, and a node keeps nothing else
+        Form::Rebuilt if shared.role == Role::Node => return Err(Failure::Missing),
         Form::Rebuilt => {
             let mut codec = ChunkCodec::new(1).map_err(broken)?;
             let checked =
@@ -510,21 +519,25 @@ pub(crate) async fn keep(
         match word.await {
             Ok(Ok(())) => {
                 share.hold(chunk);
-                Ok(())
+                // where there is no room for everything it may have made way already
+                if !share.is_partial() || shared.keeper.holds(&share.manifest, chunk) {
+                    return Ok(());
+                }
+                share.lose(chunk);
             }
             Ok(Err(error)) => {
                 shared.tell_that_it_cannot_keep(&error);
                 share.drop_arriving(chunk);
-                // its other parts were here a moment ago
-                announce_lost(&shared, &share, &[chunk]);
-                if let Some(events) = share.download() {
-                    let _ = events.try_send(SwarmEvent::Lost { chunk });
-                }
-                Err(())
             }
             // the program ends
-            Err(_) => Err(()),
+            Err(_) => return Err(()),
         }
+        // its parts were here a moment ago
+        announce_lost(&shared, &share, &[chunk]);
+        if let Some(events) = share.download() {
+            let _ = events.try_send(SwarmEvent::Lost { chunk });
+        }
+        Err(())
     });
     end.await.unwrap_or(Err(()))
 }

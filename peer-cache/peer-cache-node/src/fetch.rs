@@ -116,7 +116,9 @@ impl Leg {
                 return Ok(());
             };
             let came = done.map_err(|e| LeaseError::Unreachable(std::io::Error::other(e)))??;
-            let _ = events.send(came).await;
+            if let Some(came) = came {
+                let _ = events.send(came).await;
+            }
         }
     }
 
@@ -198,7 +200,7 @@ impl Leg {
     }
 
     /// One object over the WAN, kept or passed on. A wrong one is asked for once more, then HQ is the culprit.
-    async fn bring(&self, chunk: ChunkId) -> Result<SwarmEvent, LeaseError> {
+    async fn bring(&self, chunk: ChunkId) -> Result<Option<SwarmEvent>, LeaseError> {
         let unreachable = |e: std::io::Error| LeaseError::Unreachable(e);
         let record = self.share.manifest.chunk(chunk);
         let record = record.ok_or_else(|| unreachable(std::io::ErrorKind::NotFound.into()))?;
@@ -217,12 +219,12 @@ impl Leg {
                 Ok(object) => {
                     if let Some(room) = for_others {
                         self.share.pass_on(chunk, object.bytes().clone(), room);
-                        return Ok(SwarmEvent::Passing { chunk });
+                        return Ok(None);
                     }
                     let arrived = Arrived::Object(object);
                     return keep(&self.shared, &self.share, chunk, arrived, permit)
                         .await
-                        .map(|()| SwarmEvent::Local { chunk })
+                        .map(|()| Some(SwarmEvent::Local { chunk }))
                         .map_err(|()| unreachable(std::io::ErrorKind::StorageFull.into()));
                 }
                 Err(error) => wrong = error.to_string(),

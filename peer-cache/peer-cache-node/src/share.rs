@@ -14,7 +14,7 @@ use image_format::{
 };
 use peer_cache_proto::{
     PeerId,
-    download::Wishes,
+    download::{PASS_ON_MAX, Wishes},
     duty::{Duty, Give},
     swarm::{Failure, OPEN_CHUNKS_BOUND, PEERS_MAX, RequestId},
 };
@@ -25,8 +25,6 @@ use crate::session::Joined;
 
 /// Events that a download may be behind with.
 pub(crate) const SWARM_EVENTS_MAX: usize = 4096;
-/// Objects that others keep and that wait in memory for them.
-const PASSING_MAX: usize = 32;
 /// Objects of one download in memory, whole or in parts: those that the swarm has begun, and those on their way to the
 /// medium. Each open one gets its room sooner or later, because the medium gives back what it has taken.
 const INTAKE_MAX: usize = OPEN_CHUNKS_BOUND + 32;
@@ -177,7 +175,7 @@ impl Share {
                 download: None,
             }),
             intake: Arc::new(Semaphore::new(INTAKE_MAX)),
-            passing: Arc::new(Semaphore::new(PASSING_MAX)),
+            passing: Arc::new(Semaphore::new(PASS_ON_MAX)),
             table,
             source: AtomicBool::new(false),
             joined: Joined::default(),
@@ -305,10 +303,20 @@ impl Share {
         })
     }
 
-    /// An object that others keep is in memory and can be served from now on.
+    /// An object that others keep is in memory and can be served from now on, until the download lets go of it. One that
+    /// does not hear of it would never do so.
     pub(crate) fn pass_on(&self, chunk: ChunkId, object: Bytes, room: OwnedSemaphorePermit) {
         self.state().passing.insert(chunk, (object, room));
         self.hold(chunk);
+        let passing = SwarmEvent::Passing { chunk };
+        if !(self.download()).is_some_and(|download| download.try_send(passing).is_ok()) {
+            self.release(chunk);
+        }
+    }
+
+    /// Whether a chunk is here only to be passed on.
+    pub(crate) fn is_passing(&self, chunk: ChunkId) -> bool {
+        self.state().passing.contains_key(&chunk)
     }
 
     /// An object that was passed on is in memory no longer.
@@ -325,6 +333,11 @@ impl Share {
             .wishes
             .as_ref()
             .is_none_or(|w| w.mine.contains(&chunk))
+    }
+
+    /// Whether there is no room for everything.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.state().wishes.is_some()
     }
 
     pub(crate) fn wishes(&self) -> Option<Wishes> {

@@ -20,7 +20,7 @@ use crate::{
 
 mod wishes;
 
-pub use wishes::{PASS_ON_AGAIN_AFTER, PASS_ON_FOR, Wishes};
+pub use wishes::{PASS_ON_AGAIN_AFTER, PASS_ON_FOR, PASS_ON_MAX, Wishes};
 
 /// How often the view of the store's nodes is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);

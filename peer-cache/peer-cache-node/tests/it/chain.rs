@@ -17,8 +17,8 @@ use bytes::Bytes;
 use image_format::{CHUNK_BYTES, ChunkCodec, ChunkRecord, Manifest, ObjectHash, VerifiedObject};
 use image_store::{ImportOptions, ObjectSink, Signer, import};
 use peer_cache_node::{
-    BoxFuture, Event, FetchObjectError, HolderView, Identity, Lease, LeaseError, Origin, PeerCache,
-    PeerCacheConfig, Role, Site,
+    BoxFuture, ChunkKeeper, Event, FetchObjectError, HolderView, Identity, Lease, LeaseError,
+    Origin, PeerCache, PeerCacheConfig, Role, Site,
     slab::{SLAB_BYTES_MIN, Slab},
 };
 use peer_cache_proto::{
@@ -315,6 +315,19 @@ pub(crate) fn start_with(
                 .unwrap();
         }
     }
+    let keeper = Arc::new(slab.clone());
+    start_keeping(keeper, (folder, slab), hq, role, origin, site, identity)
+}
+
+pub(crate) fn start_keeping(
+    keeper: Arc<dyn ChunkKeeper>,
+    (folder, slab): (TempDir, Slab),
+    hq: &Arc<Hq>,
+    role: Role,
+    origin: bool,
+    site: Site,
+    identity: Identity,
+) -> Member {
     let credentials = match role {
         Role::Node => Credentials::Node {
             certificate: hq.certificate(identity.public()),
@@ -330,7 +343,7 @@ pub(crate) fn start_with(
         discover: false,
         site,
         credentials,
-        keeper: Arc::new(slab.clone()),
+        keeper,
         origin: origin.then(|| Arc::new(Wan(hq.clone())) as Arc<dyn Origin>),
     };
     let (cache, events) = PeerCache::start(config).unwrap();

@@ -1,11 +1,19 @@
 //! Nodes with less room than the image needs: each keeps its share, and any two may vanish.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
-use image_format::{ChunkHash, Form, VerifiedObject};
-use peer_cache_node::slab::{Slab, record_bytes};
+use bytes::Bytes;
+use image_format::{ChunkHash, ChunkId, ChunkRecord, Form, Manifest, VerifiedObject};
+use peer_cache_node::{
+    Arrived, ChunkKeeper, Kept,
+    slab::{Slab, record_bytes},
+};
 use peer_cache_proto::spread::{Piece, Placement};
-use trust_format::MachineId;
+use tokio::sync::OwnedSemaphorePermit;
+use trust_format::{MachineId, Verified};
 
 use super::*;
 
@@ -14,21 +22,83 @@ const CHUNKS: usize = 60;
 const SLAB_PERCENT: u64 = 66;
 
 fn small(hq: &Arc<Hq>, percent: u64) -> Member {
+    small_keeping(hq, percent, |slab| Arc::new(slab))
+}
+
+fn small_keeping(
+    hq: &Arc<Hq>,
+    percent: u64,
+    keeper: impl FnOnce(Slab) -> Arc<dyn ChunkKeeper>,
+) -> Member {
     let folder = TempDir::new().unwrap();
     let bytes = hq.manifest.object_bytes() * percent / 100;
     let slab = Slab::open_file(&folder.path().join("slab"), bytes).unwrap();
     let identity = Identity::generate().unwrap();
-    let member = start_with(
+    let member = start_keeping(
+        keeper(slab.clone()),
         (folder, slab),
         hq,
         Role::Node,
         true,
         hq.site(),
-        false,
         identity,
     );
     member.cache.share(hq.manifest.clone());
     member
+}
+
+/// A slab where the first chunks make way before anybody knows that they are here.
+struct Crowded(Slab, Mutex<BTreeSet<ChunkId>>);
+
+impl ChunkKeeper for Crowded {
+    fn keep(
+        &self,
+        manifest: &Verified<Manifest>,
+        chunk: ChunkId,
+        arrived: Arrived,
+        permit: OwnedSemaphorePermit,
+        kept: Kept,
+    ) {
+        let mut first = self.1.lock().unwrap();
+        if first.len() < 6 && first.insert(chunk) {
+            let _ = kept.send(Ok(()));
+        } else {
+            ChunkKeeper::keep(&self.0, manifest, chunk, arrived, permit, kept);
+        }
+    }
+
+    fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool {
+        ChunkKeeper::holds(&self.0, manifest, chunk)
+    }
+
+    fn open(
+        &self,
+        manifest: &Verified<Manifest>,
+        chunk: ChunkId,
+        form: Form,
+    ) -> Option<(Form, Bytes)> {
+        self.0.open(manifest, chunk, form)
+    }
+
+    fn assign(&self, manifests: &[Verified<Manifest>]) {
+        ChunkKeeper::assign(&self.0, manifests);
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.0.free_bytes()
+    }
+
+    fn room_bytes(&self) -> Option<u64> {
+        self.0.room_bytes()
+    }
+
+    fn bytes_of(&self, record: &ChunkRecord) -> u64 {
+        self.0.bytes_of(record)
+    }
 }
 
 async fn meet(nodes: &[Member]) {
@@ -167,6 +237,23 @@ async fn who_comes_later_takes_its_share_and_no_last_copy_goes() {
     // what is passed on while whoever is to take it is still full comes twice
     let sent = hq.sent.load(Ordering::SeqCst) as f64 / hq.manifest.object_bytes() as f64;
     assert!((1.0..1.1).contains(&sent), "{sent} times over the WAN");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_way_before_anybody_knows_of_it_comes_again() {
+    let hq = Hq::new(CHUNKS, None);
+    let neighbour = node(&hq, true);
+    let small = small_keeping(&hq, SLAB_PERCENT, |slab| {
+        Arc::new(Crowded(slab, Mutex::default()))
+    });
+    let _ = small
+        .cache
+        .dial(neighbour.cache.local_addr().unwrap())
+        .await;
+    until("the share is here", || {
+        held(&small, &hq).len() * 100 > 55 * CHUNKS
+    })
+    .await;
 }
 
 /// Nobody asks for it, and it was verified when it came: only reading again finds it.

@@ -7,7 +7,9 @@ use image_format::{ChunkId, PartId};
 use super::Download;
 use crate::PeerId;
 
-/// How long a chunk that others keep waits in memory for one of them to take it.
+/// Chunks that others keep and that wait in memory for them.
+pub const PASS_ON_MAX: usize = 32;
+/// How long such a chunk waits for one of them to take it when another needs its room.
 pub const PASS_ON_FOR: Duration = Duration::from_secs(30);
 /// A chunk that nobody took is not fetched for others again for so long.
 pub const PASS_ON_AGAIN_AFTER: Duration = Duration::from_secs(600);
@@ -33,6 +35,12 @@ impl Download {
             self.swarm.handle_mine(now, mine);
         }
         self.wishes = wishes;
+        if self.wishes.is_none() {
+            // all is to be kept here now, and memory keeps nothing
+            for chunk in std::mem::take(&mut self.passing).into_keys() {
+                self.let_go(now, chunk);
+            }
+        }
     }
 
     /// Whether all that is to be kept here is here.
@@ -71,12 +79,17 @@ impl Download {
         if let Some(wishes) = &self.wishes {
             let of_others = (0..self.table.chunk_count())
                 .map(ChunkId)
-                .filter(|chunk| wishes.agents || wishes.of_nodes.contains(chunk))
+                .filter(|chunk| self.others_want(*chunk))
                 .filter(|chunk| !wishes.mine.contains(chunk) && !self.left_over.contains_key(chunk))
                 .filter(|chunk| self.swarm.is_nowhere(*chunk));
             chunks.extend(of_others);
         }
         chunks.into_iter().collect()
+    }
+
+    fn others_want(&self, chunk: ChunkId) -> bool {
+        let wishes = self.wishes.as_ref();
+        wishes.is_some_and(|wishes| wishes.agents || wishes.of_nodes.contains(&chunk))
     }
 
     /// Lets go of what those have who keep it, of what somebody has where nobody keeps it, and of what nobody takes.
@@ -90,9 +103,10 @@ impl Download {
                     |id: &PeerId| !wishes.of_nodes.contains(chunk) || wishes.nodes.contains(id);
                 self.swarm.is_whole_at(*chunk, keeps)
             });
+            let is_wanted = self.passing.len() < PASS_ON_MAX && self.others_want(*chunk);
             if is_taken {
                 taken.push(*chunk);
-            } else if now >= *since + PASS_ON_FOR {
+            } else if now >= *since + PASS_ON_FOR && !is_wanted {
                 left.push(*chunk);
             }
         }
@@ -100,9 +114,13 @@ impl Download {
             .extend(left.iter().map(|chunk| (*chunk, now)));
         for chunk in taken.into_iter().chain(left) {
             self.passing.remove(&chunk);
-            self.handle_lost(now, chunk);
-            self.released.push_back(chunk);
+            self.let_go(now, chunk);
         }
+    }
+
+    fn let_go(&mut self, now: Duration, chunk: ChunkId) {
+        self.handle_lost(now, chunk);
+        self.released.push_back(chunk);
     }
 }
 

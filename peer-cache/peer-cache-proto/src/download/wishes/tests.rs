@@ -10,7 +10,7 @@ use crate::{
     swarm::{self, PeerKind, RequestId, Want},
 };
 
-const CHUNKS: u32 = 8;
+const CHUNKS: u32 = 40;
 const NODE: PeerId = PeerId(1);
 const AGENT: PeerId = PeerId(2);
 
@@ -181,19 +181,56 @@ fn a_chunk_for_others_waits_until_one_who_keeps_it_has_it() {
 }
 
 #[test]
-fn what_nobody_takes_is_let_go_and_not_fetched_at_once_again() {
-    let mut node = Node::new(wishes([], [1]));
+fn what_nobody_takes_makes_way_when_room_is_needed_and_is_not_fetched_at_once_again() {
+    let mut node = Node::new(wishes([], 0..CHUNKS));
     node.peer(NODE, PeerKind::Receiver, []);
     node.run_for(SETTLE * 2);
     assert_eq!(node.fetches.len(), 1);
-    node.download.handle_passing(node.now, ChunkId(1));
+    let first = (0..PASS_ON_MAX as u32).map(ChunkId);
+    for chunk in first.clone() {
+        node.download.handle_passing(node.now, chunk);
+    }
     node.download.handle_fetched();
-    node.run_for(PASS_ON_FOR + Duration::from_secs(1));
-    assert_eq!(node.released, [ChunkId(1)]);
+    node.run_for(PASS_ON_FOR / 2);
+    assert_eq!(node.released, []);
+    node.run_for(PASS_ON_FOR);
+    assert_eq!(node.released, first.clone().collect::<Vec<_>>());
+    let again = |fetches: &[Vec<ChunkId>]| fetches.iter().flatten().filter(|c| c.0 == 0).count();
     node.run_for(PASS_ON_AGAIN_AFTER / 2);
-    assert_eq!(node.fetches.len(), 1);
+    assert_eq!(again(&node.fetches), 1);
     node.run_for(PASS_ON_AGAIN_AFTER);
-    assert!(node.fetches.len() > 1);
+    assert!(again(&node.fetches) > 1);
+}
+
+#[test]
+fn what_somebody_will_take_waits_for_as_long_as_there_is_room() {
+    let mut node = Node::new(wishes([], [1]));
+    node.peer(NODE, PeerKind::Receiver, []);
+    node.download.handle_passing(node.now, ChunkId(1));
+    node.run_for(PASS_ON_FOR * 5);
+    assert_eq!(node.released, []);
+    // who was to take it is gone for good
+    node.download.handle_wishes(node.now, Some(wishes([], [])));
+    node.run_for(Duration::from_secs(1));
+    assert_eq!(node.released, [ChunkId(1)]);
+}
+
+#[test]
+fn what_was_in_memory_for_others_comes_again_when_there_is_room_for_everything() {
+    let mut node = Node::new(wishes([], [1]));
+    node.peer(NODE, PeerKind::Receiver, []);
+    for chunk in 0..CHUNKS {
+        match chunk {
+            1 => node.download.handle_passing(node.now, ChunkId(1)),
+            _ => node.download.handle_local(node.now, ChunkId(chunk)),
+        }
+    }
+    node.download.handle_wishes(node.now, None);
+    node.run_for(Duration::from_millis(1));
+    assert_eq!(node.released, [ChunkId(1)]);
+    assert!(!node.download.is_finished());
+    node.download.handle_local(node.now, ChunkId(1));
+    assert!(node.download.is_finished());
 }
 
 #[test]
