@@ -230,8 +230,7 @@ def measure_agent(folder, image):
             after = os.times()
             cpu = (after.children_user - before.children_user) + (after.children_system - before.children_system)
             cpu += cpu_seconds(chain.node.process.pid) - node_cpu
-            # written and read back
-            terms = {"C/link": imported["object_bytes"] / rate_link, "2U/disk": 2 * imported["used_bytes"] / rate_disk, "cpu/cores": cpu / CORES}
+            terms = {"C/link": imported["object_bytes"] / rate_link, "U/disk": imported["used_bytes"] / rate_disk, "cpu/cores": cpu / CORES}
             values.append(max(terms.values()) / outcome["seconds"])
             peak = max(peak, agent.peak_mib)
             terms["seconds"], terms["wall"] = outcome["seconds"], time.time() - started
