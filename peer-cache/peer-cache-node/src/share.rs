@@ -309,7 +309,8 @@ impl Share {
         self.state().passing.insert(chunk, (object, room));
         self.hold(chunk);
         let passing = SwarmEvent::Passing { chunk };
-        if !(self.download()).is_some_and(|download| download.try_send(passing).is_ok()) {
+        let download = self.download();
+        if download.is_none_or(|download| download.try_send(passing).is_err()) {
             self.release(chunk);
         }
     }
