@@ -151,6 +151,11 @@ async fn place(shared: &Arc<Shared>) {
     sharing.placement = Some(Arc::new(placement));
 }
 
+/// Room that everything takes which is assigned.
+pub(crate) fn assigned_bytes(shared: &Shared) -> u64 {
+    lock(&shared.sharing).pieces.values().map(|p| p.bytes).sum()
+}
+
 /// The assigned versions changed.
 pub(crate) fn handle_versions(shared: &Arc<Shared>) {
     let mut pieces: BTreeMap<ChunkHash, Piece> = BTreeMap::new();

@@ -27,6 +27,8 @@ pub const CLAIM_EVERY: Duration = Duration::from_secs(2);
 pub struct Rank {
     /// A node that stays, before an agent that reboots soon.
     pub node: bool,
+    /// A node that its administrator pinned: it is always on and keeps everything.
+    pub always_on: bool,
     /// Free bytes for objects, in GiB.
     pub free_gib: u32,
     /// Time since start, in minutes, at most a day: what has run for long goes on running.

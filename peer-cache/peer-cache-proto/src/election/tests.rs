@@ -7,9 +7,25 @@ fn key(n: u8) -> PublicKey {
 fn rank(free_gib: u32) -> Rank {
     Rank {
         node: true,
+        always_on: false,
         free_gib,
         uptime_minutes: 5,
     }
+}
+
+#[test]
+fn a_pinned_node_comes_before_one_with_more_room_and_an_agent_never() {
+    let pinned = |rank| Rank {
+        always_on: true,
+        ..rank
+    };
+    assert!(pinned(rank(0)) > rank(u32::MAX));
+    assert!(pinned(rank(1)) > pinned(rank(0)));
+    let agent = Rank {
+        node: false,
+        ..pinned(rank(9))
+    };
+    assert!(agent < rank(0));
 }
 
 /// Nodes that all see each other at once.
