@@ -22,6 +22,9 @@ pub(crate) struct NodeConfig {
     pub(crate) slab: Option<PathBuf>,
     /// The slab's size in bytes; followed while the node runs.
     pub(crate) slab_bytes: Option<u64>,
+    /// This node is always on: it comes first where one has to fetch, and is to have room for everything.
+    #[serde(default)]
+    pub(crate) always_on: bool,
     /// As `--boot`.
     pub(crate) boot: Option<BootMode>,
     /// As `--interface`.

@@ -109,6 +109,12 @@ impl Journal {
                 of,
             } => {
                 tracing::info!(image.version = %manifest, chunks, of, "this node's share of a version is here");
+                let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+                self.reports.add(NodeReport::HoldsShare {
+                    version: Hex(manifest.0),
+                    chunks: count(chunks),
+                    of: count(of),
+                });
             }
             Event::Accused {
                 key,

@@ -123,6 +123,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
         credentials,
         keeper: Arc::new(slab.clone()),
         origin: Some(Arc::new(origin.clone())),
+        always_on: config.always_on,
     })
     .context("opening the network")?;
     for peer in config::peers(dir) {
@@ -133,7 +134,13 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
     let reports =
         reports::Reports::open(&dir.join("reports")).context("the reports that wait for HQ")?;
     tell_completions_once(dir, &cache, &reports)?;
-    tokio::spawn(quota::follow(dir.join("node.toml"), slab, reports.clone()));
+    let node_toml = dir.join("node.toml");
+    tokio::spawn(quota::follow(
+        node_toml,
+        slab,
+        cache.clone(),
+        reports.clone(),
+    ));
     let booter = Arc::new(booter::CacheBooter::new(cache.clone(), reports.clone()));
     if let Some(boot) = boot_server_config(&arguments, &config)? {
         tokio::spawn(Wakefulness::new(boot, booter, reports.clone()).run());

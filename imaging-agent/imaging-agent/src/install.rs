@@ -132,6 +132,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
         credentials: Credentials::Agent { ticket: None },
         keeper: keeper.clone(),
         origin: None,
+        always_on: false,
     })
     .context("opening the network")?;
     for node in &options.nodes {

@@ -96,6 +96,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         credentials: Credentials::Agent { ticket: None },
         keeper: Arc::new(LyingKeeper::default()),
         origin: None,
+        always_on: false,
     })?;
     cache.keep_dialling(node);
     let facts = MachineFacts::new(None, Some(&serial[..24]), &[], "liar");

@@ -85,6 +85,8 @@ pub struct PeerCacheConfig {
     pub keeper: Arc<dyn ChunkKeeper>,
     /// HQ, for a node.
     pub origin: Option<Arc<dyn Origin>>,
+    /// A node that is pinned as always on: it comes first where one has to fetch.
+    pub always_on: bool,
 }
 
 /// What happened, for the main to act on, show and report.
@@ -227,30 +229,24 @@ impl PeerCache {
     pub fn start(config: PeerCacheConfig) -> io::Result<(Self, mpsc::Receiver<Event>)> {
         let endpoint = endpoint::open(&config.identity, config.listen)?;
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
-        let shared = Arc::new(Shared::new(
-            config.identity,
-            config.role,
-            config.boot,
-            endpoint,
-            config.keeper,
-            config.origin,
-            config.site,
-            config.credentials,
-            events,
-        ));
+        let discover = config.discover;
+        let shared = Arc::new(Shared::new(config, endpoint, events));
         tokio::spawn(session::accept(shared.clone()));
         tokio::spawn(discovery::dial_known(shared.clone()));
         if shared.role == Role::Node {
             tokio::spawn(spread::run(shared.clone()));
             tokio::spawn(scrub::run(shared.clone()));
         }
-        if config.discover
-            && let Err(error) = discovery::start(&shared)
-        {
+        if discover && let Err(error) = discovery::start(&shared) {
             // hints still work
             tracing::warn!(%error, "beacons are off");
         }
         Ok((Self { shared }, inbox))
+    }
+
+    /// Room that everything takes which this node is to share, as its slab counts it.
+    pub fn assigned_bytes(&self) -> u64 {
+        spread::assigned_bytes(&self.shared)
     }
 
     /// The key of this program.

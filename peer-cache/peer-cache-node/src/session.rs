@@ -174,7 +174,9 @@ async fn greet(
     // priorities order the streams of one connection; a closed stream has none to set
     let _ = send.set_priority(CONTROL_PRIORITY);
     let mut frames = FrameReader(recv);
-    write_frame(&mut send, &Frame::Hello(shared.hello()))
+    let said = shared.hello();
+    let credentials = said.credentials.clone();
+    write_frame(&mut send, &Frame::Hello(said))
         .await
         .map_err(broken)?;
     let documents = lock(&shared.site).public_documents();
@@ -216,6 +218,10 @@ async fn greet(
         waiting: Mutex::new(None),
     });
     register(shared, &peer)?;
+    // a ticket that came meanwhile was shown to those who were registered
+    if *lock(&shared.credentials) != credentials {
+        peer.send(Frame::Hello(shared.hello()));
+    }
     tokio::spawn(write_frames(send, queue));
     Ok((peer, frames))
 }

@@ -25,8 +25,8 @@ use trust_format::{
 };
 
 use crate::{
-    Event, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads,
-    share::Share, site::Site, spread::Sharing,
+    Event, PeerCacheConfig, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin,
+    serve::Uploads, share::Share, site::Site, spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
@@ -127,6 +127,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) role: Role,
     pub(crate) started: Instant,
+    pub(crate) always_on: bool,
     pub(crate) boot: u64,
     pub(crate) endpoint: quinn::Endpoint,
     pub(crate) keeper: Arc<dyn ChunkKeeper>,
@@ -158,31 +159,22 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) const ACCUSED_FOR: Duration = Duration::from_secs(600);
 
 impl Shared {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the one place where the parts meet"
-    )]
     pub(crate) fn new(
-        identity: Identity,
-        role: Role,
-        boot: u64,
+        config: PeerCacheConfig,
         endpoint: quinn::Endpoint,
-        keeper: Arc<dyn ChunkKeeper>,
-        origin: Option<Arc<dyn Origin>>,
-        site: Site,
-        credentials: Credentials,
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
-            identity,
-            role,
+            identity: config.identity,
+            role: config.role,
+            always_on: config.always_on,
             started: Instant::now(),
-            boot,
+            boot: config.boot,
             endpoint,
-            keeper,
-            origin,
-            site: Mutex::new(site),
-            credentials: Mutex::new(credentials),
+            keeper: config.keeper,
+            origin: config.origin,
+            site: Mutex::new(config.site),
+            credentials: Mutex::new(config.credentials),
             shares: Mutex::default(),
             peers: Mutex::default(),
             known: Mutex::default(),
@@ -217,6 +209,7 @@ impl Shared {
         let minutes = self.now().as_secs() / 60;
         Rank {
             node: self.role == Role::Node,
+            always_on: self.always_on,
             free_gib: u32::try_from(self.keeper.free_bytes() >> 30).unwrap_or(u32::MAX),
             uptime_minutes: u16::try_from(minutes.min(24 * 60)).unwrap_or(u16::MAX),
         }

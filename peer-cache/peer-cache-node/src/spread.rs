@@ -24,6 +24,8 @@ use crate::{
 
 /// How often the view of the site is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often what counts as held is compared with what is in the slab: what was evicted is told, but not without end.
+const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// How often it is written down although nobody came or went: how long somebody is away matters by the day.
 const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 
@@ -84,9 +86,16 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         (sharing.me, sharing.view) = (Some(certificate.machine), Some(view));
     }
     let mut every = tokio::time::interval(LOOK_EVERY);
+    let mut compared = shared.now();
     loop {
         every.tick().await;
         look(&shared).await;
+        if shared.now() >= compared + COMPARE_EVERY {
+            compared = shared.now();
+            let shared = shared.clone();
+            // thousands of looks into the slab; without a thread for them there is another time
+            let _ = tokio::task::spawn_blocking(move || compare_with_slab(&shared)).await;
+        }
     }
 }
 
@@ -149,6 +158,11 @@ async fn place(shared: &Arc<Shared>) {
         shared.keeper.let_go(BTreeMap::new());
     }
     sharing.placement = Some(Arc::new(placement));
+}
+
+/// Room that everything takes which is assigned.
+pub(crate) fn assigned_bytes(shared: &Shared) -> u64 {
+    lock(&shared.sharing).pieces.values().map(|p| p.bytes).sum()
 }
 
 /// The assigned versions changed.
@@ -350,16 +364,56 @@ fn take_back_what_was_evicted(shared: &Arc<Shared>) {
             .filter(|(chunk, record)| {
                 evicted.contains(&record.hash)
                     && !shared.keeper.holds(&share.manifest, *chunk)
+                    && !share.is_passing(*chunk)
                     && share.lose(*chunk)
             })
             .map(|(chunk, _)| chunk)
             .collect();
-        announce_lost(shared, &share, &lost);
-        if let Some(events) = share.download() {
-            for chunk in lost {
-                // one that is too busy learns it when the chunk is asked for
-                let _ = events.try_send(SwarmEvent::Lost { chunk });
+        tell_lost(shared, &share, &lost);
+    }
+}
+
+/// What counts as held and is not in the slab is lost, and what is in the slab and does not count as held is here.
+fn compare_with_slab(shared: &Arc<Shared>) {
+    for share in shared.shares().iter().filter(|share| share.is_partial()) {
+        let (mut lost, mut found) = (Vec::new(), Vec::new());
+        for chunk in (0..share.chunk_count()).map(ChunkId) {
+            let is_here = shared.keeper.holds(&share.manifest, chunk);
+            match share.holds(chunk) {
+                true if !is_here && !share.is_passing(chunk) && share.lose(chunk) => {
+                    lost.push(chunk);
+                }
+                false if is_here => {
+                    share.hold(chunk);
+                    found.push(chunk);
+                }
+                _ => {}
             }
+        }
+        if !lost.is_empty() || !found.is_empty() {
+            let (lost, found) = (lost.len(), found.len());
+            tracing::warn!(
+                lost,
+                found,
+                "what counted as held was not what the slab holds"
+            );
+        }
+        tell_lost(shared, share, &lost);
+        if let Some(events) = share.download() {
+            for chunk in found {
+                // the next comparison finds what is not told
+                let _ = events.try_send(SwarmEvent::Local { chunk });
+            }
+        }
+    }
+}
+
+fn tell_lost(shared: &Shared, share: &Share, lost: &[ChunkId]) {
+    announce_lost(shared, share, lost);
+    if let Some(events) = share.download() {
+        for chunk in lost {
+            // one that is too busy learns it when the chunk is asked for
+            let _ = events.try_send(SwarmEvent::Lost { chunk: *chunk });
         }
     }
 }

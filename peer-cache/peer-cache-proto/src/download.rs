@@ -63,6 +63,8 @@ pub struct Download {
     next_look: Duration,
     /// At the last look something was to be had of the origin only.
     was_missing: bool,
+    /// How many chunks that were, at the last look.
+    was_nowhere: usize,
     actions: VecDeque<Action>,
     /// `None` where everything is to be here.
     wishes: Option<Wishes>,
@@ -91,6 +93,7 @@ impl Download {
             wanted: BTreeSet::new(),
             next_look: now,
             was_missing: false,
+            was_nowhere: 0,
             actions: VecDeque::new(),
             wishes: None,
             passing: BTreeMap::new(),
@@ -246,6 +249,7 @@ impl Download {
         let nowhere = self.nowhere();
         let is_missing = !nowhere.is_empty();
         let was_missing = std::mem::replace(&mut self.was_missing, is_missing);
+        let was_nowhere = std::mem::replace(&mut self.was_nowhere, nowhere.len());
         if self.is_fetching && self.is_shorter_by_now(nowhere.len()) {
             self.is_fetching = false;
             self.actions.push_back(Action::StopFetching);
@@ -253,6 +257,9 @@ impl Download {
         let Some(election) = &mut self.election else {
             return;
         };
+        if nowhere.len() < was_nowhere || !was_missing {
+            election.handle_brought(now);
+        }
         if self.wishes.is_some() && is_missing && !was_missing {
             election.handle_need(now);
         }

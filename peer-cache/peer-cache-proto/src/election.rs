@@ -16,6 +16,13 @@ use crate::mix;
 pub const SETTLE: Duration = Duration::from_millis(700);
 /// How long a fetcher may go without progress.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How long others believe a fetcher while nothing comes of it: an object of a mebibyte over 10 kbit/s. Whoever only says that it
+/// fetches must not keep a store waiting for ever.
+pub const IDLE_CLAIM_MAX: Duration = Duration::from_secs(900);
+/// How long its claims mean nothing after that.
+pub const DISBELIEVED_FOR: Duration = Duration::from_secs(4 * 900);
+/// Peers that are disbelieved at a time; the one that has been for longest makes room.
+const DISBELIEVED_MAX: usize = 256;
 /// A node that was refused steps back for a deadline, the second time in a row and from then on for so many, and each time
 /// for up to half a deadline more: after an outage not all knock at once.
 const STEP_BACK_DEADLINES_MAX: u32 = 2;
@@ -27,6 +34,8 @@ pub const CLAIM_EVERY: Duration = Duration::from_secs(2);
 pub struct Rank {
     /// A node that stays, before an agent that reboots soon.
     pub node: bool,
+    /// A node that its administrator pinned: it is always on and keeps everything.
+    pub always_on: bool,
     /// Free bytes for objects, in GiB.
     pub free_gib: u32,
     /// Time since start, in minutes, at most a day: what has run for long goes on running.
@@ -62,6 +71,8 @@ struct Claim {
     by: PublicKey,
     term: u64,
     seen: Duration,
+    /// When this peer claimed first.
+    since: Duration,
 }
 
 /// The election of one manifest's fetcher.
@@ -77,8 +88,12 @@ pub struct Election {
     peers: BTreeMap<PublicKey, Candidate>,
     changed: Duration,
     claim: Option<Claim>,
+    /// Whose claims came to nothing, and until when they mean nothing; a new connection changes nothing of it.
+    disbelieved: BTreeMap<PublicKey, Duration>,
     fetching: Option<u64>,
     progress: Duration,
+    /// When somebody in the store had something new last.
+    brought: Duration,
     next_claim: Duration,
     actions: VecDeque<Action>,
 }
@@ -95,8 +110,10 @@ impl Election {
             peers: BTreeMap::new(),
             changed: now,
             claim: None,
+            disbelieved: BTreeMap::new(),
             fetching: None,
             progress: now,
+            brought: now,
             next_claim: now,
             actions: VecDeque::new(),
         }
@@ -109,17 +126,16 @@ impl Election {
 
     /// A peer with a live authenticated connection.
     pub fn handle_peer(&mut self, now: Duration, peer: PublicKey, rank: Rank) {
-        let barred_until = self
-            .peers
-            .get(&peer)
-            .map_or(Duration::ZERO, |c| c.barred_until);
-        if self
-            .peers
-            .insert(peer, Candidate { rank, barred_until })
-            .is_none()
-        {
-            self.changed = now;
+        if let Some(candidate) = self.peers.get_mut(&peer) {
+            candidate.rank = rank;
+            return;
         }
+        let candidate = Candidate {
+            rank,
+            barred_until: self.disbelieved.get(&peer).copied().unwrap_or_default(),
+        };
+        self.peers.insert(peer, candidate);
+        self.changed = now;
     }
 
     /// A peer's connection ended.
@@ -134,7 +150,8 @@ impl Election {
 
     /// A peer says that it fetches. The better right is the higher term, then the lower key.
     pub fn handle_claim(&mut self, now: Duration, by: PublicKey, term: u64) {
-        if !self.peers.contains_key(&by) {
+        let disbelieved = self.disbelieved.get(&by).is_some_and(|until| now < *until);
+        if disbelieved || !self.peers.contains_key(&by) {
             return;
         }
         self.term = self.term.max(term);
@@ -146,12 +163,19 @@ impl Election {
             self.actions.push_back(Action::Stop);
         }
         if self.claim.is_none_or(|c| term >= c.term) {
+            let again = self.claim.filter(|c| c.by == by);
             self.claim = Some(Claim {
                 by,
                 term,
                 seen: now,
+                since: again.map_or(now, |c| c.since),
             });
         }
+    }
+
+    /// Somebody has what nobody had, or something is needed that was not: whoever claims to fetch has its time from now.
+    pub fn handle_brought(&mut self, now: Duration) {
+        self.brought = now;
     }
 
     /// Bytes came from the origin, or HQ told the fetcher to wait for them.
@@ -180,6 +204,12 @@ impl Election {
             }
             self.claim = None;
         }
+        if let Some(claim) = self.claim
+            && now >= self.idle_at(&claim)
+        {
+            self.disbelieve(now, claim.by);
+            self.claim = None;
+        }
         match self.fetching {
             Some(_) if now >= self.progress + DEADLINE => self.step_back(now),
             Some(term) if now >= self.next_claim => {
@@ -196,7 +226,7 @@ impl Election {
         let stand = (self.changed + SETTLE).max(self.barred_until);
         Some(match (self.fetching, self.claim) {
             (Some(_), _) => self.next_claim.min(self.progress + DEADLINE),
-            (None, Some(claim)) => claim.seen + DEADLINE,
+            (None, Some(claim)) => (claim.seen + DEADLINE).min(self.idle_at(&claim)),
             (None, None) => self
                 .peers
                 .values()
@@ -210,6 +240,25 @@ impl Election {
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    fn disbelieve(&mut self, now: Duration, peer: PublicKey) {
+        let until = now + DISBELIEVED_FOR;
+        if let Some(candidate) = self.peers.get_mut(&peer) {
+            candidate.barred_until = until;
+        }
+        self.disbelieved.retain(|_, until| now < *until);
+        if self.disbelieved.len() >= DISBELIEVED_MAX
+            && let Some((oldest, _)) = self.disbelieved.iter().min_by_key(|(_, until)| **until)
+        {
+            let oldest = *oldest;
+            self.disbelieved.remove(&oldest);
+        }
+        self.disbelieved.insert(peer, until);
+    }
+
+    fn idle_at(&self, claim: &Claim) -> Duration {
+        claim.since.max(self.brought) + IDLE_CLAIM_MAX
     }
 
     fn stand(&mut self, now: Duration) {

@@ -434,6 +434,7 @@ impl Hello {
             }
         }
         out.flag(self.rank.node)
+            .flag(self.rank.always_on)
             .u32(self.rank.free_gib)
             .u16(self.rank.uptime_minutes);
         out.u16(self.port)
@@ -461,6 +462,7 @@ impl Hello {
             },
             rank: Rank {
                 node: input.flag("rank")?,
+                always_on: input.flag("rank")?,
                 free_gib: input.u32("free space")?,
                 uptime_minutes: input.u16("uptime")?,
             },

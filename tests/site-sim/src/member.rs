@@ -24,6 +24,7 @@ const INTAKE_MAX: usize = OPEN_CHUNKS_BOUND + 32;
 /// What a liar says of itself.
 const BEST_RANK: Rank = Rank {
     node: true,
+    always_on: true,
     free_gib: u32::MAX,
     uptime_minutes: 1440,
 };
@@ -145,6 +146,7 @@ impl Member {
             is_node,
             rank: Rank {
                 node: is_node,
+                always_on: false,
                 free_gib: u32::try_from(number % 3).unwrap_or(0),
                 uptime_minutes: 5,
             },

@@ -103,6 +103,15 @@ pub enum NodeReport {
         /// Who sent how many parts of objects.
         from: Vec<(String, u64)>,
     },
+    /// A node without room for everything has what it is to keep of a version.
+    HoldsShare {
+        /// Which.
+        version: Hex<32>,
+        /// Chunks that it keeps.
+        chunks: u64,
+        /// Chunks of the version.
+        of: u64,
+    },
     /// A peer sent wrong bytes.
     Accused {
         /// Its key.

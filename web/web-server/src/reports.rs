@@ -145,6 +145,14 @@ async fn store(
             let message = format!("holds version {version}: {} chunks", from.join(", "));
             Ok(events::add(db, site, &node.name, EventKind::Holds, &message).await?)
         }
+        NodeReport::HoldsShare {
+            version,
+            chunks,
+            of,
+        } => {
+            let message = format!("holds its share of version {version}: {chunks} of {of} chunks");
+            Ok(events::add(db, site, &node.name, EventKind::Holds, &message).await?)
+        }
         NodeReport::Accused {
             peer,
             address,

@@ -345,6 +345,7 @@ pub(crate) fn start_keeping(
         credentials,
         keeper,
         origin: origin.then(|| Arc::new(Wan(hq.clone())) as Arc<dyn Origin>),
+        always_on: false,
     };
     let (cache, events) = PeerCache::start(config).unwrap();
     Member {

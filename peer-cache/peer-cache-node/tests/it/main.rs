@@ -223,6 +223,44 @@ async fn the_death_of_the_admitting_node_ends_nothing() {
     agent.check(&hq);
 }
 
+/// Admitted by one node while it was being greeted by another, an agent was a stranger to that one for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_that_comes_in_the_middle_of_a_greeting_is_shown() {
+    let hq = Hq::new(1, None);
+    // it admits, and has nothing to give
+    let first = start(&hq, Role::Node, false, hq.site(), false);
+    let second = node(&hq, true);
+    let digest = hq.manifest.digest();
+    for n in 0..40 {
+        let mut agent = agent(&hq);
+        let admitting = agent.cache.dial(first.cache.local_addr().unwrap());
+        let admitting = admitting.await.unwrap();
+        agent
+            .cache
+            .ask_admission(&admitting, facts(1), None, vec![]);
+        let AdmissionAnswer::Granted { proof, .. } = agent.admission().await else {
+            panic!("not granted")
+        };
+        let granted = async {
+            tokio::time::sleep(Duration::from_micros(100 * n)).await;
+            agent.cache.set_ticket(proof);
+        };
+        let address = second.cache.local_addr().unwrap();
+        tokio::join!(agent.cache.dial(address), granted).0.ok();
+        let served = async {
+            loop {
+                if let Ok(manifest) = agent.cache.manifest(digest).await {
+                    break agent.cache.share(manifest);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let mut complete = timeout(PATIENCE, served).await.expect("a manifest");
+        let complete = timeout(PATIENCE, complete.wait_for(|c| *c)).await;
+        complete.expect("the second knows of its ticket").unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_chain_or_site_is_refused() {
     let (hq, other) = (Hq::new(1, None), Hq::new(1, None));

@@ -47,8 +47,22 @@ fn small_keeping(
     member
 }
 
-/// A slab where the first chunks make way before anybody knows that they are here.
-struct Crowded(Slab, Mutex<BTreeSet<ChunkId>>);
+/// A slab where the first chunks make way before anybody knows that they are here, and others later without a word.
+struct Crowded {
+    slab: Slab,
+    first: Mutex<BTreeSet<ChunkId>>,
+    gone: Mutex<BTreeSet<ChunkId>>,
+}
+
+impl Crowded {
+    fn new(slab: Slab) -> Self {
+        Self {
+            slab,
+            first: Mutex::default(),
+            gone: Mutex::default(),
+        }
+    }
+}
 
 impl ChunkKeeper for Crowded {
     fn keep(
@@ -59,16 +73,18 @@ impl ChunkKeeper for Crowded {
         permit: OwnedSemaphorePermit,
         kept: Kept,
     ) {
-        let mut first = self.1.lock().unwrap();
+        self.gone.lock().unwrap().remove(&chunk);
+        let mut first = self.first.lock().unwrap();
         if first.len() < 6 && first.insert(chunk) {
             let _ = kept.send(Ok(()));
         } else {
-            ChunkKeeper::keep(&self.0, manifest, chunk, arrived, permit, kept);
+            ChunkKeeper::keep(&self.slab, manifest, chunk, arrived, permit, kept);
         }
     }
 
     fn holds(&self, manifest: &Verified<Manifest>, chunk: ChunkId) -> bool {
-        ChunkKeeper::holds(&self.0, manifest, chunk)
+        let gone = self.gone.lock().unwrap().contains(&chunk);
+        !gone && ChunkKeeper::holds(&self.slab, manifest, chunk)
     }
 
     fn open(
@@ -77,27 +93,27 @@ impl ChunkKeeper for Crowded {
         chunk: ChunkId,
         form: Form,
     ) -> Option<(Form, Bytes)> {
-        self.0.open(manifest, chunk, form)
+        self.slab.open(manifest, chunk, form)
     }
 
     fn assign(&self, manifests: &[Verified<Manifest>]) {
-        ChunkKeeper::assign(&self.0, manifests);
+        ChunkKeeper::assign(&self.slab, manifests);
     }
 
     fn sync(&self) -> std::io::Result<()> {
-        self.0.sync()
+        self.slab.sync()
     }
 
     fn free_bytes(&self) -> u64 {
-        self.0.free_bytes()
+        self.slab.free_bytes()
     }
 
     fn room_bytes(&self) -> Option<u64> {
-        self.0.room_bytes()
+        self.slab.room_bytes()
     }
 
     fn bytes_of(&self, record: &ChunkRecord) -> u64 {
-        self.0.bytes_of(record)
+        self.slab.bytes_of(record)
     }
 }
 
@@ -243,15 +259,46 @@ async fn who_comes_later_takes_its_share_and_no_last_copy_goes() {
 async fn what_makes_way_before_anybody_knows_of_it_comes_again() {
     let hq = Hq::new(CHUNKS, None);
     let neighbour = node(&hq, true);
-    let small = small_keeping(&hq, SLAB_PERCENT, |slab| {
-        Arc::new(Crowded(slab, Mutex::default()))
-    });
+    let small = small_keeping(&hq, SLAB_PERCENT, |slab| Arc::new(Crowded::new(slab)));
     let _ = small
         .cache
         .dial(neighbour.cache.local_addr().unwrap())
         .await;
     until("the share is here", || {
         held(&small, &hq).len() * 100 > 55 * CHUNKS
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_gone_without_a_word_comes_again() {
+    let hq = Hq::new(CHUNKS, None);
+    let neighbour = node(&hq, true);
+    let mut keeper = None;
+    let small = small_keeping(&hq, SLAB_PERCENT, |slab| {
+        keeper.insert(Arc::new(Crowded::new(slab))).clone()
+    });
+    let keeper = keeper.unwrap();
+    let _ = small
+        .cache
+        .dial(neighbour.cache.local_addr().unwrap())
+        .await;
+    until("the share is here", || {
+        held(&small, &hq).len() * 100 > 55 * CHUNKS
+    })
+    .await;
+    let some = {
+        let chunks = (0u32..).map(ChunkId).zip(&hq.manifest.chunks);
+        let here = held(&small, &hq);
+        chunks
+            .filter(|(_, record)| here.contains(&record.hash))
+            .map(|(chunk, _)| chunk)
+            .take(3)
+            .collect::<BTreeSet<ChunkId>>()
+    };
+    *keeper.gone.lock().unwrap() = some;
+    until("what is gone comes again", || {
+        keeper.gone.lock().unwrap().is_empty()
     })
     .await;
 }

@@ -11,6 +11,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn rank(free_gib: u32) -> Rank {
     Rank {
         node: true,
+        always_on: false,
         free_gib,
         uptime_minutes: 5,
     }

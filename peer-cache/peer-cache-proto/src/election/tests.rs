@@ -7,9 +7,25 @@ fn key(n: u8) -> PublicKey {
 fn rank(free_gib: u32) -> Rank {
     Rank {
         node: true,
+        always_on: false,
         free_gib,
         uptime_minutes: 5,
     }
+}
+
+#[test]
+fn a_pinned_node_comes_before_one_with_more_room_and_an_agent_never() {
+    let pinned = |rank| Rank {
+        always_on: true,
+        ..rank
+    };
+    assert!(pinned(rank(0)) > rank(u32::MAX));
+    assert!(pinned(rank(1)) > pinned(rank(0)));
+    let agent = Rank {
+        node: false,
+        ..pinned(rank(9))
+    };
+    assert!(agent < rank(0));
 }
 
 /// Nodes that all see each other at once.
@@ -230,5 +246,36 @@ fn strangers_elect_nobody() {
     let mut election = Election::new(Duration::ZERO, key(5), rank(1));
     election.handle_claim(Duration::ZERO, key(9), 1000);
     election.handle_timeout(SETTLE);
+    assert!(election.fetching().is_some());
+}
+
+/// A node that has a certificate and means no good, or whose origin client hangs.
+#[test]
+fn who_claims_for_ever_and_brings_nothing_is_passed_over() {
+    let mut election = Election::new(Duration::ZERO, key(5), rank(1));
+    let mut now = Duration::ZERO;
+    election.handle_peer(now, key(1), rank(99));
+    let mut claims_until = |election: &mut Election, until: Duration, term: u64| {
+        while now < until {
+            now += CLAIM_EVERY;
+            election.handle_claim(now, key(1), term);
+            if election.poll_timeout().is_some_and(|t| t <= now) {
+                election.handle_timeout(now);
+            }
+        }
+    };
+    claims_until(&mut election, IDLE_CLAIM_MAX / 2, 1);
+    // something came: it has its time again
+    election.handle_brought(IDLE_CLAIM_MAX / 2);
+    claims_until(&mut election, IDLE_CLAIM_MAX * 3 / 2 - DEADLINE, 1);
+    assert_eq!(election.fetching(), None);
+    claims_until(&mut election, IDLE_CLAIM_MAX * 3 / 2 + CLAIM_EVERY, 1);
+    assert!(election.fetching().is_some());
+    // a higher term and a new connection help it no further
+    let later = IDLE_CLAIM_MAX * 3 / 2 + DEADLINE / 2;
+    election.handle_peer_gone(later, &key(1));
+    election.handle_peer(later, key(1), rank(99));
+    election.handle_progress(later);
+    claims_until(&mut election, later + CLAIM_EVERY, 99);
     assert!(election.fetching().is_some());
 }

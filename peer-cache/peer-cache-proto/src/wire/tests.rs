@@ -18,6 +18,7 @@ fn hello(credentials: Credentials) -> Frame {
         credentials,
         rank: Rank {
             node: true,
+            always_on: false,
             free_gib: 3,
             uptime_minutes: 9,
         },

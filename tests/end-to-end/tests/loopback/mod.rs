@@ -1,6 +1,7 @@
 //! A site on loopback: HQ, nodes and agents as processes of this computer, for what needs no firmware.
 
 pub mod noisy;
+mod offline;
 pub mod shaped;
 mod spread;
 mod wan;
@@ -205,6 +206,8 @@ impl Site {
             .args(["hq", "--listen", &self.hq_address.to_string(), "--dir"])
             .arg(dir);
         command.env("XDG_RUNTIME_DIR", self.folder.path());
+        // of earlier starts
+        let lines = std::fs::read_to_string(&log).map_or(0, |text| text.lines().count());
         let hq = Program::start(&mut command, &log)?;
         let started = Instant::now();
         let address = loop {
@@ -213,7 +216,7 @@ impl Site {
                 .collect::<Result<Vec<_>, _>>()?;
             let line = text
                 .iter()
-                .rev()
+                .skip(lines)
                 .find_map(|l| l.strip_prefix("HQ is listening on "));
             if let Some(address) = line.and_then(|l| l.split(' ').next()) {
                 break address.parse()?;

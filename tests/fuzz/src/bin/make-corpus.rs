@@ -100,6 +100,7 @@ fn frames() -> Vec<Frame> {
             credentials,
             rank: peer_cache_proto::election::Rank {
                 node: true,
+                always_on: false,
                 free_gib: 1,
                 uptime_minutes: 2,
             },

@@ -220,7 +220,13 @@ async fn reports_count_once_and_in_order() {
         version: Hex([1; 32]),
         from: vec![("till-1".into(), 3)],
     };
-    assert_eq!(other.report(1, vec![boot, accused, holds]).await.stored, 3);
+    let share = NodeReport::HoldsShare {
+        version: Hex([1; 32]),
+        chunks: 39,
+        of: 60,
+    };
+    let reports = vec![boot, accused, holds, share];
+    assert_eq!(other.report(1, reports).await.stored, 4);
     let overview: serde_json::Value = world.admin.get("/api/v1/overview").await.json();
     let events = overview["events"].as_array().unwrap();
     let mut lines: Vec<_> = events
@@ -239,9 +245,10 @@ async fn reports_count_once_and_in_order() {
     );
     assert_eq!(lines[4], ("boot", "MAC 020202020202: <i>"));
     assert_eq!(
-        (lines[5].0, lines[6].0, lines.len()),
-        ("accused", "holds", 7)
+        (lines[5].0, lines[6].0, lines[7].0, lines.len()),
+        ("accused", "holds", "holds", 8)
     );
+    assert!(lines[7].1.ends_with(": 39 of 60 chunks"), "{}", lines[7].1);
     // both were heard of, and know each other's address
     let peers = node.documents().await.peers;
     assert_eq!(peers.len(), 1);

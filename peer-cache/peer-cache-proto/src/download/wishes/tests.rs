@@ -40,6 +40,7 @@ impl Node {
     fn new(wishes: Wishes) -> Self {
         let rank = Rank {
             node: true,
+            always_on: false,
             free_gib: 0,
             uptime_minutes: 0,
         };
@@ -153,6 +154,7 @@ fn need_after_a_quiet_time_is_not_answered_by_everybody_at_once() {
     let mut node = Node::new(wishes([], []));
     let better = Rank {
         node: true,
+        always_on: false,
         free_gib: 99,
         uptime_minutes: 0,
     };
