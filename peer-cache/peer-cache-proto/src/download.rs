@@ -61,9 +61,7 @@ pub struct Download {
     /// What the origin was asked for last and has not brought.
     wanted: BTreeSet<ChunkId>,
     next_look: Duration,
-    /// At the last look something was to be had of the origin only.
-    was_missing: bool,
-    /// How many chunks that were, at the last look.
+    /// How many chunks were to be had of the origin only, at the last look.
     was_nowhere: usize,
     actions: VecDeque<Action>,
     /// `None` where everything is to be here.
@@ -92,7 +90,6 @@ impl Download {
             is_fetching: false,
             wanted: BTreeSet::new(),
             next_look: now,
-            was_missing: false,
             was_nowhere: 0,
             actions: VecDeque::new(),
             wishes: None,
@@ -248,8 +245,8 @@ impl Download {
         }
         let nowhere = self.nowhere();
         let is_missing = !nowhere.is_empty();
-        let was_missing = std::mem::replace(&mut self.was_missing, is_missing);
         let was_nowhere = std::mem::replace(&mut self.was_nowhere, nowhere.len());
+        let was_missing = was_nowhere > 0;
         if self.is_fetching && self.is_shorter_by_now(nowhere.len()) {
             self.is_fetching = false;
             self.actions.push_back(Action::StopFetching);

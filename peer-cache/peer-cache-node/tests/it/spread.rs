@@ -18,6 +18,8 @@ use trust_format::{MachineId, Verified};
 use super::*;
 
 const CHUNKS: usize = 60;
+/// Chunks that make way at once in a crowded slab.
+const FIRST_MAKE_WAY: usize = 6;
 /// Of the image's objects, in percent: 62 are usable, and three copies need 60 of each of five.
 const SLAB_PERCENT: u64 = 66;
 
@@ -75,7 +77,7 @@ impl ChunkKeeper for Crowded {
     ) {
         self.gone.lock().unwrap().remove(&chunk);
         let mut first = self.first.lock().unwrap();
-        if first.len() < 6 && first.insert(chunk) {
+        if first.len() < FIRST_MAKE_WAY && first.insert(chunk) {
             let _ = kept.send(Ok(()));
         } else {
             ChunkKeeper::keep(&self.slab, manifest, chunk, arrived, permit, kept);
@@ -255,38 +257,35 @@ async fn who_comes_later_takes_its_share_and_no_last_copy_goes() {
     assert!((1.0..1.1).contains(&sent), "{sent} times over the WAN");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_makes_way_before_anybody_knows_of_it_comes_again() {
-    let hq = Hq::new(CHUNKS, None);
-    let neighbour = node(&hq, true);
-    let small = small_keeping(&hq, SLAB_PERCENT, |slab| Arc::new(Crowded::new(slab)));
+/// A node whose slab is crowded, beside one that has everything, once its share is here.
+async fn crowded(hq: &Arc<Hq>) -> (Member, Member, Arc<Crowded>) {
+    let neighbour = node(hq, true);
+    let mut keeper = None;
+    let small = small_keeping(hq, SLAB_PERCENT, |slab| {
+        keeper.insert(Arc::new(Crowded::new(slab))).clone()
+    });
     let _ = small
         .cache
         .dial(neighbour.cache.local_addr().unwrap())
         .await;
     until("the share is here", || {
-        held(&small, &hq).len() * 100 > 55 * CHUNKS
+        held(&small, hq).len() * 100 > 55 * CHUNKS
     })
     .await;
+    (neighbour, small, keeper.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_way_before_anybody_knows_of_it_comes_again() {
+    let hq = Hq::new(CHUNKS, None);
+    let (_neighbour, _small, keeper) = crowded(&hq).await;
+    assert_eq!(keeper.first.lock().unwrap().len(), FIRST_MAKE_WAY);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_gone_without_a_word_comes_again() {
     let hq = Hq::new(CHUNKS, None);
-    let neighbour = node(&hq, true);
-    let mut keeper = None;
-    let small = small_keeping(&hq, SLAB_PERCENT, |slab| {
-        keeper.insert(Arc::new(Crowded::new(slab))).clone()
-    });
-    let keeper = keeper.unwrap();
-    let _ = small
-        .cache
-        .dial(neighbour.cache.local_addr().unwrap())
-        .await;
-    until("the share is here", || {
-        held(&small, &hq).len() * 100 > 55 * CHUNKS
-    })
-    .await;
+    let (_neighbour, small, keeper) = crowded(&hq).await;
     let some = {
         let chunks = (0u32..).map(ChunkId).zip(&hq.manifest.chunks);
         let here = held(&small, &hq);
