@@ -96,7 +96,7 @@ fn frames() -> Vec<Frame> {
     };
     let hello = |credentials| {
         Frame::Hello(Hello {
-            protocol: 1,
+            protocol: peer_cache_proto::wire::PROTOCOL_VERSION,
             credentials,
             rank: peer_cache_proto::election::Rank {
                 node: true,
