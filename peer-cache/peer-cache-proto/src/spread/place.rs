@@ -12,7 +12,7 @@ use crate::mix;
 /// Nobody is filled more than this part above everybody's mean: who is full early leaves chunks to those that have them.
 const ABOVE_MEAN: u128 = 32;
 
-/// How often a piece is made way for by moving another; each looks through all pieces.
+/// How often a piece is made way for by moving others; each looks through all pieces.
 const TRIES_MAX: usize = 512;
 
 /// Something to keep.
@@ -180,7 +180,7 @@ fn spread(
     owners
 }
 
-/// Who has room has the piece already: somebody else's piece goes there, and this one in its stead.
+/// Who has room has the piece already: somebody else's pieces go there, as few as make enough room, and this one in their stead.
 fn make_way(
     bins: &mut [Bin],
     pieces: &[(&ChunkHash, u64)],
@@ -192,26 +192,37 @@ fn make_way(
     let (has, has_not): (Vec<usize>, Vec<usize>) =
         (0..bins.len()).partition(|at| keepers.contains(&bins[*at].member));
     let free = |bins: &[Bin], at: usize| bins[at].room - bins[at].load;
-    let smallest = pieces.iter().map(|(_, bytes)| *bytes).min().unwrap_or(0);
     for roomy in has {
         for full in &has_not {
-            let least = bytes.saturating_sub(free(bins, *full)).max(smallest);
+            let least = bytes.saturating_sub(free(bins, *full));
             if free(bins, roomy) < least || *tries >= TRIES_MAX {
                 continue;
             }
             *tries += 1;
             let (to, from) = (bins[roomy].member, bins[*full].member);
-            let fits = least..=free(bins, roomy);
-            let other = pieces.iter().find(|(other, bytes)| {
-                let of = owners.get(*other);
-                fits.contains(bytes) && of.is_some_and(|of| of.contains(&from) && !of.contains(&to))
+            let mut others: Vec<(&ChunkHash, u64)> = pieces
+                .iter()
+                .filter(|(other, _)| {
+                    let of = owners.get(*other);
+                    of.is_some_and(|of| of.contains(&from) && !of.contains(&to))
+                })
+                .copied()
+                .collect();
+            others.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+            let mut moved = 0;
+            others.retain(|(_, bytes)| {
+                let goes = moved < least && moved + bytes <= free(bins, roomy);
+                moved += if goes { *bytes } else { 0 };
+                goes
             });
-            let Some((other, moved)) = other else {
+            if moved < least {
                 continue;
-            };
-            for keeper in owners.get_mut(*other).into_iter().flatten() {
-                if *keeper == from {
-                    *keeper = to;
+            }
+            for (other, _) in others {
+                for keeper in owners.get_mut(other).into_iter().flatten() {
+                    if *keeper == from {
+                        *keeper = to;
+                    }
                 }
             }
             owners.entry(*hash).or_default().push(from);

@@ -219,22 +219,43 @@ proptest! {
     /// With a twentieth of room beyond what three copies need, each chunk has three.
     #[test]
     fn invariant_three_copies_where_there_is_room(
-        shares in prop::collection::vec(20u64..100, 3..12),
+        shares in prop::collection::vec(20u64..100, 4..12),
         count in 100u64..400,
     ) {
         let pieces = pieces(count);
         let all = total(&pieces);
-        let sum: u64 = shares.iter().sum();
-        // nobody can keep more than one copy of each
-        let rooms: Vec<u64> = shares
-            .iter()
-            .map(|share| (all * 315 / 100 * share / sum + MIB).min(all - 1))
-            .collect();
-        prop_assume!(rooms.iter().sum::<u64>() >= all * 315 / 100);
+        let rooms = rooms_by_share(&shares, all * 315 / 100, all - 1);
         let placement = Placement::of(&members(&rooms), &pieces);
         let short = copies(&placement, &pieces).iter().filter(|c| **c < COPIES).count();
         prop_assert!(short == 0, "{} of {} are short", short, pieces.len());
     }
+}
+
+/// Two keep nearly everything, so the last chunks go to the other three, which are full: several small chunks of theirs move.
+#[test]
+fn small_pieces_make_way_for_a_large_one() {
+    for (shares, count) in [(&[34, 67, 23, 67, 20][..], 278), (&[30, 55, 33, 55], 128)] {
+        let pieces = pieces(count);
+        let all = total(&pieces);
+        let rooms = rooms_by_share(shares, all * 315 / 100, all - 1);
+        let placement = Placement::of(&members(&rooms), &pieces);
+        assert_eq!(copies(&placement, &pieces).iter().min(), Some(&COPIES));
+    }
+}
+
+/// `sum` bytes of room given out by share, to nobody more than `most`: nobody can keep more than
+/// one copy of each piece. What the largest may not have goes to the others.
+fn rooms_by_share(shares: &[u64], sum: u64, most: u64) -> Vec<u64> {
+    let mut order: Vec<usize> = (0..shares.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(shares[*i]));
+    let mut rooms = vec![0; shares.len()];
+    let (mut sum, mut of) = (sum, shares.iter().sum::<u64>());
+    for i in order {
+        rooms[i] = (sum * shares[i]).div_ceil(of).min(most);
+        (sum, of) = (sum - rooms[i], of - shares[i]);
+    }
+    assert_eq!(sum, 0, "nobody is left to take the rest");
+    rooms
 }
 
 fn at(seconds: u64) -> Duration {
