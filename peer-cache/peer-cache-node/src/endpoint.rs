@@ -98,6 +98,7 @@ fn transport(payload_max: u16) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
         .initial_mtu(MTU)
+        .congestion_controller_factory(Arc::new(crate::congestion::StoreWindows))
         // first come, first served: chunk after chunk leaves whole, instead of all at the end
         .send_fairness(false);
     let mut discovery = MtuDiscoveryConfig::default();
