@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use boot_proto::lease::PoolConfig;
-use peer_cache_proto::wire::PEER_PORT;
+use peer_cache_node::UploadRules;
+use peer_cache_proto::{upload::RATE_MIN, wire::PEER_PORT};
 use serde::Deserialize;
 
 use super::BootMode;
@@ -25,6 +26,10 @@ pub(crate) struct NodeConfig {
     /// This node is always on: it comes first where one has to fetch, and is to have room for everything.
     #[serde(default)]
     pub(crate) always_on: bool,
+    /// What this node gives to its neighbours at most, in bytes per second.
+    pub(crate) upload_bytes_per_second: Option<u64>,
+    /// Whether it gives less while this computer is busy; it does unless told otherwise.
+    pub(crate) uploads_give_way: Option<bool>,
     /// As `--boot`.
     pub(crate) boot: Option<BootMode>,
     /// As `--interface`.
@@ -79,6 +84,24 @@ impl NodeConfig {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
         }
+    }
+}
+
+impl NodeConfig {
+    /// How much the node gives to its neighbours.
+    ///
+    /// # Errors
+    /// When the limit is too small to work with.
+    pub(crate) fn uploads(&self) -> Result<UploadRules> {
+        if let Some(limit) = self.upload_bytes_per_second.filter(|l| *l < RATE_MIN) {
+            bail!(
+                "upload_bytes_per_second in node.toml is {limit}, at least {RATE_MIN} are needed"
+            );
+        }
+        Ok(UploadRules {
+            bytes_per_second: self.upload_bytes_per_second,
+            give_way: self.uploads_give_way.unwrap_or(true),
+        })
     }
 }
 

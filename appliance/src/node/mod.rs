@@ -124,6 +124,7 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
         keeper: Arc::new(slab.clone()),
         origin: Some(Arc::new(origin.clone())),
         always_on: config.always_on,
+        uploads: config.uploads()?,
     })
     .context("opening the network")?;
     for peer in config::peers(dir) {

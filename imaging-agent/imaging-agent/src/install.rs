@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use image_format::{CHUNK_BYTES, Manifest};
 use imaging_plan::{Extent, Found, Install, Phase, TargetFacts, plan};
-use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site};
+use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules};
 use peer_cache_proto::{
     machine::MachineFacts,
     wire::{Credentials, Documents, PEER_PORT},
@@ -133,6 +133,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
         keeper: keeper.clone(),
         origin: None,
         always_on: false,
+        uploads: UploadRules::default(),
     })
     .context("opening the network")?;
     for node in &options.nodes {

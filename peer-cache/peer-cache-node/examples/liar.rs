@@ -14,6 +14,7 @@ use bytes::Bytes;
 use image_format::{ChunkId, Form, Manifest};
 use peer_cache_node::{
     Arrived, ChunkKeeper, Event, Identity, Kept, PeerCache, PeerCacheConfig, Role, Site,
+    UploadRules,
 };
 use peer_cache_proto::{
     machine::MachineFacts,
@@ -97,6 +98,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         keeper: Arc::new(LyingKeeper::default()),
         origin: None,
         always_on: false,
+        uploads: UploadRules::default(),
     })?;
     cache.keep_dialling(node);
     let facts = MachineFacts::new(None, Some(&serial[..24]), &[], "liar");

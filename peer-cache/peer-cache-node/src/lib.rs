@@ -11,6 +11,7 @@ mod fetch;
 mod identity;
 mod keeper;
 mod origin;
+mod pressure;
 mod scrub;
 mod serve;
 mod session;
@@ -88,6 +89,17 @@ pub struct PeerCacheConfig {
     pub origin: Option<Arc<dyn Origin>>,
     /// A node that is pinned as always on: it comes first where one has to fetch.
     pub always_on: bool,
+    /// How much it gives to its neighbours.
+    pub uploads: UploadRules,
+}
+
+/// How much a machine gives to its neighbours; by default all it can.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UploadRules {
+    /// At most so many bytes per second, objects only; fewer than [`peer_cache_proto::upload::RATE_MIN`] count as that.
+    pub bytes_per_second: Option<u64>,
+    /// Less while this machine is busy with other work.
+    pub give_way: bool,
 }
 
 /// What happened, for the main to act on, show and report.
@@ -231,12 +243,16 @@ impl PeerCache {
         let endpoint = endpoint::open(&config.identity, config.listen)?;
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let discover = config.discover;
+        let uploads = config.uploads;
         let shared = Arc::new(Shared::new(config, endpoint, events));
         tokio::spawn(session::accept(shared.clone()));
         tokio::spawn(discovery::dial_known(shared.clone()));
         if shared.role == Role::Node {
             tokio::spawn(spread::run(shared.clone()));
             tokio::spawn(scrub::run(shared.clone()));
+        }
+        if uploads.give_way {
+            tokio::spawn(pressure::follow(shared.uploads.clone()));
         }
         if discover && let Err(error) = discovery::start(&shared) {
             // hints still work

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use image_format::{Form, PartId};
 use peer_cache_proto::{
     duty::{Give, TURN_ENDS_AFTER, TURNS, UPLOAD_COUNTS_FOR, uploads_max},
+    upload::{Change, UploadBudget},
     wire::{Answer, Ask, REQUEST_BYTES, Request},
 };
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -67,6 +68,7 @@ async fn serve(
             Some(_) => shared.uploads.turn().await,
             None => None,
         };
+        shared.uploads.leave(body.len() as u64).await;
         send.write_all(&head.to_bytes()).await?;
         send.write_chunk(body).await?;
         send.finish()?;
@@ -92,25 +94,43 @@ async fn serve(
     })
 }
 
-/// Counts the answers that are on their way.
+/// Counts the answers that are on their way, and lets them go as fast as the machine may send.
 #[derive(Debug)]
 pub(crate) struct Uploads {
     count: Mutex<usize>,
     ended: Notify,
     turns: Semaphore,
+    budget: Mutex<UploadBudget>,
+    started: Instant,
 }
 
-impl Default for Uploads {
-    fn default() -> Self {
+impl Uploads {
+    pub(crate) fn new(bytes_per_second: Option<u64>) -> Self {
         Self {
             count: Mutex::default(),
             ended: Notify::new(),
             turns: Semaphore::new(TURNS),
+            budget: Mutex::new(UploadBudget::new(Duration::ZERO, bytes_per_second)),
+            started: Instant::now(),
         }
     }
-}
 
-impl Uploads {
+    /// For how long some task of this machine waited for a core, since its kernel started.
+    pub(crate) fn handle_pressure(&self, stalled: Duration) -> Option<Change> {
+        lock(&self.budget).handle_pressure(self.started.elapsed(), stalled)
+    }
+
+    /// Waits until the budget lets so many bytes go. Who holds a turn meanwhile keeps its place.
+    async fn leave(&self, bytes: u64) {
+        loop {
+            let granted = lock(&self.budget).grant(self.started.elapsed(), bytes);
+            match granted {
+                Ok(()) => return,
+                Err(wait) => sleep(wait).await,
+            }
+        }
+    }
+
     fn try_begin(self: &Arc<Self>, peers: usize) -> Option<Upload> {
         let mut count = lock(&self.count);
         (*count < uploads_max(peers)).then(|| {

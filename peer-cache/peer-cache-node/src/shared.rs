@@ -182,7 +182,7 @@ impl Shared {
             clocks: Mutex::default(),
             accused: Mutex::default(),
             events,
-            uploads: Arc::default(),
+            uploads: Arc::new(Uploads::new(config.uploads.bytes_per_second)),
             origin_bytes: AtomicU64::new(0),
             sharing: Mutex::default(),
             keep_failed: Mutex::default(),

@@ -13,6 +13,7 @@ pub mod election;
 pub mod machine;
 pub mod spread;
 pub mod swarm;
+pub mod upload;
 pub mod wire;
 
 /// A connection's number, given by the shell and never reused while the program runs.

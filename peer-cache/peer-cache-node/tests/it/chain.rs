@@ -18,7 +18,7 @@ use image_format::{CHUNK_BYTES, ChunkCodec, ChunkRecord, Manifest, ObjectHash, V
 use image_store::{ImportOptions, ObjectSink, Signer, import};
 use peer_cache_node::{
     BoxFuture, ChunkKeeper, Event, FetchObjectError, HolderView, Identity, Lease, LeaseError,
-    Origin, PeerCache, PeerCacheConfig, Role, Site,
+    Origin, PeerCache, PeerCacheConfig, Role, Site, UploadRules,
     slab::{SLAB_BYTES_MIN, Slab},
 };
 use peer_cache_proto::{
@@ -305,15 +305,11 @@ pub(crate) fn start_with(
     role: Role,
     origin: bool,
     site: Site,
-    fill: bool,
+    filled: bool,
     identity: Identity,
 ) -> Member {
-    if fill {
-        for chunk in &hq.manifest.chunks {
-            let bytes = hq.objects.lock().unwrap()[&chunk.object_hash].clone();
-            slab.keep(&VerifiedObject::check(chunk, bytes).unwrap())
-                .unwrap();
-        }
+    if filled {
+        fill(&slab, hq);
     }
     let keeper = Arc::new(slab.clone());
     start_keeping(keeper, (folder, slab), hq, role, origin, site, identity)
@@ -328,6 +324,40 @@ pub(crate) fn start_keeping(
     site: Site,
     identity: Identity,
 ) -> Member {
+    let config = config(keeper, hq, role, origin, site, identity);
+    start_configured(config, (folder, slab))
+}
+
+/// A node that gives no more than so many bytes per second, with everything in its slab.
+pub(crate) fn node_giving(hq: &Arc<Hq>, bytes_per_second: u64) -> Member {
+    let folder = TempDir::new().unwrap();
+    let slab = Slab::open_file(&folder.path().join("slab"), 64 << 20).unwrap();
+    fill(&slab, hq);
+    let identity = Identity::generate().unwrap();
+    let keeper = Arc::new(slab.clone());
+    let mut config = config(keeper, hq, Role::Node, false, hq.site(), identity);
+    config.uploads.bytes_per_second = Some(bytes_per_second);
+    let node = start_configured(config, (folder, slab));
+    node.cache.share(hq.manifest.clone());
+    node
+}
+
+fn fill(slab: &Slab, hq: &Hq) {
+    for chunk in &hq.manifest.chunks {
+        let bytes = hq.objects.lock().unwrap()[&chunk.object_hash].clone();
+        slab.keep(&VerifiedObject::check(chunk, bytes).unwrap())
+            .unwrap();
+    }
+}
+
+fn config(
+    keeper: Arc<dyn ChunkKeeper>,
+    hq: &Arc<Hq>,
+    role: Role,
+    origin: bool,
+    site: Site,
+    identity: Identity,
+) -> PeerCacheConfig {
     let credentials = match role {
         Role::Node => Credentials::Node {
             certificate: hq.certificate(identity.public()),
@@ -335,7 +365,7 @@ pub(crate) fn start_keeping(
         },
         Role::Agent => Credentials::Agent { ticket: None },
     };
-    let config = PeerCacheConfig {
+    PeerCacheConfig {
         identity,
         role,
         boot: rand::rng().random(),
@@ -346,7 +376,11 @@ pub(crate) fn start_keeping(
         keeper,
         origin: origin.then(|| Arc::new(Wan(hq.clone())) as Arc<dyn Origin>),
         always_on: false,
-    };
+        uploads: UploadRules::default(),
+    }
+}
+
+fn start_configured(config: PeerCacheConfig, (folder, slab): (TempDir, Slab)) -> Member {
     let (cache, events) = PeerCache::start(config).unwrap();
     Member {
         cache,

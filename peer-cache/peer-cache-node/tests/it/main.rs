@@ -11,8 +11,15 @@ mod chain;
 mod spread;
 mod wan;
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
+use image_format::PART_BYTES;
 use peer_cache_node::{Event, Identity, Role, Site};
 use peer_cache_proto::wire::{AdmissionAnswer, Credentials, Documents};
 use tempfile::TempDir;
@@ -47,6 +54,27 @@ async fn a_site_of_five_fetches_once_and_shares() {
             agent.sent_bytes() > hq.manifest.object_bytes() / 10,
             "every receiver passes on"
         );
+    }
+}
+
+/// The other way round nothing is held: whoever is slow takes longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_gives_no_more_than_its_budget() {
+    let (hq, budget) = (Hq::new(12, None), 4_000_000);
+    let node = node_giving(&hq, budget);
+    let mut agents: Vec<Member> = (0..2).map(|_| agent(&hq)).collect();
+    for (n, agent) in (1..).zip(&mut agents) {
+        agent.be_admitted(&node, n).await;
+    }
+    let started = Instant::now();
+    futures_join(agents.iter().map(|a| a.download(&hq))).await;
+    // an eighth of a second's bytes and one part may leave at once
+    let at_once = budget / 8 + PART_BYTES as u64;
+    let least = hq.manifest.object_bytes().saturating_sub(at_once) as f64 / budget as f64;
+    assert!(least > 1.0, "the image is too small to tell");
+    assert!(started.elapsed().as_secs_f64() >= least);
+    for agent in &agents {
+        agent.check(&hq);
     }
 }
 
