@@ -190,6 +190,10 @@ fn free_udp_port() -> Result<SocketAddr> {
 
 fn start_node(dir: &Path, token: &str, address: SocketAddr, slab_bytes: u64) -> Result<Process> {
     let slab_bytes = slab_bytes + (64 << 20);
+    // the machines are programs on this computer: the node would give way to its own chain
+    let folder = dir.join("node");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("node.toml"), "uploads_give_way = false\n")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["node", "--boot", "off", "--no-beacons", "--enrol", token]);
     command
@@ -200,7 +204,7 @@ fn start_node(dir: &Path, token: &str, address: SocketAddr, slab_bytes: u64) -> 
             &slab_bytes.to_string(),
             "--dir",
         ])
-        .arg(dir.join("node"));
+        .arg(folder);
     command.stderr(File::create(dir.join("node.log"))?);
     Process::start(&mut command)
 }

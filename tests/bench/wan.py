@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 
-from bench import AGENT, CACHE, LAMPLIGHTER, MIB, Watched, text, wait_for
+from bench import AGENT, CACHE, LAMPLIGHTER, MIB, Watched, configure_node, text, wait_for
 
 # a store's line: an image of a till takes minutes over it, and the LAN behind it is ten times as fast
 WAN_MBIT = 100
@@ -110,7 +110,7 @@ class Store:
 
     def start_node(self, n, count, token):
         folder, log = f"{self.folder}/n{n}", f"{self.folder}/n{n}.log"
-        os.makedirs(folder, exist_ok=True)
+        configure_node(folder)
         with open(f"{folder}/peers", "w") as peers:
             peers.write("\n".join(f"10.80.0.{10 + o}:4433" for o in range(count) if o != n))
         command = [LAMPLIGHTER, "node", "--dir", folder, "--enrol", token, "--boot", "off", "--no-beacons", "--listen",
