@@ -45,6 +45,9 @@ struct Arguments {
     /// A chain of so many stores that get a new version at once.
     #[arg(long)]
     sites: Option<u32>,
+    /// A store without its WAN for so many days, in which machines come and are imaged.
+    #[arg(long)]
+    offline: Option<u32>,
     /// Nodes in each store.
     #[arg(long, default_value_t = 2)]
     nodes: u32,
@@ -63,6 +66,9 @@ fn main() -> ExitCode {
     }
     if let Some(machines) = arguments.ezio {
         return of_ezio(machines, arguments.chunks, arguments.disk * 1_000_000);
+    }
+    if let Some(days) = arguments.offline {
+        return of_days(days);
     }
     if let Some(sites) = arguments.sites {
         return of_chain(Chain {
@@ -164,6 +170,31 @@ fn line_of_machines(plan: &Plan, summary: &Summary) -> String {
         summary.source_copies,
         summary.events
     )
+}
+
+/// A store that lost its WAN.
+#[allow(clippy::print_stdout, reason = "a program for people")]
+fn of_days(days: u32) -> ExitCode {
+    let plan = Plan::offline(days);
+    let started = Instant::now();
+    match run(plan, false) {
+        Ok(summary) => {
+            println!(
+                "{{\"days\": {days}, \"nodes\": {}, \"machines\": {}, \"wan_objects\": {}, \"chunks\": {}, \"events\": {}, \"cpu_seconds\": {:.1}}}",
+                plan.nodes,
+                plan.agents,
+                summary.wan_objects,
+                summary.chunks,
+                summary.events,
+                started.elapsed().as_secs_f64()
+            );
+            ExitCode::from(u8::from(summary.wan_objects != u64::from(summary.chunks)))
+        }
+        Err(violation) => {
+            println!("{violation}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// One line of EZIO's table, with what is written read back and without.

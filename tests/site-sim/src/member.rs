@@ -17,7 +17,7 @@ use peer_cache_proto::{
     election::Rank,
     swarm::{OPEN_CHUNKS_BOUND, RequestId},
 };
-use trust_format::PublicKey;
+use trust_format::{PublicKey, Ticket};
 
 /// Objects that a machine has room for in memory, as the shell's `INTAKE_MAX`.
 const INTAKE_MAX: usize = OPEN_CHUNKS_BOUND + 32;
@@ -103,6 +103,8 @@ pub(crate) struct Member {
     /// Whom a beacon or a hint named, and where it may be; at `None` nobody is.
     pub(crate) known: BTreeMap<usize, Option<usize>>,
     pub(crate) clocks: IssuerClocks,
+    /// An agent's right to be served, where admission is simulated.
+    pub(crate) ticket: Option<Ticket>,
     /// How far the freshest reading of a node's clock was behind, and of which of its starts.
     pub(crate) behind: BTreeMap<usize, (u64, Duration)>,
     /// Whom the core named, and is not talked to.
@@ -173,6 +175,7 @@ impl Member {
             uploads: Vec::new(),
             known: BTreeMap::new(),
             clocks: IssuerClocks::default(),
+            ticket: None,
             behind: BTreeMap::new(),
             accused: BTreeSet::new(),
             caught: BTreeSet::new(),
@@ -222,6 +225,7 @@ impl Member {
         self.uploads.clear();
         self.known.clear();
         self.clocks = IssuerClocks::default();
+        self.ticket = None;
         self.behind.clear();
         self.end_flights();
         self.accused.clear();

@@ -8,6 +8,8 @@ use crate::random::Random;
 
 /// No run of a small store does more: a loop without progress is found here.
 const EVENTS_MAX: u64 = 3_000_000;
+/// Beacons and signs of life of a day.
+const EVENTS_IDLE_DAY_MAX: u64 = 2_000_000;
 const BYTES_PER_MBIT: u64 = 125_000;
 /// One store in so many has a version that does not fit into a machine's memory.
 const LARGE_ONE_IN: u64 = 25;
@@ -50,6 +52,8 @@ pub struct Plan {
     pub is_seeded: bool,
     /// Members below never hear those from it on; all reach HQ.
     pub wall: Option<usize>,
+    /// For so many days without its WAN, after an hour with it; its machines come one after the other.
+    pub days_offline: Option<u32>,
     /// `None`: an object is on the disk when its last byte has come.
     pub landing: Option<Landing>,
 }
@@ -93,7 +97,20 @@ impl Plan {
             faults: false,
             is_seeded: true,
             wall: None,
+            days_offline: None,
             landing: None,
+        }
+    }
+
+    /// A store of three nodes without its WAN, where ten machines come and everybody is off at night.
+    #[must_use]
+    pub fn offline(days: u32) -> Self {
+        Self {
+            nodes: 3,
+            faults: true,
+            is_seeded: false,
+            days_offline: Some(days),
+            ..Self::of_machines(10, 60)
         }
     }
 
@@ -111,7 +128,8 @@ impl Plan {
     pub(crate) fn events_max(&self) -> u64 {
         let members = self.members() as u64;
         let parts = u64::from(self.chunks) * u64::from(part_count(self.object_bytes));
-        EVENTS_MAX.max(parts * members * members.max(8) * 2)
+        let idle = u64::from(self.days_offline.unwrap_or(0)) * EVENTS_IDLE_DAY_MAX;
+        EVENTS_MAX.max(parts * members * members.max(8) * 2) + idle
     }
 }
 

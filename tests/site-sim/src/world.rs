@@ -5,6 +5,7 @@ mod fetching;
 mod invariants;
 mod landing;
 mod network;
+mod offline;
 mod shell;
 mod trouble;
 
@@ -121,6 +122,10 @@ enum Event {
     },
     Unpause,
     Heal,
+    /// A machine that was switched on without a WAN should be imaged by now.
+    IsImaged {
+        member: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +184,8 @@ struct World {
     /// Since when two members fetch side by side although they are connected.
     rivals: BTreeMap<(usize, usize), Duration>,
     faults_end: Duration,
+    /// Where admission is simulated.
+    documents: Option<offline::Documents>,
     violation: Option<String>,
 }
 
@@ -233,11 +240,21 @@ impl World {
             may_repeat_objects: plan.wall.is_some(),
             rivals: BTreeMap::new(),
             faults_end: Duration::ZERO,
+            documents: plan.days_offline.map(|_| offline::Documents::new()),
             violation: None,
         }
     }
 
     fn begin(&mut self) {
+        match self.plan.days_offline {
+            Some(days) => self.begin_offline(days),
+            None => self.begin_together(),
+        }
+        self.at(self.faults_end, Event::Heal);
+        self.at(Duration::ZERO, Event::Dial);
+    }
+
+    fn begin_together(&mut self) {
         if self.plan.is_seeded {
             self.members[0].fill();
         }
@@ -257,8 +274,6 @@ impl World {
                 self.faults_end = self.faults_end.max(at + fault.lasts());
             }
         }
-        self.at(self.faults_end, Event::Heal);
-        self.at(Duration::ZERO, Event::Dial);
     }
 
     fn at(&mut self, at: Duration, event: Event) {
@@ -326,7 +341,8 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        let done = |m: &Member| m.is_done() || m.is_liar;
+        let has_restarted = |m: &Member| self.documents.is_some() && m.finished_at.is_some();
+        let done = |m: &Member| m.is_done() || m.is_liar || has_restarted(m);
         self.now >= self.faults_end && self.members.iter().rev().all(done)
     }
 
@@ -377,7 +393,8 @@ impl World {
             | Event::Fault(_)
             | Event::Back { .. }
             | Event::Unpause
-            | Event::Heal => return None,
+            | Event::Heal
+            | Event::IsImaged { .. } => return None,
         };
         let until = self.members[member].paused_until;
         (until > self.now).then_some(until)
@@ -415,6 +432,7 @@ impl World {
             Event::Back { member } => self.back(member),
             Event::Unpause => self.unpause(),
             Event::Heal => self.heal(),
+            Event::IsImaged { member } => self.invariant_imaged_in_time(member),
         }
     }
 }

@@ -78,3 +78,11 @@ fn two_islands_fetch_once_each() {
     let summary = run(plan, false).unwrap();
     assert_eq!((summary.wan_objects, summary.island_objects), (60, 60));
 }
+
+/// The nodes are off at night, one breaks down and comes back with an empty disk, machines come and are admitted by whom is there.
+/// A month takes a while: `./dev sim --offline 30`.
+#[test]
+fn days_without_a_wan_change_nothing() {
+    let summary = run(Plan::offline(9), false).unwrap();
+    assert_eq!(summary.wan_objects, u64::from(summary.chunks));
+}

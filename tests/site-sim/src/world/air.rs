@@ -56,18 +56,22 @@ impl Air {
     }
 }
 
-fn sign(key: &SigningKey, boot: u64, uptime: Duration) -> Vec<u8> {
-    let node = PublicKey(key.verifying_key().to_bytes());
-    let beacon = Beacon {
+fn beacon_of(node: PublicKey, boot: u64, uptime: Duration) -> Beacon {
+    Beacon {
         node,
         site: SITE,
         boot,
-        uptime,
+        // as it is written
+        uptime: Duration::from_millis(u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
         port: PORT,
         channel: 1,
         revocation: 1,
-    };
-    let bytes = beacon.to_signed_bytes();
+    }
+}
+
+fn sign(key: &SigningKey, boot: u64, uptime: Duration) -> Vec<u8> {
+    let node = PublicKey(key.verifying_key().to_bytes());
+    let bytes = beacon_of(node, boot, uptime).to_signed_bytes();
     let signature = Signature(key.sign(bytes.as_message()).to_bytes());
     bytes.into_envelope(vec![(node, signature)]).to_bytes()
 }
@@ -78,11 +82,21 @@ impl World {
             return;
         }
         let me = &self.members[member];
-        let bytes = sign(&me.signing, boot, self.now.saturating_sub(me.started));
-        let sent = Arc::new(Sent::new(member, Some(member), bytes));
-        if self.air.recorded.len() < RECORDED_MAX {
+        let uptime = self.now.saturating_sub(me.started);
+        let sent = if self.air.recorded.len() < RECORDED_MAX {
+            let bytes = sign(&me.signing, boot, uptime);
+            let sent = Arc::new(Sent::new(member, Some(member), bytes));
             self.air.recorded.push(sent.clone());
-        }
+            sent
+        } else {
+            // nobody sends it again: what its signature would say is known
+            Arc::new(Sent {
+                claimed: member,
+                from: Some(member),
+                bytes: Vec::new(),
+                beacon: Some(beacon_of(me.key, boot, uptime)),
+            })
+        };
         self.cast(&sent);
         self.after(BEACON_EVERY, Event::Beacon { member, boot });
     }

@@ -67,6 +67,11 @@ impl World {
             };
             me.links.insert(link, end);
         }
+        for (agent, node) in [(a, b), (b, a)] {
+            if self.members[node].is_node && !self.members[agent].is_node {
+                self.ask_admission(agent, node);
+            }
+        }
         for me in [a, b] {
             self.tell_nodes(me);
             self.join(me, link);

@@ -5,6 +5,9 @@ use super::*;
 impl World {
     pub(crate) fn serve(&mut self, member: usize, link: PeerId, request: RequestId, want: Want) {
         let now = self.now;
+        if !self.may_be_served(member, link) {
+            return self.send(member, link, Message::Missing(request));
+        }
         match want {
             Want::Part(part) if !self.members[member].holds(part) => {
                 self.send(member, link, Message::Missing(request));
