@@ -127,6 +127,22 @@ impl Journal {
                     peer,
                     address,
                     chunk,
+                    to: None,
+                });
+            }
+            Event::AccusedToUs { by, key, chunk } => {
+                tracing::warn!(peer.id = %key.short(), by = %by.short(), "a neighbour says that it received wrong bytes");
+                let peers = self.cache.peers();
+                let peer = peers.iter().find(|p| p.key == key);
+                let address = peer.map_or_else(
+                    || "no address that is known here".into(),
+                    |p| p.address.to_string(),
+                );
+                self.reports.add(NodeReport::Accused {
+                    peer: Hex(key.0),
+                    address,
+                    chunk: chunk.map(|c| Hex(c.0)),
+                    to: Some(Hex(by.0)),
                 });
             }
             Event::OriginWrong { reason } => {

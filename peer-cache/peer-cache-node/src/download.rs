@@ -7,6 +7,7 @@ use image_format::{
 };
 use peer_cache_proto::{
     download::{Action, Download, LOOK_EVERY},
+    suspicion::ACCUSED_FOR,
     swarm::{self, Failure, PeerKind, RequestId, Want},
     wire::{ANSWER_BYTES, Answer, Ask, Frame, PART_ANSWER_BYTES_MAX, Request},
 };
@@ -22,7 +23,7 @@ use crate::{
     keeper::Arrived,
     session::{announce, join_everywhere},
     share::{Added, SWARM_EVENTS_MAX, Share, SwarmEvent},
-    shared::{ACCUSED_FOR, Asked, Peer, Shared, lock},
+    shared::{Asked, Peer, Shared, lock},
     slab::KeepError,
     spread::{self, announce_lost},
 };
@@ -549,11 +550,19 @@ impl Shared {
         let mut accused = lock(&self.accused);
         accused.retain(|_, since| since.elapsed() < ACCUSED_FOR);
         accused.insert(peer.key, std::time::Instant::now());
+        drop(accused);
         peer.connection.close(4u32.into(), b"sent wrong bytes");
         let chunk = part
             .and_then(|part| share.table.place_of(part))
             .and_then(|(chunk, _)| share.manifest.chunk(chunk))
             .map(|record| record.hash);
+        let word = Frame::Accused {
+            peer: peer.key,
+            chunk,
+        };
+        let mut others = self.peers();
+        others.retain(|other| other.id != id && self.may_be_served(other));
+        others.iter().for_each(|other| other.send(word.clone()));
         self.emit(Event::Accused {
             key: peer.key,
             address: peer.address,

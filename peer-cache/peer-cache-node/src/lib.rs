@@ -188,6 +188,15 @@ pub enum Event {
         /// What it was asked for.
         chunk: Option<ChunkHash>,
     },
+    /// A neighbour says that a peer sent it bytes that are not what was signed.
+    AccusedToUs {
+        /// Who says so.
+        by: PublicKey,
+        /// Of whom.
+        key: PublicKey,
+        /// What it had asked for.
+        chunk: Option<ChunkHash>,
+    },
     /// HQ sent bytes that are not what was signed, twice.
     OriginWrong {
         /// In words.

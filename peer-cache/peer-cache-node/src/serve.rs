@@ -131,9 +131,11 @@ impl Uploads {
         }
     }
 
-    fn try_begin(self: &Arc<Self>, peers: usize) -> Option<Upload> {
+    /// `is_last`: only when nothing else is being sent.
+    fn try_begin(self: &Arc<Self>, peers: usize, is_last: bool) -> Option<Upload> {
         let mut count = lock(&self.count);
-        (*count < uploads_max(peers)).then(|| {
+        let most = if is_last { 1 } else { uploads_max(peers) };
+        (*count < most).then(|| {
             *count += 1;
             Upload(self.clone())
         })
@@ -148,7 +150,7 @@ impl Uploads {
     async fn begin(self: &Arc<Self>, peers: impl Fn() -> usize) -> Upload {
         loop {
             let ended = self.ended.notified();
-            if let Some(upload) = self.try_begin(peers()) {
+            if let Some(upload) = self.try_begin(peers(), false) {
                 return upload;
             }
             ended.await;
@@ -208,7 +210,9 @@ async fn answer(
             Answered::found(PartId(0), Form::Object, bytes)
         }
         Ask::Part { part, form } => {
-            let Some(upload) = shared.uploads.try_begin(shared.peer_count()) else {
+            let peers = shared.peer_count();
+            let is_last = shared.is_suspect(&peer.key);
+            let Some(upload) = shared.uploads.try_begin(peers, is_last) else {
                 return Answered::nothing(Answer::Busy);
             };
             match open(shared, &share, part, form) {

@@ -399,6 +399,9 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
                 if share.joined(peer.id) {
                     join(&share, peer);
                 }
+                if shared.is_suspect(&peer.key) {
+                    share.suspect(peer.id);
+                }
                 share
                     .tell(SwarmEvent::Peer {
                         id: peer.id,
@@ -428,6 +431,7 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
                 share.tell(SwarmEvent::Claim { by: peer.key, term }).await;
             }
         }
+        Frame::Accused { peer: key, chunk } if served => shared.hear_accusation(peer, key, chunk),
         other => {
             tracing::debug!(peer.id = %peer.key.short(), ?other, "ignored a frame that this peer has no right to");
         }

@@ -418,6 +418,13 @@ impl Share {
         self.state().duty.give(to)
     }
 
+    /// A peer is accused of wrong bytes: it is given no first copies.
+    pub(crate) fn suspect(&self, peer: PeerId) {
+        self.state().duty.handle_suspect(peer);
+        // what only it has may go to others
+        self.arrived.notify_waiters();
+    }
+
     /// Whether a peer was given parts that it has not announced.
     pub(crate) fn waits_for(&self, peer: PeerId) -> bool {
         self.state().duty.waits_for(peer)
@@ -452,7 +459,7 @@ impl Share {
                     }
                 }
                 SwarmEvent::Have { id, parts } => {
-                    state.duty.handle_have(parts);
+                    state.duty.handle_have(*id, parts);
                     if let Some(known) = state.peers.get_mut(id) {
                         known.set(parts, true);
                     }

@@ -10,12 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use image_format::ChunkHash;
 use peer_cache_proto::{
     PeerId,
     admission::Admission,
     beacon::{IssuerClocks, TicketLife},
     election::Rank,
     machine::MachineFacts,
+    suspicion::{ACCUSED_FOR, Suspicions},
     wire::{AdmissionAnswer, Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
 };
 use tokio::sync::{Notify, mpsc};
@@ -140,7 +142,10 @@ pub(crate) struct Shared {
     /// Something new is in `known`.
     pub(crate) heard_of_peers: Notify,
     pub(crate) clocks: Mutex<IssuerClocks>,
+    /// Who sent wrong bytes to this program, and when.
     pub(crate) accused: Mutex<BTreeMap<PublicKey, Instant>>,
+    /// Who sent them to whom, as neighbours say.
+    suspicions: Mutex<Suspicions>,
     pub(crate) events: mpsc::Sender<Event>,
     /// Answers that are on their way.
     pub(crate) uploads: Arc<Uploads>,
@@ -154,9 +159,6 @@ pub(crate) struct Shared {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// How long a peer that sent wrong bytes is not talked to.
-pub(crate) const ACCUSED_FOR: Duration = Duration::from_secs(600);
 
 impl Shared {
     pub(crate) fn new(
@@ -181,6 +183,7 @@ impl Shared {
             heard_of_peers: Notify::new(),
             clocks: Mutex::default(),
             accused: Mutex::default(),
+            suspicions: Mutex::default(),
             events,
             uploads: Arc::new(Uploads::new(config.uploads.bytes_per_second)),
             origin_bytes: AtomicU64::new(0),
@@ -274,6 +277,29 @@ impl Shared {
         lock(&self.accused)
             .get(key)
             .is_some_and(|since| since.elapsed() < ACCUSED_FOR)
+    }
+
+    /// Whether neighbours say of a peer that it sends wrong bytes, and are believed.
+    pub(crate) fn is_suspect(&self, key: &PublicKey) -> bool {
+        lock(&self.suspicions).is_suspect(self.now(), key)
+    }
+
+    /// A neighbour says that it received wrong bytes.
+    pub(crate) fn hear_accusation(&self, by: &Peer, accused: PublicKey, chunk: Option<ChunkHash>) {
+        let is_news = lock(&self.suspicions).handle_accusation(self.now(), by.key, accused);
+        if !is_news {
+            return;
+        }
+        for peer in self.peers().iter().filter(|p| self.is_suspect(&p.key)) {
+            self.shares()
+                .iter()
+                .for_each(|share| share.suspect(peer.id));
+        }
+        self.emit(Event::AccusedToUs {
+            by: by.key,
+            key: accused,
+            chunk,
+        });
     }
 
     /// Judges what a peer says of itself.

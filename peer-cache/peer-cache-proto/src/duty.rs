@@ -1,6 +1,9 @@
 //! The source's side of a swarm: each part is given out once before any is given out twice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use image_format::PartId;
 
@@ -38,6 +41,8 @@ pub struct Duty {
     held: usize,
     /// How many parts each peer was given and has not announced.
     outstanding: BTreeMap<PeerId, usize>,
+    /// Who is accused of wrong bytes: what only they have nobody has.
+    suspects: BTreeSet<PeerId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +53,8 @@ enum State {
     Free,
     /// Given to a peer that has not announced it yet.
     Given(PeerId),
-    /// Somebody else has it.
-    Seen,
+    /// Somebody else has it: this one, or several.
+    Seen(Option<PeerId>),
 }
 
 /// The answer to "the next one that nobody has".
@@ -73,6 +78,7 @@ impl Duty {
             next: 0,
             held: 0,
             outstanding: BTreeMap::new(),
+            suspects: BTreeSet::new(),
         }
     }
 
@@ -100,6 +106,9 @@ impl Duty {
 
     /// A peer asks for the next part.
     pub fn give(&mut self, to: PeerId) -> Give {
+        if self.suspects.contains(&to) {
+            return Give::Exhausted;
+        }
         let count = u32::try_from(self.state.len()).unwrap_or(u32::MAX);
         while self.next < count {
             let part = (self.first + self.next) % count;
@@ -119,27 +128,40 @@ impl Duty {
     }
 
     /// Another peer announced parts.
-    pub fn handle_have(&mut self, parts: &[PartId]) {
+    pub fn handle_have(&mut self, from: PeerId, parts: &[PartId]) {
+        if self.suspects.contains(&from) {
+            return;
+        }
         for part in parts {
-            if let Some(state) = self.state.get_mut(part.0 as usize)
-                && *state != State::Absent
-            {
-                let before = std::mem::replace(state, State::Seen);
-                self.settle(before);
-            }
+            let Some(state) = self.state.get_mut(part.0 as usize) else {
+                continue;
+            };
+            let seen = match *state {
+                State::Absent => continue,
+                State::Seen(by) if by != Some(from) => State::Seen(None),
+                _ => State::Seen(Some(from)),
+            };
+            let before = std::mem::replace(state, seen);
+            self.settle(before);
         }
     }
 
     /// A peer is gone: what it was given and never announced goes back on the list.
     pub fn handle_peer_gone(&mut self, peer: PeerId) {
-        if self.outstanding.remove(&peer).is_none() {
-            return;
+        self.suspects.remove(&peer);
+        if self.outstanding.contains_key(&peer) {
+            self.take_back(peer, |state| state == State::Given(peer));
         }
-        for at in 0..self.state.len() {
-            if self.state[at] == State::Given(peer) {
-                self.state[at] = State::Free;
-                self.rewind(PartId(u32::try_from(at).unwrap_or(u32::MAX)));
-            }
+    }
+
+    /// A peer is accused of wrong bytes: as long as its connection lasts it is given no first copies, and what only it has goes
+    /// back on the list.
+    pub fn handle_suspect(&mut self, peer: PeerId) {
+        if self.suspects.insert(peer) {
+            self.take_back(
+                peer,
+                |state| matches!(state, State::Given(p) | State::Seen(Some(p)) if p == peer),
+            );
         }
     }
 
@@ -151,6 +173,16 @@ impl Duty {
     /// Whether a peer was given parts that it has not announced.
     pub fn waits_for(&self, peer: PeerId) -> bool {
         self.outstanding.contains_key(&peer)
+    }
+
+    fn take_back(&mut self, peer: PeerId, is_its: impl Fn(State) -> bool) {
+        self.outstanding.remove(&peer);
+        for at in 0..self.state.len() {
+            if is_its(self.state[at]) {
+                self.state[at] = State::Free;
+                self.rewind(PartId(u32::try_from(at).unwrap_or(u32::MAX)));
+            }
+        }
     }
 
     /// A part's state has changed from this one.
@@ -212,7 +244,7 @@ mod tests {
         let mut duty = full(4, 0);
         assert_eq!(duty.give(A), Give::Part(PartId(0)));
         assert_eq!(duty.give(A), Give::Part(PartId(1)));
-        duty.handle_have(&[PartId(0)]);
+        duty.handle_have(A, &[PartId(0)]);
         assert!(duty.waits_for(A) && !duty.waits_for(B));
         duty.handle_peer_gone(A);
         assert!(!duty.waits_for(A));
@@ -221,6 +253,26 @@ mod tests {
             [PartId(1), PartId(2), PartId(3)]
         );
         assert_eq!(duty.give(B), Give::Exhausted);
+    }
+
+    #[test]
+    fn what_only_a_suspect_has_goes_back_and_it_is_given_no_more() {
+        let mut duty = full(5, 0);
+        for _ in 0..3 {
+            duty.give(A);
+        }
+        assert_eq!(duty.give(B), Give::Part(PartId(3)));
+        duty.handle_have(A, &[PartId(0), PartId(1), PartId(3)]);
+        duty.handle_have(B, &[PartId(1), PartId(3)]);
+        duty.handle_suspect(A);
+        assert_eq!(duty.give(A), Give::Exhausted);
+        // says that it has what it was given before, and more
+        duty.handle_have(A, &[PartId(0), PartId(2), PartId(4)]);
+        assert!(!duty.waits_for(A));
+        assert_eq!(
+            invariant_nothing_twice(&mut duty, &[B]),
+            [PartId(0), PartId(2), PartId(4)]
+        );
     }
 
     #[test]
@@ -247,7 +299,7 @@ mod tests {
     fn parts_out_of_range_are_ignored() {
         let mut duty = Duty::new(0, 3);
         duty.handle_held(PartId(9));
-        duty.handle_have(&[PartId(9)]);
+        duty.handle_have(B, &[PartId(9)]);
         assert_eq!(duty.give(A), Give::Exhausted);
     }
 }

@@ -12,6 +12,7 @@ pub mod duty;
 pub mod election;
 pub mod machine;
 pub mod spread;
+pub mod suspicion;
 pub mod swarm;
 pub mod upload;
 pub mod wire;

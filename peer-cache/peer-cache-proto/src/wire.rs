@@ -2,7 +2,7 @@
 //!
 //! The first thing on a connection is a [`Frame::Hello`] from either side; nothing is served before both are read.
 
-use image_format::PartId;
+use image_format::{ChunkHash, PartId};
 use trust_format::{
     Digest, PublicKey,
     codec::{DecodeError, Reader, Writer},
@@ -242,6 +242,13 @@ pub enum Frame {
     },
     /// Who shares the site's chunks.
     Members(Members),
+    /// The speaker received wrong bytes.
+    Accused {
+        /// From whom.
+        peer: PublicKey,
+        /// For which chunk, if it is known.
+        chunk: Option<ChunkHash>,
+    },
 }
 
 /// Signed documents that nodes hand to each other and to agents. The reader verifies each.
@@ -308,6 +315,12 @@ impl Frame {
             }
             Self::Lost { manifest, parts } => parts.encode(out.u8(12).raw(&manifest.0)),
             Self::Members(members) => members.encode(out.u8(13)),
+            Self::Accused { peer, chunk } => {
+                out.u8(14).raw(&peer.0).flag(chunk.is_some());
+                if let Some(chunk) = chunk {
+                    out.raw(&chunk.0);
+                }
+            }
         }
         out.finish()
     }
@@ -361,6 +374,13 @@ impl Frame {
                 parts: PartRanges::decode(&mut input)?,
             },
             13 => Self::Members(Members::decode(&mut input)?),
+            14 => Self::Accused {
+                peer: PublicKey(input.array("peer")?),
+                chunk: match input.flag("whether the chunk is known")? {
+                    true => Some(ChunkHash(input.array("chunk")?)),
+                    false => None,
+                },
+            },
             other => return Err(input.bad("frame type", 1, other.into())),
         };
         input.finish()?;

@@ -15,6 +15,7 @@ use peer_cache_proto::{
     download::Download,
     duty::{Duty, uploads_max},
     election::Rank,
+    suspicion::Suspicions,
     swarm::{OPEN_CHUNKS_BOUND, RequestId},
 };
 use trust_format::{PublicKey, Ticket};
@@ -109,6 +110,7 @@ pub(crate) struct Member {
     pub(crate) behind: BTreeMap<usize, (u64, Duration)>,
     /// Whom the core named, and is not talked to.
     pub(crate) accused: BTreeSet<usize>,
+    pub(crate) suspicions: Suspicions,
     /// Who sent wrong bytes.
     pub(crate) caught: BTreeSet<usize>,
     /// Requests in flight, by part where it is known.
@@ -178,6 +180,7 @@ impl Member {
             ticket: None,
             behind: BTreeMap::new(),
             accused: BTreeSet::new(),
+            suspicions: Suspicions::default(),
             caught: BTreeSet::new(),
             flights: BTreeMap::new(),
             copies: vec![0; parts as usize],
@@ -229,6 +232,7 @@ impl Member {
         self.behind.clear();
         self.end_flights();
         self.accused.clear();
+        self.suspicions = Suspicions::default();
         self.caught.clear();
         self.wake_at = None;
         self.arriving.clear();

@@ -50,6 +50,8 @@ pub struct Plan {
     pub faults: bool,
     /// Whether the first node has everything from the start, and all start in the same moment.
     pub is_seeded: bool,
+    /// The last so many machines send wrong bytes.
+    pub liars: usize,
     /// Members below never hear those from it on; all reach HQ.
     pub wall: Option<usize>,
     /// For so many days without its WAN, after an hour with it; its machines come one after the other.
@@ -96,6 +98,7 @@ impl Plan {
             wan_bytes_per_second: 50 * BYTES_PER_MBIT,
             faults: false,
             is_seeded: true,
+            liars: 0,
             wall: None,
             days_offline: None,
             landing: None,

@@ -60,6 +60,7 @@ enum Message {
     Missing(RequestId),
     Busy(RequestId),
     Claim(u64),
+    Accused(trust_format::PublicKey),
 }
 
 #[derive(Debug)]
@@ -258,6 +259,10 @@ impl World {
         if self.plan.is_seeded {
             self.members[0].fill();
         }
+        let honest = self.members.len().saturating_sub(self.plan.liars);
+        self.members[honest..]
+            .iter_mut()
+            .for_each(|m| m.is_liar = true);
         for member in 0..self.members.len() {
             // most in the same second, some late
             let late = match self.random.one_in(5) {

@@ -86,3 +86,21 @@ fn days_without_a_wan_change_nothing() {
     let summary = run(Plan::offline(9), false).unwrap();
     assert_eq!(summary.wan_objects, u64::from(summary.chunks));
 }
+
+/// What a liar was given first reaches nobody; as soon as one neighbour has said so it is given nothing more before others.
+#[test]
+fn a_liar_costs_the_others_next_to_nothing() {
+    let honest = run(Plan::of_machines(4, 200), false).unwrap();
+    let lying = Plan {
+        liars: 1,
+        ..Plan::of_machines(4, 200)
+    };
+    let with_a_liar = run(lying, false).unwrap();
+    assert!(
+        with_a_liar.millis * 100 <= honest.millis * 105,
+        "{} ms instead of {}",
+        with_a_liar.millis,
+        honest.millis
+    );
+    assert!(with_a_liar.source_copies < 1.1, "{with_a_liar:?}");
+}

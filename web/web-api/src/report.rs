@@ -120,6 +120,9 @@ pub enum NodeReport {
         address: String,
         /// The chunk, if it is known.
         chunk: Option<Hex<32>>,
+        /// The key of the neighbour that received them, if that was not the node itself.
+        #[serde(default)]
+        to: Option<Hex<32>>,
     },
     /// A machine asked for a boot file, or did not get it.
     Boot {

@@ -157,9 +157,11 @@ async fn store(
             peer,
             address,
             chunk,
+            to,
         } => {
             let chunk = chunk.map_or_else(|| "a chunk".to_owned(), |c| format!("chunk {c}"));
-            let message = format!("peer {peer} at {address} sent wrong bytes for {chunk}");
+            let to = to.map_or_else(String::new, |to| format!(" to {to}, which says so,"));
+            let message = format!("peer {peer} at {address} sent wrong bytes{to} for {chunk}");
             Ok(events::add(db, site, &node.name, EventKind::Accused, &message).await?)
         }
         NodeReport::Boot { mac, uuid, message } => {

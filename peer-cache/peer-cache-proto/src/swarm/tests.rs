@@ -144,7 +144,7 @@ impl Site {
                 Action::Request { id, peer, want } => self.answer(i, id, peer, want),
                 Action::Cancel { id } => self.cancelled.push((i, id)),
                 Action::Announce { parts } => {
-                    self.duty.handle_have(&parts);
+                    self.duty.handle_have(PeerId(i as u64), &parts);
                     for j in 1..self.swarms.len() {
                         if j != i && self.alive[j] {
                             self.swarms[j].handle_have(self.now, PeerId(i as u64), &parts);

@@ -92,6 +92,14 @@ fn every_frame() -> Vec<Frame> {
             manifest: Digest([8; 32]),
             parts: PartRanges(vec![(0, 4), (9, 1)]),
         },
+        Frame::Accused {
+            peer: PublicKey([9; 32]),
+            chunk: Some(ChunkHash([5; 32])),
+        },
+        Frame::Accused {
+            peer: PublicKey([9; 32]),
+            chunk: None,
+        },
         Frame::Members(Members {
             placement: 7,
             words: vec![crate::spread::Word {

@@ -132,6 +132,10 @@ fn frames() -> Vec<Frame> {
             manifest: Digest([1; 32]),
             parts: PartRanges(vec![(0, 4), (9, 1)]),
         },
+        Frame::Accused {
+            peer: PublicKey([6; 32]),
+            chunk: None,
+        },
         Frame::Documents(Documents {
             root: Some(vec![1; 9]),
             channel: None,

@@ -73,6 +73,7 @@ impl World {
             }
         }
         for me in [a, b] {
+            self.suspect(me);
             self.tell_nodes(me);
             self.join(me, link);
         }
@@ -166,7 +167,7 @@ impl World {
         // frames share one stream, which keeps their order; requests and objects have a stream each
         if matches!(
             message,
-            Message::Joined { .. } | Message::Have(_) | Message::Claim(_)
+            Message::Joined { .. } | Message::Have(_) | Message::Claim(_) | Message::Accused(_)
         ) {
             let ends = self
                 .last_frame
@@ -238,7 +239,7 @@ impl World {
                 }
             }
             Message::Have(parts) => {
-                me.duty.handle_have(&parts);
+                me.duty.handle_have(link, &parts);
                 if let Some(download) = &mut me.download {
                     download.handle_have(now, link, &parts);
                 }
@@ -294,6 +295,7 @@ impl World {
                     download.handle_failed(now, request, Failure::Busy);
                 }
             }
+            Message::Accused(accused) => self.hear_accusation(to, from, accused),
             Message::Claim(term) => {
                 let by = self.members[from].key;
                 if let Some(download) = &mut self.members[to].download {

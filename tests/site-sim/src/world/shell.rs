@@ -4,7 +4,6 @@ use super::*;
 
 impl World {
     pub(crate) fn serve(&mut self, member: usize, link: PeerId, request: RequestId, want: Want) {
-        let now = self.now;
         if !self.may_be_served(member, link) {
             return self.send(member, link, Message::Missing(request));
         }
@@ -12,7 +11,7 @@ impl World {
             Want::Part(part) if !self.members[member].holds(part) => {
                 self.send(member, link, Message::Missing(request));
             }
-            Want::Part(_) if !self.members[member].has_upload(now) => {
+            Want::Part(_) if !self.has_upload_for(member, link) => {
                 self.send(member, link, Message::Busy(request));
             }
             Want::Part(part) => self.send_object(member, link, request, part),
@@ -235,11 +234,72 @@ impl World {
             return;
         };
         let culprit = end.other;
+        let key = self.members[culprit].key;
+        let others: Vec<PeerId> = self.members[member].links.keys().copied().collect();
+        for other in others.into_iter().filter(|other| *other != peer) {
+            self.send(member, other, Message::Accused(key));
+        }
         if !self.members[culprit].is_liar {
             let what = format!("invariant_no_honest_peer_is_accused: {culprit}");
             self.violation.get_or_insert(what);
         }
         self.members[member].accused.insert(culprit);
         self.give_up(peer);
+    }
+
+    /// One more answer; for who is accused of wrong bytes only when nothing else is being sent.
+    fn has_upload_for(&mut self, member: usize, link: PeerId) -> bool {
+        let now = self.now;
+        let end = self.members[member].links.get(&link);
+        let key = end.map(|end| self.members[end.other].key);
+        let me = &mut self.members[member];
+        let is_last = key.is_some_and(|key| me.suspicions.is_suspect(now, &key));
+        me.has_upload(now) && (!is_last || me.uploads.is_empty())
+    }
+
+    pub(crate) fn hear_accusation(
+        &mut self,
+        member: usize,
+        by: usize,
+        accused: trust_format::PublicKey,
+    ) {
+        let (now, by) = (self.now, self.members[by].key);
+        let suspicions = &mut self.members[member].suspicions;
+        if suspicions.handle_accusation(now, by, accused) {
+            self.suspect(member);
+            self.serve_waiting(member);
+        }
+    }
+
+    /// Those who are accused and believed to lie get no first copies.
+    pub(crate) fn suspect(&mut self, member: usize) {
+        let now = self.now;
+        let links: Vec<(PeerId, usize)> = self.members[member]
+            .links
+            .iter()
+            .map(|(link, end)| (*link, end.other))
+            .collect();
+        for (link, other) in links {
+            let key = self.members[other].key;
+            let me = &mut self.members[member];
+            if me.suspicions.is_suspect(now, &key) {
+                me.duty.handle_suspect(link);
+            }
+        }
+    }
+
+    /// A liar says of others what they say of it.
+    pub(crate) fn accuse_falsely(&mut self, member: usize) {
+        let links: Vec<(PeerId, usize)> = self.members[member]
+            .links
+            .iter()
+            .map(|(link, end)| (*link, end.other))
+            .collect();
+        for (_, accused) in &links {
+            let key = self.members[*accused].key;
+            for (link, _) in &links {
+                self.send(member, *link, Message::Accused(key));
+            }
+        }
     }
 }

@@ -43,7 +43,10 @@ impl World {
                 self.members[member].bytes_per_second = self.plan.link_bytes_per_second / SLOWER;
             }
             Fault::SlowDisk { member } => self.members[member].has_slow_disk = true,
-            Fault::Liar { member } => self.members[member].is_liar = true,
+            Fault::Liar { member } => {
+                self.members[member].is_liar = true;
+                self.accuse_falsely(member);
+            }
             Fault::LyingRank { member } => self.lie_about_rank(member),
             Fault::Noise { time } => self.noise_until = self.noise_until.max(now + time),
             Fault::Replay { time } => {

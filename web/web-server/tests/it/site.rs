@@ -215,6 +215,7 @@ async fn reports_count_once_and_in_order() {
         peer: Hex([1; 32]),
         address: "10.0.0.1:1".into(),
         chunk: None,
+        to: Some(Hex([7; 32])),
     };
     let holds = NodeReport::Holds {
         version: Hex([1; 32]),
