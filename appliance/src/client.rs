@@ -1,36 +1,12 @@
-//! HQ over HTTPS, its certificate pinned: for people with a token, for nodes with a key.
+//! People's way to HQ: with the administrator's token, out of its file.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use peer_cache_node::{Identity, crypto_provider};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as RustlsError, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
-};
-use serde::{Serialize, de::DeserializeOwned};
-use web_api::{ApiError, Hex};
+use peer_cache_origin::HqClient;
+use web_api::Hex;
 
 use crate::HqChoice;
-
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Silence in the middle of an answer.
-const READ_WITHIN: Duration = Duration::from_secs(30);
-
-/// A connection to one HQ.
-#[derive(Debug, Clone)]
-pub(crate) struct HqClient {
-    http: reqwest::Client,
-    base: String,
-    token: Option<String>,
-}
 
 /// Where an HQ that runs on this computer leaves word of itself. Only its own user may write there.
 pub(crate) fn word_of_local_hq() -> PathBuf {
@@ -43,137 +19,31 @@ pub(crate) fn word_of_local_hq() -> PathBuf {
     folder.join("hq")
 }
 
-impl HqClient {
-    /// For people: with the administrator's token.
-    ///
-    /// # Errors
-    /// When no HQ is named and none runs here, or the token file cannot be read.
-    pub(crate) fn for_people(choice: &HqChoice) -> Result<Self> {
-        let path = match &choice.token_file {
-            Some(path) => path.clone(),
-            None => local_token_file()?,
-        };
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("reading the token file {}", path.display()))?;
-        let mut lines = text.lines();
-        let (Some(token), Some(url), Some(fingerprint)) =
-            (lines.next(), lines.next(), lines.next())
-        else {
-            bail!(
-                "{} is no token file: it should have three lines",
-                path.display()
-            );
-        };
-        let fingerprint: Hex<32> = fingerprint
-            .parse()
-            .map_err(anyhow::Error::msg)
-            .context("the token file's third line")?;
-        let base = choice.hq.clone().unwrap_or_else(|| url.to_owned());
-        Self::new(base, fingerprint.0, Some(token.to_owned()), None)
-    }
-
-    /// For a node: its key is its right.
-    ///
-    /// # Errors
-    /// When the address is none.
-    pub(crate) fn for_node(base: &str, fingerprint: [u8; 32], identity: &Identity) -> Result<Self> {
-        Self::new(base.to_owned(), fingerprint, None, Some(identity))
-    }
-
-    fn new(
-        base: String,
-        fingerprint: [u8; 32],
-        token: Option<String>,
-        identity: Option<&Identity>,
-    ) -> Result<Self> {
-        let tls = tls_config(fingerprint, identity)?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .http1_only()
-            .no_proxy()
-            .connect_timeout(CONNECT_WITHIN)
-            .read_timeout(READ_WITHIN)
-            .tcp_nodelay(true)
-            .build()?;
-        Ok(Self {
-            http,
-            base: base.trim_end_matches('/').to_owned(),
-            token,
-        })
-    }
-
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
-    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self
-            .http
-            .request(method, format!("{}/api/v1{path}", self.base));
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
-    }
-
-    /// Sends a request; a refusal becomes its sentence.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request
-            .send()
-            .await
-            .with_context(|| format!("HQ at {} cannot be reached", self.base))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = response.bytes().await.unwrap_or_default();
-        let sentence = serde_json::from_slice::<ApiError>(&body)
-            .map_or_else(|_| status.to_string(), |e| e.error);
-        Err(anyhow::Error::new(Refused {
-            status,
-            body: body.to_vec(),
-        })
-        .context(sentence))
-    }
-
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let response = self.send(self.request(Method::GET, path)).await?;
-        response.json().await.context("HQ's answer")
-    }
-
-    pub(crate) async fn get_bytes(&self, path: &str) -> Result<bytes::Bytes> {
-        let response = self.send(self.request(Method::GET, path)).await?;
-        response.bytes().await.context("HQ's answer")
-    }
-
-    pub(crate) async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T> {
-        let response = self
-            .send(self.request(Method::POST, path).json(body))
-            .await?;
-        response.json().await.context("HQ's answer")
-    }
-
-    pub(crate) async fn send_bytes(
-        &self,
-        method: Method,
-        path: &str,
-        body: bytes::Bytes,
-    ) -> Result<Response> {
-        self.send(self.request(method, path).body(body)).await
-    }
-}
-
-/// HQ answered with a refusal. The body may say more than the sentence.
-#[derive(Debug, thiserror::Error)]
-#[error("status {status}")]
-pub(crate) struct Refused {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Vec<u8>,
+/// For people: with the administrator's token.
+///
+/// # Errors
+/// When no HQ is named and none runs here, or the token file cannot be read.
+pub(crate) fn for_people(choice: &HqChoice) -> Result<HqClient> {
+    let path = match &choice.token_file {
+        Some(path) => path.clone(),
+        None => local_token_file()?,
+    };
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("reading the token file {}", path.display()))?;
+    let mut lines = text.lines();
+    let (Some(token), Some(url), Some(fingerprint)) = (lines.next(), lines.next(), lines.next())
+    else {
+        bail!(
+            "{} is no token file: it should have three lines",
+            path.display()
+        );
+    };
+    let fingerprint: Hex<32> = fingerprint
+        .parse()
+        .map_err(anyhow::Error::msg)
+        .context("the token file's third line")?;
+    let base = choice.hq.clone().unwrap_or_else(|| url.to_owned());
+    HqClient::with_token(base, fingerprint.0, token.to_owned())
 }
 
 fn local_token_file() -> Result<PathBuf> {
@@ -182,76 +52,4 @@ fn local_token_file() -> Result<PathBuf> {
         "no HQ of yours runs on this computer (start one with `lamplighter hq --dir DIR`, or name its --token-file)"
     })?;
     Ok(Path::new(path.trim()).to_owned())
-}
-
-/// TLS that believes one certificate, and proves a node's key.
-///
-/// # Errors
-/// When the key is none.
-pub(crate) fn tls_config(
-    fingerprint: [u8; 32],
-    identity: Option<&Identity>,
-) -> Result<ClientConfig> {
-    let provider = crypto_provider();
-    let algorithms = provider.signature_verification_algorithms;
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned {
-            fingerprint,
-            algorithms,
-        }));
-    let Some(identity) = identity else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let pkcs8 = identity.to_pkcs8();
-    let key = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8.to_vec()))?;
-    let certificate = rcgen::CertificateParams::new(vec!["node".into()])?.self_signed(&key)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
-    Ok(builder.with_client_auth_cert(vec![certificate.der().clone()], key)?)
-}
-
-/// Takes one certificate and no other. Names and dates play no part: HQ made it itself.
-#[derive(Debug)]
-struct Pinned {
-    fingerprint: [u8; 32],
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, RustlsError> {
-        match web_server::fingerprint(end_entity) == self.fingerprint {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(CertificateError::ApplicationVerificationFailure.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, RustlsError> {
-        Err(RustlsError::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, RustlsError> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }

@@ -11,10 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use peer_cache_origin::HqClient;
 use serde::Serialize;
 use web_api::{LedgerLine, Machine, NewOrder, NewSite, OrderInfo, SiteCreated, SiteUnknown};
 
-use crate::{HqChoice, client::HqClient, image::import_image, media::beside_this_program};
+use crate::{HqChoice, client, image::import_image, media::beside_this_program};
 
 /// The whole demo; a machine that hangs must not hang the one who looks at it.
 const IMAGE_WITHIN: Duration = Duration::from_secs(1800);
@@ -181,7 +182,7 @@ fn start_hq(dir: &Path) -> Result<(Process, HqClient)> {
         hq: None,
         token_file: Some(folder.join("admin-token")),
     };
-    Ok((process, HqClient::for_people(&choice)?))
+    Ok((process, client::for_people(&choice)?))
 }
 
 fn free_udp_port() -> Result<SocketAddr> {

@@ -14,13 +14,14 @@ use image_store::{
     DiskReport, ImportOptions, ObjectSink, ObjectSource, Progress, export, import, verify,
 };
 use indicatif::{ProgressBar, ProgressStyle};
+use peer_cache_origin::HqClient;
 use reqwest::Method;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use trust_format::{Document, TrustedKeys, Verified};
 use web_api::{Hex, ImageVersion, MissingObjects};
 
-use crate::{HqChoice, Output, client::HqClient};
+use crate::{HqChoice, Output, client};
 
 /// A cut upload or download is tried again this often, with growing pauses.
 const TRIES: u32 = 5;
@@ -92,12 +93,12 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let client = HqClient::for_people(&hq)?;
+            let client = client::for_people(&hq)?;
             let imported = import_image(&client, &file, &name, level, true).await?;
             output.print(&imported, |i| i.to_string())
         }
         ImageCommand::List { hq, output } => {
-            let versions: Vec<ImageVersion> = HqClient::for_people(&hq)?.get("/images").await?;
+            let versions: Vec<ImageVersion> = client::for_people(&hq)?.get("/images").await?;
             output.print(&versions, |versions| {
                 versions.iter().map(version_line).collect()
             })
@@ -107,7 +108,7 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let version = find(&HqClient::for_people(&hq)?, &version).await?;
+            let version = find(&client::for_people(&hq)?, &version).await?;
             output.print(&version, version_line)
         }
         ImageCommand::Verify {
@@ -115,7 +116,7 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let client = HqClient::for_people(&hq)?;
+            let client = client::for_people(&hq)?;
             let verified = verify_image(&client, &version).await?;
             output.print(&verified, |v| {
                 format!("{} chunks are as signed, {} are not", v.good, v.bad.len())
@@ -131,7 +132,7 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let client = HqClient::for_people(&hq)?;
+            let client = client::for_people(&hq)?;
             let exported = export_image(&client, &version, &to).await?;
             output.print(&exported, |v| {
                 format!("{} is {} {}", to.display(), v.name, v.version)
@@ -250,7 +251,7 @@ impl Remote {
         for n in 0..TRIES {
             match self.runtime.block_on(what()) {
                 Ok(value) => return Ok(value),
-                Err(error) if error.downcast_ref::<crate::client::Refused>().is_some() => {
+                Err(error) if error.downcast_ref::<peer_cache_origin::Refused>().is_some() => {
                     return Err(io::Error::other(format!("{error:#}")));
                 }
                 Err(error) => failure = format!("{error:#}"),

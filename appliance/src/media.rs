@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use boot_media::{KernelChoice, MediaReport, MediaRequest, PackageSources, build_media, build_usb};
 use clap::Subcommand;
+use peer_cache_origin::HqClient;
 use trust_format::TrustedKeys;
 
-use crate::{HqChoice, Output, client::HqClient, image::publish_bundle};
+use crate::{HqChoice, Output, client, image::publish_bundle};
 
 /// Where boot media carry the chain's root, inside the initramfs.
 const ROOT: &str = "etc/lamplighter/root";
@@ -95,7 +96,7 @@ pub(crate) async fn run(command: MediaCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let client = HqClient::for_people(&hq)?;
+            let client = client::for_people(&hq)?;
             let media = build_here(&client, build, &out).await?;
             let bundle = match no_publish {
                 true => None,
@@ -109,7 +110,7 @@ pub(crate) async fn run(command: MediaCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let client = HqClient::for_people(&hq)?;
+            let client = client::for_people(&hq)?;
             let folder = tempfile::tempdir()?;
             build_here(&client, build, folder.path()).await?;
             let uki = folder.path().join(boot_proto::dhcp::AGENT_FILE);

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
+use peer_cache_origin::HqClient;
 use reqwest::Method;
 use web_api::{
     Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange,
     SiteCreated, SiteInfo, SiteUnknown, WanChange, WanRules, WanWindow, parse_utc_offset,
 };
 
-use crate::{HqChoice, Output, client::HqClient};
+use crate::{HqChoice, Output, client};
 
 /// What happens to unknown machines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -138,11 +139,11 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
                 name,
                 unknown: unknown.into(),
             };
-            let created: SiteCreated = HqClient::for_people(&hq)?.post("/sites", &new).await?;
+            let created: SiteCreated = client::for_people(&hq)?.post("/sites", &new).await?;
             output.print(&created, |c| c.token.clone())
         }
         SiteCommand::List { hq, output } => {
-            let sites: Vec<SiteInfo> = HqClient::for_people(&hq)?.get("/sites").await?;
+            let sites: Vec<SiteInfo> = client::for_people(&hq)?.get("/sites").await?;
             output.print(&sites, |sites| sites_text(sites))
         }
         SiteCommand::Set {
@@ -155,7 +156,7 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             hq,
             output,
         } => {
-            let client = HqClient::for_people(&hq)?;
+            let client = client::for_people(&hq)?;
             if wan.is_some() || utc_offset.is_some() {
                 let change = WanChange {
                     windows: wan,
@@ -187,12 +188,12 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
                 priority,
                 ..WanChange::default()
             };
-            let rules = change_wan(&HqClient::for_people(&hq)?, &name, &change).await?;
+            let rules = change_wan(&client::for_people(&hq)?, &name, &change).await?;
             output.print(&rules, wan_text)
         }
         SiteCommand::Token { name, hq, output } => {
             let path = format!("/sites/{}/tokens", quoted(&name));
-            let token: NewToken = HqClient::for_people(&hq)?
+            let token: NewToken = client::for_people(&hq)?
                 .post(&path, &serde_json::json!({}))
                 .await?;
             output.print(&token, |t| t.token.clone())
@@ -292,13 +293,13 @@ pub(crate) async fn order(command: OrderCommand) -> Result<()> {
                 machine,
                 erase,
             };
-            let order: OrderInfo = HqClient::for_people(&hq)?.post("/orders", &new).await?;
+            let order: OrderInfo = client::for_people(&hq)?.post("/orders", &new).await?;
             output.print(&order, |o| {
                 format!("order {} of {}: {} {}", o.number, o.site, o.name, o.version)
             })
         }
         OrderCommand::List { hq, output } => {
-            let orders: Vec<OrderInfo> = HqClient::for_people(&hq)?.get("/orders").await?;
+            let orders: Vec<OrderInfo> = client::for_people(&hq)?.get("/orders").await?;
             output.print(&orders, |orders| {
                 let line = |o: &OrderInfo| {
                     let scope = o.machine.map_or_else(|| "all".into(), |m| m.to_string());
@@ -337,7 +338,7 @@ pub(crate) enum MachineCommand {
 pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
     match command {
         MachineCommand::List { hq, output } => {
-            let machines: Vec<Machine> = HqClient::for_people(&hq)?.get("/machines").await?;
+            let machines: Vec<Machine> = client::for_people(&hq)?.get("/machines").await?;
             output.print(&machines, |machines| {
                 machines.iter().map(machine_line).collect()
             })
@@ -348,7 +349,7 @@ pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
             output,
         } => {
             let path = format!("/machines/{machine}/approve");
-            let machine: Machine = HqClient::for_people(&hq)?
+            let machine: Machine = client::for_people(&hq)?
                 .post(&path, &serde_json::json!({}))
                 .await?;
             output.print(&machine, |m| {
@@ -385,7 +386,7 @@ pub(crate) struct NodesArguments {
 }
 
 pub(crate) async fn nodes(arguments: NodesArguments) -> Result<()> {
-    let client = HqClient::for_people(&arguments.hq)?;
+    let client = client::for_people(&arguments.hq)?;
     if let Some(key) = arguments.revoke {
         let request = client.request(Method::POST, &format!("/nodes/{key}/revoke"));
         client.send(request.json(&serde_json::json!({}))).await?;
@@ -414,7 +415,7 @@ pub(crate) struct LedgerArguments {
 }
 
 pub(crate) async fn ledger(arguments: LedgerArguments) -> Result<()> {
-    let lines: Vec<LedgerLine> = HqClient::for_people(&arguments.hq)?.get("/ledger").await?;
+    let lines: Vec<LedgerLine> = client::for_people(&arguments.hq)?.get("/ledger").await?;
     arguments.output.print(&lines, |lines| {
         let line = |l: &LedgerLine| {
             let kind = match l.kind {

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use peer_cache_node::{Identity, Site, write_durably};
+use peer_cache_origin::HqClient;
 use peer_cache_proto::machine::MachineFacts;
 use trust_format::TrustedKeys;
 use web_api::{EnrolRequest, Enrolled, EnrolmentToken, Facts, Hex};
 
 use super::sync::to_documents;
-use crate::client::HqClient;
 
 /// Enrols and keeps everything in the node's folder; the certificate last, which marks the node as enrolled.
 pub(crate) async fn enrol(

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use peer_cache_node::{Event, PeerCache};
+use peer_cache_origin::HqOrigin;
 use tokio::sync::mpsc;
 use trust_format::MachineId;
 use web_api::{Base64, Hex, InstallReport, NodeReport};
 
-use super::{enrol::to_facts, origin::HqOrigin, reports::Reports, versions::Versions};
+use super::{enrol::to_facts, reports::Reports, versions::Versions};
 
 /// A machine that waits is reported again after this long, and not each time it asks.
 const WAITING_AGAIN_AFTER: Duration = Duration::from_secs(30);

@@ -4,14 +4,11 @@ mod booter;
 mod config;
 mod enrol;
 mod journal;
-mod origin;
 mod quota;
 mod reports;
 mod sync;
-mod transfer;
 mod versions;
 mod wakefulness;
-mod wan;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -27,12 +24,12 @@ use peer_cache_node::{
     Identity, PeerCache, PeerCacheConfig, Role, Site,
     slab::{Place, SLAB_BYTES_MIN, Slab},
 };
+use peer_cache_origin::HqOrigin;
 use peer_cache_proto::wire::{Credentials, PEER_PORT};
 use web_api::EnrolmentToken;
 
 use config::NodeConfig;
 use journal::Journal;
-use origin::HqOrigin;
 use sync::Sync;
 use versions::Versions;
 use wakefulness::Wakefulness;

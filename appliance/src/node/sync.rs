@@ -4,10 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use peer_cache_node::{PeerCache, write_durably};
+use peer_cache_origin::HqOrigin;
 use peer_cache_proto::wire::{Credentials, Documents};
 use web_api::{Base64, Certified, ConfirmRequest, NodeDocuments, ReportsAnswer, ReportsRequest};
 
-use super::{origin::HqOrigin, reports::Reports, versions::Versions};
+use super::{reports::Reports, versions::Versions};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Pauses double while HQ is away, with up to half as much again by chance: after an outage all stores knock at once.

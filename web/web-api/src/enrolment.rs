@@ -10,6 +10,11 @@ const PREFIX: &str = "lamp1";
 const URL_BYTES_MAX: usize = 512;
 const TOKEN_CHARS_MAX: usize = 1024;
 
+/// What a certificate of HQ is pinned by: BLAKE3 of it in DER.
+pub fn certificate_fingerprint(certificate: &[u8]) -> [u8; 32] {
+    *blake3::hash(certificate).as_bytes()
+}
+
 /// Where HQ is, how to know it, and the secret that it knows us by: everything that a new node needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnrolmentToken {

@@ -9,7 +9,7 @@ mod report;
 mod text;
 mod wan;
 
-pub use enrolment::{EnrolmentToken, ParseTokenError};
+pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
 pub use node::{
     Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, HolderView, LeaseAnswer,
     LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest, NodeDocuments, PeerAddress, ReportsAnswer,

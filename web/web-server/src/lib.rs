@@ -33,7 +33,7 @@ pub use access::{Access, AdminToken};
 use database::Database;
 pub use database::OpenDatabaseError;
 pub use routes::route_table;
-pub use tls::{ServerIdentity, TlsError, fingerprint};
+pub use tls::{ServerIdentity, TlsError};
 
 /// Where HQ keeps everything and where it listens.
 #[derive(Debug, Clone)]

@@ -76,11 +76,6 @@ pub enum TlsError {
     Use(#[from] RustlsError),
 }
 
-/// What nodes pin: BLAKE3 of a certificate in DER.
-pub fn fingerprint(certificate: &[u8]) -> [u8; 32] {
-    *blake3::hash(certificate).as_bytes()
-}
-
 impl ServerIdentity {
     /// Opens the certificate in HQ's folder, or makes one that does not end.
     ///
@@ -112,7 +107,7 @@ impl ServerIdentity {
 
     /// What nodes pin.
     pub fn fingerprint(&self) -> [u8; 32] {
-        fingerprint(&self.certificate)
+        web_api::certificate_fingerprint(&self.certificate)
     }
 
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {

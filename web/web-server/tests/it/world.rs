@@ -38,7 +38,7 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match web_server::fingerprint(certificate) == self.0 {
+        match certificate_fingerprint(certificate) == self.0 {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(Error::General("another certificate".into())),
         }

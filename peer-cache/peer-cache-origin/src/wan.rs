@@ -13,14 +13,14 @@ use tokio::{
 use trust_format::Digest;
 use web_api::{WAN_NEWS_SECONDS, WanNews};
 
-use super::origin::HqOrigin;
+use crate::origin::HqOrigin;
 
 /// How long a fetch waits for the first news. Without any the last budget holds.
 const NEWS_WITHIN: Duration = Duration::from_secs(5);
 /// HQ answers in time or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(WAN_NEWS_SECONDS + 10);
 /// All receive buffers together take so much of a second's budget, which is as long a round trip as they carry it over.
-pub(super) const BUFFERS_PER_SECOND: u64 = 4;
+pub(crate) const BUFFERS_PER_SECOND: u64 = 4;
 /// A limit that falls to less than this part of what it was cuts transfers.
 const LIMIT_STEP_MAX: u64 = 4;
 /// Pauses double while HQ is away, with up to half as much again by chance.
@@ -29,7 +29,7 @@ const AWAY_MAX: Duration = Duration::from_secs(20);
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Wan {
+pub(crate) struct Wan {
     shared: Arc<Shared>,
 }
 
@@ -63,7 +63,7 @@ impl Known {
 
 /// While it lives, news are asked for.
 #[derive(Debug)]
-pub(super) struct Wanted(Wan);
+pub(crate) struct Wanted(Wan);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
@@ -82,7 +82,7 @@ fn is_too_large(made_under: Option<u64>, limit: Option<u64>) -> bool {
 }
 
 impl Wan {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             shared: Arc::new(Shared {
                 started: Instant::now(),
@@ -103,19 +103,19 @@ impl Wan {
     }
 
     /// Somebody fetches, or wants to.
-    pub(super) fn want(&self) -> Wanted {
+    pub(crate) fn want(&self) -> Wanted {
         self.shared.wanted.send_modify(|n| *n += 1);
         Wanted(self.clone())
     }
 
     /// Bytes per second that HQ allows now.
-    pub(super) fn limit(&self) -> Option<u64> {
+    pub(crate) fn limit(&self) -> Option<u64> {
         self.shared.known.borrow().limit()
     }
 
     /// What sockets are made for: the limit, or less while others need the line. A slow reader alone is no courtesy: HQ
     /// would fill a large buffer in a burst. In powers of two, so that not each step has sockets of its own.
-    pub(super) fn socket_limit(&self) -> Option<u64> {
+    pub(crate) fn socket_limit(&self) -> Option<u64> {
         let (limit, rate) = (self.limit(), self.budget().rate());
         match rate.filter(|_| rate != limit) {
             Some(rate) => rate.checked_ilog2().map(|bits| 1 << bits).or(Some(0)),
@@ -124,7 +124,7 @@ impl Wan {
     }
 
     /// Waits while HQ wants nothing of a manifest fetched.
-    pub(super) async fn may_fetch(&self, manifest: Digest) {
+    pub(crate) async fn may_fetch(&self, manifest: Digest) {
         let _wanted = self.want();
         let mut known = self.shared.known.subscribe();
         // the sender lives as long as this
@@ -134,7 +134,7 @@ impl Wan {
 
     /// Ends when a transfer that began under a limit has to end: nothing of its manifest is wanted now, or far less at a
     /// time than its socket would take.
-    pub(super) async fn halted(&self, manifest: Digest, began_under: Option<u64>) {
+    pub(crate) async fn halted(&self, manifest: Digest, began_under: Option<u64>) {
         let mut known = self.shared.known.subscribe();
         let _ = known
             .wait_for(|k| !k.allows(&manifest) || is_too_large(began_under, k.limit()))
@@ -142,7 +142,7 @@ impl Wan {
     }
 
     /// Asks for leave to read from a socket; a time is how long to wait.
-    pub(super) fn grant(&self, wanted: u32) -> Result<u32, Duration> {
+    pub(crate) fn grant(&self, wanted: u32) -> Result<u32, Duration> {
         let now = self.now();
         match self.budget().grant(now, wanted) {
             Grant::Now(bytes) => Ok(bytes),
@@ -152,17 +152,17 @@ impl Wan {
         }
     }
 
-    pub(super) fn give_back(&self, bytes: u32) {
+    pub(crate) fn give_back(&self, bytes: u32) {
         self.budget().give_back(bytes);
     }
 
-    pub(super) fn charge(&self, bytes: u32) {
+    pub(crate) fn charge(&self, bytes: u32) {
         let now = self.now();
         self.budget().charge(now, bytes);
     }
 
     /// A connection to HQ took so long to stand.
-    pub(super) fn round_trip(&self, took: Duration) {
+    pub(crate) fn round_trip(&self, took: Duration) {
         let now = self.now();
         let mut budget = self.budget();
         let before = budget.rate();
@@ -175,7 +175,7 @@ impl Wan {
     }
 
     /// Listens to HQ for ever, while somebody fetches or wants to.
-    pub(super) async fn listen(self, hq: HqOrigin) {
+    pub(crate) async fn listen(self, hq: HqOrigin) {
         let mut wanted = self.shared.wanted.subscribe();
         let mut away = AWAY_MIN;
         loop {

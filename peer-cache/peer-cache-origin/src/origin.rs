@@ -20,15 +20,15 @@ use web_api::{
     Certified, CertifyRequest, Hex, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
 };
 
-use super::{
+use crate::{
+    client::{HqClient, Refused, tls_config},
     transfer::{Source, Transfers},
     wan::Wan,
 };
-use crate::client::{HqClient, Refused, tls_config};
 
 /// The way to HQ, as the channel names it. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct HqOrigin {
+pub struct HqOrigin {
     shared: Arc<Shared>,
 }
 
@@ -50,7 +50,8 @@ struct Ways {
 }
 
 impl HqOrigin {
-    pub(crate) fn new(identity: Identity) -> Self {
+    /// For a program with this key; [`Self::set_contact`] says where HQ is.
+    pub fn new(identity: Identity) -> Self {
         let wan = Wan::new();
         Self {
             shared: Arc::new(Shared {
@@ -63,7 +64,7 @@ impl HqOrigin {
     }
 
     /// Listens for news of the site's WAN budget and watches its line, for ever.
-    pub(crate) async fn watch_the_wan(self) {
+    pub async fn watch_the_wan(self) {
         let shared = self.shared.clone();
         let address = || self.ways().reached.as_ref().map(|(_, address)| *address);
         let listen = shared.wan.clone().listen(self.clone());
@@ -76,7 +77,7 @@ impl HqOrigin {
     }
 
     /// Takes the addresses of a channel.
-    pub(crate) fn set_contact(&self, contact: HqContact) {
+    pub fn set_contact(&self, contact: HqContact) {
         let mut ways = self.ways();
         if ways.contact.as_ref() == Some(&contact) {
             return;
@@ -145,7 +146,11 @@ impl HqOrigin {
         Err(failure)
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// Asks for JSON.
+    ///
+    /// # Errors
+    /// When no address of HQ answers, or HQ refuses: a [`Refused`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.ask(Method::GET, path, None)
             .await?
             .json()
@@ -153,7 +158,11 @@ impl HqOrigin {
             .context("HQ's answer")
     }
 
-    pub(crate) async fn post<T: DeserializeOwned>(
+    /// Sends JSON and takes JSON.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &(impl Serialize + Sync),

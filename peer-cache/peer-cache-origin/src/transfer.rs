@@ -38,7 +38,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use web_api::{ApiError, LEASE_HEADER};
 
-use super::wan::{BUFFERS_PER_SECOND, Wan};
+use crate::wan::{BUFFERS_PER_SECOND, Wan};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How often the line is measured. A connection costs HQ next to nothing; a request would.
@@ -74,14 +74,14 @@ fn shape(limit: Option<u64>) -> (u32, Option<u32>) {
 
 /// Where objects come from: HQ's address as the channel names it, and where that is.
 #[derive(Clone)]
-pub(super) struct Source {
-    pub(super) base: String,
-    pub(super) address: SocketAddr,
-    pub(super) tls: Arc<ClientConfig>,
+pub(crate) struct Source {
+    pub(crate) base: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Arc<ClientConfig>,
 }
 
 /// All transfers of a node.
-pub(super) struct Transfers {
+pub(crate) struct Transfers {
     wan: Wan,
     slots: Semaphore,
     idle: Mutex<Vec<Line>>,
@@ -108,7 +108,7 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FetchOb
 }
 
 impl Transfers {
-    pub(super) fn new(wan: Wan) -> Self {
+    pub(crate) fn new(wan: Wan) -> Self {
         Self {
             wan,
             slots: Semaphore::new(TRANSFERS_MAX as usize),
@@ -120,7 +120,7 @@ impl Transfers {
     ///
     /// # Errors
     /// [`FetchObjectError`].
-    pub(super) async fn object(
+    pub(crate) async fn object(
         &self,
         source: &Source,
         lease: &Lease,
@@ -192,7 +192,7 @@ impl Transfers {
 
     /// Measures the line while something is under way, for ever: how long a connection takes to stand. That is the kernels'
     /// own affair, so neither HQ's load nor our own slow reading is in it.
-    pub(super) async fn measure(&self, address: impl Fn() -> Option<SocketAddr>) {
+    pub(crate) async fn measure(&self, address: impl Fn() -> Option<SocketAddr>) {
         loop {
             sleep(MEASURE_EVERY).await;
             let is_busy = self.slots.available_permits() < TRANSFERS_MAX as usize;
