@@ -1,4 +1,4 @@
-//! What the peer cache wants of HQ. The appliance fills it in; an agent has none.
+//! What the peer cache wants of HQ. `peer-cache-origin` fills it in, for a node and for an agent that finds none.
 
 use std::{future::Future, io, pin::Pin, sync::atomic::AtomicU64};
 
@@ -35,10 +35,10 @@ pub struct HolderView {
 /// Why HQ gave no lease.
 #[derive(Debug, Error)]
 pub enum LeaseError {
-    /// Another node of the site holds it.
-    #[error("node {holder} fetches for this site already")]
+    /// Another node of the site holds it, or an agent that found no node.
+    #[error("{holder} fetches for this site already")]
     Held {
-        /// Its name.
+        /// Its name; an agent's says that it is one.
         holder: String,
         /// Its key.
         key: PublicKey,

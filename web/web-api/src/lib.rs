@@ -11,9 +11,9 @@ mod wan;
 
 pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
 pub use node::{
-    Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, HolderView, LeaseAnswer,
-    LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest, NodeDocuments, PeerAddress, ReportsAnswer,
-    ReportsRequest,
+    AgentAdmitted, AgentTicket, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled,
+    HolderView, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest, NodeDocuments,
+    PeerAddress, ReportsAnswer, ReportsRequest,
 };
 pub use people::{
     AdmissionState, ApiError, ImageKind, ImageVersion, LedgerLine, Machine, MissingObjects,

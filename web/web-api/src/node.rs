@@ -79,6 +79,26 @@ pub struct CertifyRequest {
     pub order: u64,
 }
 
+/// `POST /api/v1/agent/admit`: an agent shows the ticket that a node gave it. The key is proved by the TLS handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentTicket {
+    /// The signed ticket.
+    pub ticket: Base64,
+    /// The certificate of the node that signed it.
+    pub issuer: Base64,
+    /// The certificate of that one's issuer, when it is provisional.
+    pub issuers_issuer: Option<Base64>,
+}
+
+/// The answer: until then the agent may fetch for its site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentAdmitted {
+    /// What is left of the ticket's life, which began when HQ saw it first.
+    pub seconds: u64,
+}
+
 /// A certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,13 +153,13 @@ pub struct LeaseAnswer {
     pub kind: LeaseKind,
 }
 
-/// Status 409: another node of the site holds the lease.
+/// Status 409: another node of the site, or an agent without one, holds the lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseHeld {
     /// The same in a sentence.
     pub error: String,
-    /// Its name.
+    /// Its name; an agent's is `agent of machine` and the machine's identity.
     pub holder: String,
     /// Its key.
     pub key: Hex<32>,

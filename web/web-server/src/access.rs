@@ -18,7 +18,12 @@ use data_encoding::{BASE32_NOPAD, BASE64};
 use subtle::ConstantTimeEq;
 use trust_format::{PublicKey, SiteId};
 
-use crate::{Hq, error::Refusal, tls::ClientKey};
+use crate::{
+    Hq,
+    database::{agents, unix_seconds},
+    error::Refusal,
+    tls::ClientKey,
+};
 
 const TOKEN_BYTES: usize = 20;
 
@@ -29,7 +34,9 @@ pub enum Access {
     Admin,
     /// A node of a site, by its client certificate.
     Node,
-    /// A computer that proves a key and shows an enrolment token or a provisional certificate in its request.
+    /// A node of a site, or an agent that showed the ticket of one.
+    Fetcher,
+    /// A computer that proves a key and shows an enrolment token, a provisional certificate or a ticket in its request.
     Newcomer,
 }
 
@@ -162,6 +169,57 @@ pub(crate) async fn node_only(
         Ok(Some((_, true))) => refuse(StatusCode::FORBIDDEN, "this node is revoked"),
         Ok(None) => refuse(StatusCode::FORBIDDEN, "this key is no node of this HQ"),
         Err(error) => Refusal::from(error).into_response(),
+    }
+}
+
+/// Whoever may fetch for a site: a node, or an agent whose ticket holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetcher {
+    pub(crate) key: PublicKey,
+    pub(crate) site: SiteId,
+}
+
+pub(crate) async fn fetcher_only(
+    State(hq): State<Arc<Hq>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(key) = client_key(&request) else {
+        return Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "this needs the client certificate of a node or of an admitted agent",
+        )
+        .into_response();
+    };
+    match fetcher(&hq, key).await {
+        Ok(fetcher) => {
+            request.extensions_mut().insert(fetcher);
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn fetcher(hq: &Hq, key: PublicKey) -> Result<Fetcher, Refusal> {
+    let refuse = |words: &str| Err(Refusal::new(StatusCode::FORBIDDEN, words));
+    match hq.database.node(&key).await? {
+        Some((node, false)) => {
+            return Ok(Fetcher {
+                key,
+                site: node.site,
+            });
+        }
+        Some((_, true)) => return refuse("this node is revoked"),
+        None => {}
+    }
+    let agent = agents::find(&mut *hq.database.read().await?, &key).await?;
+    match agent {
+        Some(agent) if agent.until > unix_seconds() => Ok(Fetcher {
+            key,
+            site: agent.site,
+        }),
+        Some(_) => refuse("this agent's ticket is over: a node has to renew it"),
+        None => refuse("this key is no node of this HQ, and no agent that a node of it admitted"),
     }
 }
 

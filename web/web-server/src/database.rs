@@ -3,6 +3,7 @@
 //! Statements are portable SQL with `$1` placeholders; identities and hashes are lower-case hexadecimal in TEXT columns,
 //! numbers are BIGINT. What a caller changes, it changes in one transaction that it commits itself.
 
+pub(crate) mod agents;
 pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod leases;

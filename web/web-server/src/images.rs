@@ -17,7 +17,7 @@ use web_api::{Hex, ImageKind, ImageVersion};
 
 use crate::{
     Hq,
-    access::Node,
+    access::Fetcher,
     database::{images, unix_seconds},
     error::Refusal,
     input::{Named, Raw, checked_name},
@@ -142,10 +142,10 @@ pub(crate) async fn manifest(
 
 pub(crate) async fn my_manifest(
     State(hq): State<Arc<Hq>>,
-    Extension(node): Extension<Node>,
+    Extension(fetcher): Extension<Fetcher>,
     digest: Named,
 ) -> Result<Response, Refusal> {
     let digest: Hex<32> = digest.parse("manifest's digest (64 hexadecimal digits)")?;
-    leases::may_read(&mut *hq.database.read().await?, node.site, &digest).await?;
+    leases::may_read(&mut *hq.database.read().await?, fetcher.site, &digest).await?;
     Ok(document(hq.store.manifest(&Digest(digest.0)).await?))
 }

@@ -1,4 +1,4 @@
-//! Leases: one node of a site fetches a version over the WAN, and nobody else who can reach it.
+//! Leases: one node of a site, or an agent without one, fetches a version over the WAN, and nobody else who can reach it.
 
 pub(crate) mod activity;
 mod judge;
@@ -19,8 +19,8 @@ use web_api::{
 
 use crate::{
     Hq,
-    access::Node,
-    database::{images, leases, leases::LeaseRecord, nodes, orders, unix_seconds},
+    access::Fetcher,
+    database::{agents, images, leases, leases::LeaseRecord, nodes, orders, unix_seconds},
     error::{Refusal, random},
     input::Input,
     sites,
@@ -55,7 +55,7 @@ pub(crate) fn works(hq: &Hq, lease: &LeaseRecord) -> bool {
 
 pub(crate) async fn ask(
     State(hq): State<Arc<Hq>>,
-    Extension(node): Extension<Node>,
+    Extension(fetcher): Extension<Fetcher>,
     Input(request): Input<LeaseRequest>,
 ) -> Result<Response, Refusal> {
     if request.holders.len() > HOLDER_VIEWS_MAX {
@@ -63,14 +63,14 @@ pub(crate) async fn ask(
         return Err(Refusal::bad(sentence));
     }
     let mut change = hq.database.write().await?;
-    may_read(&mut change, node.site, &request.manifest).await?;
-    let records = leases::of_version(&mut change, node.site, &request.manifest).await?;
+    may_read(&mut change, fetcher.site, &request.manifest).await?;
+    let records = leases::of_version(&mut change, fetcher.site, &request.manifest).await?;
     let slots = slots(&mut change, &hq, &records).await?;
     let view = |key: &PublicKey| {
         let said = request.holders.iter().find(|v| v.key.0 == key.0);
         said.map(|v| v.live)
     };
-    let lease = match judge(node.key, &slots, &view) {
+    let lease = match judge(fetcher.key, &slots, &view) {
         Verdict::Held { holder, finished } => {
             return held(&mut change, holder, finished).await;
         }
@@ -85,10 +85,10 @@ pub(crate) async fn ask(
         }
         Verdict::Give { island } => {
             let lease = LeaseRecord {
-                site: node.site,
+                site: fetcher.site,
                 manifest: request.manifest,
                 island,
-                holder: node.key,
+                holder: fetcher.key,
                 token: Hex(random::<16>()?).to_string(),
                 fence: records.iter().map(|r| r.fence).max().unwrap_or(0) + 1,
                 finished: false,
@@ -99,7 +99,7 @@ pub(crate) async fn ask(
                 hq.activities.lose(&old.token);
             }
             hq.activities.of(&lease.token);
-            hq.wan.tell(node.site);
+            hq.wan.tell(fetcher.site);
             lease
         }
     };
@@ -137,11 +137,10 @@ async fn held(
     key: PublicKey,
     finished: bool,
 ) -> Result<Response, Refusal> {
-    let node = nodes::find(db, &key).await?;
-    let holder = node.map_or_else(|| key.short(), |n| n.name);
+    let (kind, holder) = name_of(db, &key).await?;
     let error = match finished {
-        false => format!("node {holder} fetches this version for the site"),
-        true => format!("node {holder} has this version: fetch it from there"),
+        false => format!("{kind}{holder} fetches this version for the site"),
+        true => format!("{kind}{holder} has this version: fetch it from there"),
     };
     let held = LeaseHeld {
         error,
@@ -152,31 +151,45 @@ async fn held(
     Ok((StatusCode::CONFLICT, Json(held)).into_response())
 }
 
+/// A holder's name, and what a sentence says before it. An agent has no name: its machine is what people know.
+async fn name_of(
+    db: &mut SqliteConnection,
+    key: &PublicKey,
+) -> Result<(&'static str, String), Refusal> {
+    if let Some(node) = nodes::find(db, key).await? {
+        return Ok(("node ", node.name));
+    }
+    Ok(match agents::machine_of(db, key).await? {
+        Some(machine) => ("", format!("agent of machine {machine}")),
+        None => ("peer ", key.short()),
+    })
+}
+
 /// The holder is done. A lease that was lost meanwhile has no end any more.
 pub(crate) async fn end(
     State(hq): State<Arc<Hq>>,
-    Extension(node): Extension<Node>,
+    Extension(fetcher): Extension<Fetcher>,
     Input(request): Input<LeaseEnd>,
 ) -> Result<StatusCode, Refusal> {
     let mut change = hq.database.write().await?;
     let lease = leases::by_token(&mut change, &request.token).await?;
-    if let Some(lease) = lease.filter(|l| l.holder == node.key) {
+    if let Some(lease) = lease.filter(|l| l.holder == fetcher.key) {
         match request.finished {
             true => leases::finish(&mut change, &lease.token).await?,
             false => leases::give_up(&mut change, &lease.token).await?,
         }
         change.commit().await?;
         hq.activities.lose(&lease.token);
-        hq.wan.tell(node.site);
+        hq.wan.tell(fetcher.site);
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The lease that a request for an object shows, if it is the node's and holds: under a token of an older fence, and
+/// The lease that a request for an object shows, if it is the caller's and holds: under a token of an older fence, and
 /// under one without a byte for a deadline, nothing is given.
 pub(crate) async fn shown(
     hq: &Hq,
-    node: &Node,
+    fetcher: &Fetcher,
     headers: &HeaderMap,
 ) -> Result<(LeaseRecord, Arc<Activity>), Refusal> {
     let refused = |sentence: &str| Refusal::new(StatusCode::FORBIDDEN, sentence);
@@ -186,7 +199,7 @@ pub(crate) async fn shown(
     };
     let lease = leases::by_token(&mut *hq.database.read().await?, token).await?;
     match lease {
-        Some(lease) if lease.holder != node.key || lease.site != node.site => {
+        Some(lease) if lease.holder != fetcher.key || lease.site != fetcher.site => {
             Err(refused("this lease is another's: ask for one"))
         }
         Some(lease) if works(hq, &lease) => {

@@ -3,6 +3,7 @@
 //! Called by the appliance.
 
 mod access;
+mod agents;
 mod database;
 mod error;
 mod images;

@@ -259,7 +259,7 @@ pub(crate) async fn confirm(
 }
 
 /// The machine that an order names, if it is an order of the site that may be carried out on this one.
-async fn applies(
+pub(crate) async fn applies(
     db: &mut SqliteConnection,
     site: SiteId,
     order: u64,

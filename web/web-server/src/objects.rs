@@ -24,7 +24,7 @@ use web_api::{Hex, LeaseKind, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
 
 use crate::{
     Hq,
-    access::Node,
+    access::Fetcher,
     database::{Database, leases as lease_table},
     error::Refusal,
     input::{Input, Named, Raw},
@@ -77,12 +77,12 @@ pub(crate) async fn get(
 
 pub(crate) async fn get_for_site(
     State(hq): State<Arc<Hq>>,
-    Extension(node): Extension<Node>,
+    Extension(fetcher): Extension<Fetcher>,
     name: Named,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let hash = hash_of(&name)?;
-    let (lease, activity) = leases::shown(&hq, &node, &headers).await?;
+    let (lease, activity) = leases::shown(&hq, &fetcher, &headers).await?;
     let list = hq.object_lists.of(&hq, Digest(lease.manifest.0)).await?;
     if list.binary_search(&hash).is_err() {
         let sentence = format!("object {hash} is not part of version {}", lease.manifest);

@@ -16,7 +16,8 @@ use trust_format::Document;
 
 use crate::{
     Hq,
-    access::{Access, admin_only, newcomer_only, node_only},
+    access::{Access, admin_only, fetcher_only, newcomer_only, node_only},
+    agents,
     error::Refusal,
     images, leases, machines, nodes, objects, orders, page, reports, sites, wan,
 };
@@ -143,7 +144,7 @@ fn routes_of_people() -> Vec<Route> {
 }
 
 fn routes_of_nodes() -> Vec<Route> {
-    use Access::{Newcomer, Node};
+    use Access::{Fetcher, Newcomer, Node};
     let get = Method::GET;
     let post = Method::POST;
     vec![
@@ -161,19 +162,25 @@ fn routes_of_nodes() -> Vec<Route> {
             nodes::my_documents,
         ),
         route(post.clone(), "/api/v1/node/certify", Node, nodes::certify),
-        route(post.clone(), "/api/v1/node/leases", Node, leases::ask),
-        route(post.clone(), "/api/v1/node/leases/end", Node, leases::end),
-        route(get.clone(), "/api/v1/node/wan", Node, wan::tell),
+        route(post.clone(), "/api/v1/agent/admit", Newcomer, agents::admit),
+        route(post.clone(), "/api/v1/node/leases", Fetcher, leases::ask),
+        route(
+            post.clone(),
+            "/api/v1/node/leases/end",
+            Fetcher,
+            leases::end,
+        ),
+        route(get.clone(), "/api/v1/node/wan", Fetcher, wan::tell),
         route(
             get.clone(),
             "/api/v1/node/manifests/{digest}",
-            Node,
+            Fetcher,
             images::my_manifest,
         ),
         route(
             get,
             "/api/v1/node/objects/{hash}",
-            Node,
+            Fetcher,
             objects::get_for_site,
         ),
         route(post, "/api/v1/node/reports", Node, reports::take),
@@ -197,6 +204,9 @@ pub(crate) fn router(hq: Arc<Hq>) -> Router {
         let handler = match route.access {
             Access::Admin => handler.layer(middleware::from_fn_with_state(hq.clone(), admin_only)),
             Access::Node => handler.layer(middleware::from_fn_with_state(hq.clone(), node_only)),
+            Access::Fetcher => {
+                handler.layer(middleware::from_fn_with_state(hq.clone(), fetcher_only))
+            }
             Access::Newcomer => handler.layer(middleware::from_fn(newcomer_only)),
         };
         router = router.route(route.path, handler);

@@ -24,7 +24,7 @@ use web_api::{WAN_NEWS_SECONDS, WAN_PRIORITY_MAX, WanChange, WanNews, WanRules};
 
 use crate::{
     Hq,
-    access::Node,
+    access::Fetcher,
     database::{leases as lease_table, unix_seconds, wan},
     error::Refusal,
     images,
@@ -108,7 +108,7 @@ pub(crate) async fn change(
 
 pub(crate) async fn tell(
     State(hq): State<Arc<Hq>>,
-    Extension(node): Extension<Node>,
+    Extension(fetcher): Extension<Fetcher>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<WanNews>, Refusal> {
     let since = match query.as_deref().and_then(|q| q.strip_prefix("since=")) {
@@ -118,10 +118,10 @@ pub(crate) async fn tell(
         None => 0,
     };
     // before the first look, so that no change falls between
-    let mut bell = hq.wan.listen(node.site);
+    let mut bell = hq.wan.listen(fetcher.site);
     let until = Instant::now() + Duration::from_secs(WAN_NEWS_SECONDS);
     loop {
-        let news = news(&hq, &node).await?;
+        let news = news(&hq, &fetcher).await?;
         if news.number != since || Instant::now() >= until {
             return Ok(Json(news));
         }
@@ -131,13 +131,13 @@ pub(crate) async fn tell(
     }
 }
 
-async fn news(hq: &Hq, node: &Node) -> Result<WanNews, Refusal> {
+async fn news(hq: &Hq, fetcher: &Fetcher) -> Result<WanNews, Refusal> {
     let mut db = hq.database.read().await?;
-    let rules = wan::rules(&mut db, node.site).await?;
-    let leases = lease_table::open_of_site(&mut db, node.site).await?;
+    let rules = wan::rules(&mut db, fetcher.site).await?;
+    let leases = lease_table::open_of_site(&mut db, fetcher.site).await?;
     let works: Vec<_> = leases.iter().filter(|l| leases::works(hq, l)).collect();
     let mut fetchers: BTreeSet<_> = works.iter().map(|l| l.holder).collect();
-    fetchers.insert(node.key);
+    fetchers.insert(fetcher.key);
     let leased = news::Leased {
         open: leases.iter().map(|l| l.manifest.0).collect(),
         fetched: works.iter().map(|l| l.manifest.0).collect(),

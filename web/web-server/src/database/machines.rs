@@ -168,6 +168,24 @@ pub(crate) async fn complete(
     Ok(())
 }
 
+/// Whether a machine finished an order.
+pub(crate) async fn has_completed(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    id: MachineId,
+    order: u64,
+) -> Result<bool> {
+    let row = sqlx::query(
+        "SELECT 1 FROM completions WHERE site = $1 AND machine = $2 AND order_number = $3",
+    )
+    .bind(site.to_string())
+    .bind(id.to_string())
+    .bind(big(order))
+    .fetch_optional(db)
+    .await?;
+    Ok(row.is_some())
+}
+
 /// The newest proofs of a site, newest order first.
 pub(crate) async fn completions(
     db: &mut SqliteConnection,

@@ -83,16 +83,19 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Revokes a node and ends its leases; another may take them at once.
+/// Revokes a node and ends its leases and those of agents that it vouches for; others may take them at once.
 pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Result<()> {
     sqlx::query("UPDATE nodes SET revoked = 1 WHERE node_key = $1")
         .bind(node.to_string())
         .execute(&mut *db)
         .await?;
-    sqlx::query("UPDATE leases SET finished = 1 WHERE holder = $1")
-        .bind(node.to_string())
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "UPDATE leases SET finished = 1 WHERE holder = $1
+         OR holder IN (SELECT agent_key FROM agents WHERE issuer = $1 OR certified = $1)",
+    )
+    .bind(node.to_string())
+    .execute(db)
+    .await?;
     Ok(())
 }
 

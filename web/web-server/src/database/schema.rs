@@ -5,7 +5,7 @@ use sqlx::SqlitePool;
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 const STEP_1: &str = "
 CREATE TABLE sites (
@@ -145,6 +145,23 @@ DROP TABLE ledger_1;
 PRAGMA user_version = 2;
 ";
 
+/// Agents that fetch without a node, by the tickets that they showed.
+const STEP_3: &str = "
+CREATE TABLE agents (
+    ticket TEXT PRIMARY KEY NOT NULL,
+    agent_key TEXT NOT NULL,
+    site TEXT NOT NULL REFERENCES sites (id),
+    machine TEXT NOT NULL,
+    order_number BIGINT NOT NULL,
+    issuer TEXT NOT NULL,
+    certified TEXT NOT NULL,
+    until BIGINT NOT NULL
+);
+CREATE INDEX agents_by_key ON agents (agent_key, until);
+CREATE INDEX agents_of_site ON agents (site, until);
+PRAGMA user_version = 3;
+";
+
 /// Makes the tables in a new file, and brings those of an older program up. Returns the number that the file has then.
 pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -154,7 +171,7 @@ pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     if found >= VERSION {
         return Ok(found);
     }
-    for (number, step) in (1..).zip([STEP_1, STEP_2]) {
+    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3]) {
         if found < number {
             sqlx::raw_sql(step).execute(&mut *change).await?;
         }

@@ -29,6 +29,7 @@ async fn no_route_answers_without_credentials() {
     world.site("north", SiteUnknown::Wait).await;
     let node = world.node("north", "till-1").await;
     let stranger = world.with_key(&Key::new());
+    let agent = crate::agents::admitted(&world, &node).await;
     let nobody = world.nobody();
     for (method, path, access) in route_table() {
         let method: Method = method.parse().unwrap();
@@ -39,8 +40,9 @@ async fn no_route_answers_without_credentials() {
         assert_eq!(status, 401, "{at} without anything");
         // an administrator is no node, a node no administrator, a stranger neither
         let wrong = match access {
-            Access::Admin => vec![&stranger, &node.caller],
-            Access::Node => vec![&stranger, &world.admin],
+            Access::Admin => vec![&stranger, &agent, &node.caller],
+            Access::Node => vec![&stranger, &agent, &world.admin],
+            Access::Fetcher => vec![&stranger, &world.admin],
             Access::Newcomer => vec![&world.admin],
         };
         for caller in wrong {

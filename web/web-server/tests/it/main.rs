@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod access;
+mod agents;
 mod distribution;
 mod enrolment;
 mod site;

@@ -345,6 +345,7 @@ async fn an_older_database_is_brought_up() {
         "ALTER TABLE sites DROP COLUMN wan_budget",
         "ALTER TABLE sites DROP COLUMN wan_paused",
         "DROP TABLE wan_versions",
+        "DROP TABLE agents",
         "CREATE TABLE ledger_0 (site TEXT NOT NULL REFERENCES sites (id), version TEXT NOT NULL, wan_bytes BIGINT NOT NULL, PRIMARY KEY (site, version))",
         "INSERT INTO ledger_0 SELECT site, version, wan_bytes FROM ledger",
         "DROP TABLE ledger",
