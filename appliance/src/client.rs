@@ -43,7 +43,7 @@ pub(crate) fn for_people(choice: &HqChoice) -> Result<HqClient> {
         .map_err(anyhow::Error::msg)
         .context("the token file's third line")?;
     let base = choice.hq.clone().unwrap_or_else(|| url.to_owned());
-    HqClient::with_token(base, fingerprint.0, token.to_owned())
+    Ok(HqClient::with_token(base, fingerprint.0, token.to_owned())?)
 }
 
 fn local_token_file() -> Result<PathBuf> {

@@ -14,7 +14,7 @@ use image_store::{
     DiskReport, ImportOptions, ObjectSink, ObjectSource, Progress, export, import, verify,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use peer_cache_origin::HqClient;
+use peer_cache_origin::{AskHqError, HqClient};
 use reqwest::Method;
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -239,6 +239,11 @@ impl Progress for Bar {
     }
 }
 
+fn is_refused(error: &anyhow::Error) -> bool {
+    let asked = error.downcast_ref::<AskHqError>();
+    matches!(asked, Some(AskHqError::Refused { .. }))
+}
+
 /// Objects to and from HQ, called by threads that may block.
 struct Remote {
     client: HqClient,
@@ -251,7 +256,7 @@ impl Remote {
         for n in 0..TRIES {
             match self.runtime.block_on(what()) {
                 Ok(value) => return Ok(value),
-                Err(error) if error.downcast_ref::<peer_cache_origin::Refused>().is_some() => {
+                Err(error) if is_refused(&error) => {
                     return Err(io::Error::other(format!("{error:#}")));
                 }
                 Err(error) => failure = format!("{error:#}"),
@@ -282,9 +287,8 @@ impl ObjectSink for Remote {
 impl ObjectSource for Remote {
     fn get(&self, record: &ChunkRecord) -> io::Result<Bytes> {
         self.with_tries(async || {
-            self.client
-                .get_bytes(&format!("/objects/{}", record.object_hash))
-                .await
+            let path = format!("/objects/{}", record.object_hash);
+            Ok(self.client.get_bytes(&path).await?)
         })
     }
 }
@@ -339,7 +343,7 @@ pub(crate) async fn publish_bundle(
 }
 
 pub(crate) async fn find(client: &HqClient, version: &str) -> Result<ImageVersion> {
-    client.get(&format!("/images/{version}")).await
+    Ok(client.get(&format!("/images/{version}")).await?)
 }
 
 /// A manifest, believed under the root that HQ shows to its administrator.

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
 use peer_cache_node::{Identity, crypto_provider};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use rustls::{
@@ -12,11 +11,62 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
 use web_api::ApiError;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Silence in the middle of an answer.
 const READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why no client can be made.
+#[derive(Debug, Error)]
+pub enum MakeClientError {
+    /// TLS cannot be set up with this key.
+    #[error("TLS with this program's key")]
+    Tls(#[from] RustlsError),
+    /// The certificate that shows this program's key cannot be made.
+    #[error("a certificate for this program's key")]
+    Certificate(#[from] rcgen::Error),
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client")]
+    Http(#[from] reqwest::Error),
+}
+
+/// Why HQ did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum AskHqError {
+    /// The channel names no address, or it is not known yet.
+    #[error("no address of HQ is known")]
+    NoAddress,
+    /// No answer: ask again later.
+    #[error("HQ at {base} cannot be reached")]
+    Unreachable {
+        /// Its address.
+        base: String,
+        /// The cause.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// HQ said no. To ask the same again is of no use.
+    #[error("{sentence}")]
+    Refused {
+        /// HQ's words.
+        sentence: String,
+        /// Of the answer.
+        status: StatusCode,
+        /// Mostly a [`web_api::ApiError`]; it may say more than the sentence.
+        body: Vec<u8>,
+    },
+    /// The answer was cut off, or it is not what was asked for.
+    #[error("HQ's answer")]
+    Answer(#[source] reqwest::Error),
+    /// The request cannot be written down.
+    #[error("a request to HQ")]
+    Request(#[from] serde_json::Error),
+}
+
+/// Of one question.
+pub(crate) type Result<T, E = AskHqError> = std::result::Result<T, E>;
 
 /// A connection to one HQ.
 #[derive(Debug, Clone)]
@@ -30,16 +80,24 @@ impl HqClient {
     /// For people: with the administrator's token.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
-    pub fn with_token(base: String, fingerprint: [u8; 32], token: String) -> Result<Self> {
+    /// [`MakeClientError`].
+    pub fn with_token(
+        base: String,
+        fingerprint: [u8; 32],
+        token: String,
+    ) -> Result<Self, MakeClientError> {
         Self::new(base, fingerprint, Some(token), None)
     }
 
     /// For a node: its key is its right.
     ///
     /// # Errors
-    /// When the address is none.
-    pub fn for_node(base: &str, fingerprint: [u8; 32], identity: &Identity) -> Result<Self> {
+    /// [`MakeClientError`].
+    pub fn for_node(
+        base: &str,
+        fingerprint: [u8; 32],
+        identity: &Identity,
+    ) -> Result<Self, MakeClientError> {
         Self::new(base.to_owned(), fingerprint, None, Some(identity))
     }
 
@@ -48,7 +106,7 @@ impl HqClient {
         fingerprint: [u8; 32],
         token: Option<String>,
         identity: Option<&Identity>,
-    ) -> Result<Self> {
+    ) -> Result<Self, MakeClientError> {
         let tls = tls_config(fingerprint, identity)?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -85,12 +143,15 @@ impl HqClient {
     /// Sends a request; a refusal becomes its sentence.
     ///
     /// # Errors
-    /// When HQ cannot be reached, or refuses: a [`Refused`].
+    /// [`AskHqError`].
     pub async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request
             .send()
             .await
-            .with_context(|| format!("HQ at {} cannot be reached", self.base))?;
+            .map_err(|source| AskHqError::Unreachable {
+                base: self.base.clone(),
+                source,
+            })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -98,11 +159,11 @@ impl HqClient {
         let body = response.bytes().await.unwrap_or_default();
         let sentence = serde_json::from_slice::<ApiError>(&body)
             .map_or_else(|_| status.to_string(), |e| e.error);
-        Err(anyhow::Error::new(Refused {
+        Err(AskHqError::Refused {
+            sentence,
             status,
             body: body.to_vec(),
         })
-        .context(sentence))
     }
 
     /// Asks for JSON.
@@ -111,7 +172,7 @@ impl HqClient {
     /// As [`Self::send`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let response = self.send(self.request(Method::GET, path)).await?;
-        response.json().await.context("HQ's answer")
+        response.json().await.map_err(AskHqError::Answer)
     }
 
     /// Asks for bytes.
@@ -120,7 +181,7 @@ impl HqClient {
     /// As [`Self::send`].
     pub async fn get_bytes(&self, path: &str) -> Result<bytes::Bytes> {
         let response = self.send(self.request(Method::GET, path)).await?;
-        response.bytes().await.context("HQ's answer")
+        response.bytes().await.map_err(AskHqError::Answer)
     }
 
     /// Sends JSON and takes JSON.
@@ -131,7 +192,7 @@ impl HqClient {
         let response = self
             .send(self.request(Method::POST, path).json(body))
             .await?;
-        response.json().await.context("HQ's answer")
+        response.json().await.map_err(AskHqError::Answer)
     }
 
     /// Sends bytes.
@@ -148,24 +209,14 @@ impl HqClient {
     }
 }
 
-/// HQ answered with a refusal. The body may say more than the sentence.
-#[derive(Debug, thiserror::Error)]
-#[error("status {status}")]
-pub struct Refused {
-    /// Of the answer.
-    pub status: StatusCode,
-    /// Mostly a [`web_api::ApiError`].
-    pub body: Vec<u8>,
-}
-
 /// TLS that believes one certificate, and proves a node's key.
 ///
 /// # Errors
-/// When the key is none.
+/// [`MakeClientError`].
 pub(crate) fn tls_config(
     fingerprint: [u8; 32],
     identity: Option<&Identity>,
-) -> Result<ClientConfig> {
+) -> Result<ClientConfig, MakeClientError> {
     let provider = crypto_provider();
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
-use anyhow::{Context, Result};
 use bytes::Bytes;
 use image_format::ChunkRecord;
 use peer_cache_node::{
@@ -21,7 +20,7 @@ use web_api::{
 };
 
 use crate::{
-    client::{HqClient, Refused, tls_config},
+    client::{AskHqError, HqClient, Result, tls_config},
     transfer::{Source, Transfers},
     wan::Wan,
 };
@@ -120,14 +119,14 @@ impl HqOrigin {
         ways.reached = address.map(|a| (base.to_owned(), a));
     }
 
-    /// Asks HQ at one address after the other; a refusal is an answer.
+    /// Asks at one address after the other; a refusal is an answer.
     async fn ask(
         &self,
         method: Method,
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Response> {
-        let mut failure = anyhow::anyhow!("no address of HQ is known");
+        let mut failure = AskHqError::NoAddress;
         for client in self.clients() {
             let request = client.request(method.clone(), path);
             let request = match body {
@@ -139,7 +138,7 @@ impl HqOrigin {
                     self.prefer(client.base(), answer.remote_addr());
                     return Ok(answer);
                 }
-                Err(error) if error.downcast_ref::<Refused>().is_some() => return Err(error),
+                Err(error @ AskHqError::Refused { .. }) => return Err(error),
                 Err(error) => failure = error,
             }
         }
@@ -149,13 +148,13 @@ impl HqOrigin {
     /// Asks for JSON.
     ///
     /// # Errors
-    /// When no address of HQ answers, or HQ refuses: a [`Refused`].
+    /// [`AskHqError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.ask(Method::GET, path, None)
             .await?
             .json()
             .await
-            .context("HQ's answer")
+            .map_err(AskHqError::Answer)
     }
 
     /// Sends JSON and takes JSON.
@@ -172,20 +171,33 @@ impl HqOrigin {
             .await?
             .json()
             .await
-            .context("HQ's answer")
+            .map_err(AskHqError::Answer)
     }
 }
 
-fn to_io(error: &anyhow::Error) -> io::Error {
-    io::Error::other(format!("{error:#}"))
+fn to_io(error: AskHqError) -> io::Error {
+    io::Error::other(in_words(&error))
+}
+
+/// An error and its causes, for a line of the log.
+pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// Held by another, or not to be had now.
-fn not_leased(error: &anyhow::Error) -> LeaseError {
-    let held = error
-        .downcast_ref::<Refused>()
-        .filter(|r| r.status == StatusCode::CONFLICT)
-        .and_then(|r| serde_json::from_slice::<LeaseHeld>(&r.body).ok());
+fn not_leased(error: AskHqError) -> LeaseError {
+    let held = match &error {
+        AskHqError::Refused { status, body, .. } if *status == StatusCode::CONFLICT => {
+            serde_json::from_slice::<LeaseHeld>(body).ok()
+        }
+        _ => None,
+    };
     match held {
         Some(held) => LeaseError::Held {
             holder: held.holder,
@@ -200,10 +212,7 @@ impl Origin for HqOrigin {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
             let path = format!("/node/manifests/{digest}");
-            let answer = self
-                .ask(Method::GET, &path, None)
-                .await
-                .map_err(|e| to_io(&e))?;
+            let answer = self.ask(Method::GET, &path, None).await.map_err(to_io)?;
             answer.bytes().await.map_err(io::Error::other)
         })
     }
@@ -228,7 +237,7 @@ impl Origin for HqOrigin {
             };
             let answer: Result<LeaseAnswer> = self.post("/node/leases", &request).await;
             answer.map_or_else(
-                |error| Err(not_leased(&error)),
+                |error| Err(not_leased(error)),
                 |lease| {
                     Ok(Lease {
                         manifest,
@@ -250,7 +259,7 @@ impl Origin for HqOrigin {
             let end = serde_json::to_value(end).unwrap_or_default();
             if let Err(error) = self.ask(Method::POST, "/node/leases/end", Some(&end)).await {
                 // it is over in a few seconds anyway
-                tracing::debug!(error = format!("{error:#}"), "HQ heard of no lease's end");
+                tracing::debug!(error = in_words(&error), "HQ heard of no lease's end");
             }
         })
     }
@@ -288,7 +297,7 @@ impl Origin for HqOrigin {
             match answer {
                 Ok(certified) => Some(certified.certificate.0),
                 Err(error) => {
-                    tracing::info!(error = format!("{error:#}"), "HQ does not certify now");
+                    tracing::info!(error = in_words(&error), "HQ does not certify now");
                     None
                 }
             }

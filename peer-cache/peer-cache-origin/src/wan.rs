@@ -197,7 +197,10 @@ impl Wan {
                     self.learn(news);
                 }
                 Ok(Err(error)) => {
-                    tracing::debug!(error = format!("{error:#}"), "no news of the WAN budget");
+                    tracing::debug!(
+                        error = crate::origin::in_words(&error),
+                        "no news of the WAN budget"
+                    );
                     sleep(away.mul_f64(1.0 + rand::random::<f64>() / 2.0)).await;
                     away = (away * 2).min(AWAY_MAX);
                 }
