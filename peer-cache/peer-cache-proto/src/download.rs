@@ -57,6 +57,8 @@ pub struct Download {
     /// Of nodes that can reach the origin.
     election: Option<Election>,
     candidates: BTreeSet<PublicKey>,
+    /// Takes part in the election now: always, but for an agent.
+    stands: bool,
     is_fetching: bool,
     /// What the origin was asked for last and has not brought.
     wanted: BTreeSet<ChunkId>,
@@ -74,8 +76,8 @@ pub struct Download {
 }
 
 impl Download {
-    /// A download of a manifest's objects. `salt` is any number that differs from machine to machine; `stands` is this node
-    /// and its rank, if it may fetch over the WAN.
+    /// A download of a manifest's objects. `salt` is any number that differs from machine to machine; `stands` is this peer
+    /// and its rank, if it can fetch over the WAN. A node stands at once; an agent when [`Self::handle_standing`] says so.
     pub fn new(
         now: Duration,
         table: Arc<PartTable>,
@@ -87,6 +89,7 @@ impl Download {
             table,
             election: stands.map(|(me, rank)| Election::new(now, me, rank)),
             candidates: BTreeSet::new(),
+            stands: stands.is_some_and(|(_, rank)| rank.node),
             is_fetching: false,
             wanted: BTreeSet::new(),
             next_look: now,
@@ -109,7 +112,22 @@ impl Download {
         self.swarm.counters()
     }
 
-    /// The nodes with a live authenticated connection, and their ranks. Those that are not among them any more are gone.
+    /// Whether an agent takes part in the election: while no node is in view, see [`crate::fallback`]. Its candidates are
+    /// agents then. What is fetched when a node is back ends at once: the node goes on.
+    pub fn handle_standing(&mut self, now: Duration, stands: bool) {
+        let stood = std::mem::replace(&mut self.stands, stands);
+        let Some(election) = self.election.as_mut().filter(|_| stood != stands) else {
+            return;
+        };
+        match stands {
+            // whose turn it is counts from now: the view of the others is old
+            true => election.handle_need(now),
+            false => election.handle_outranked(),
+        }
+    }
+
+    /// Those who may fetch and have a live authenticated connection, and their ranks: nodes, and for an agent other agents
+    /// too. Those that are not among them any more are gone.
     pub fn handle_nodes(&mut self, now: Duration, nodes: &BTreeMap<PublicKey, Rank>) {
         let Some(election) = &mut self.election else {
             return;
@@ -217,7 +235,8 @@ impl Download {
 
     /// When [`Self::handle_timeout`] wants to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let look = self.election.is_some().then_some(self.next_look);
+        let stands = self.election.is_some() && self.stands;
+        let look = stands.then_some(self.next_look);
         self.swarm.poll_timeout().into_iter().chain(look).min()
     }
 
@@ -240,7 +259,7 @@ impl Download {
     }
 
     fn look(&mut self, now: Duration) {
-        if self.election.is_none() {
+        if self.election.is_none() || !self.stands {
             return;
         }
         let nowhere = self.nowhere();

@@ -194,6 +194,13 @@ impl Election {
         self.step_back(now);
     }
 
+    /// This one has no right to fetch for now: somebody who outranks it is back.
+    pub fn handle_outranked(&mut self) {
+        if self.fetching.take().is_some() {
+            self.actions.push_back(Action::Stop);
+        }
+    }
+
     /// Looks at the clock; call it at [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Duration) {
         if let Some(claim) = self.claim

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod download;
 pub mod duty;
 pub mod election;
+pub mod fallback;
 pub mod machine;
 pub mod spread;
 pub mod suspicion;

@@ -17,6 +17,13 @@ fn rank(free_gib: u32) -> Rank {
     }
 }
 
+fn agent_rank(free_gib: u32) -> Rank {
+    Rank {
+        node: false,
+        ..rank(free_gib)
+    }
+}
+
 /// One node's download on a clock of its own; what the shell would do is written down.
 struct Node {
     now: Duration,
@@ -35,6 +42,15 @@ impl Node {
             fetches: vec![],
             stops: 0,
             requests: vec![],
+        }
+    }
+
+    /// An agent that can reach HQ.
+    fn agent() -> Self {
+        let stands = Some((ME, agent_rank(1)));
+        Self {
+            download: Download::new(Duration::ZERO, table(), 1, stands),
+            ..Self::new(false)
         }
     }
 
@@ -204,6 +220,58 @@ fn an_agent_never_fetches() {
     let mut node = Node::new(false);
     node.run_for(MINUTE);
     assert!(node.fetches.is_empty());
+}
+
+#[test]
+fn an_agent_fetches_while_it_stands_and_stops_when_a_node_is_back() {
+    let mut agent = Node::agent();
+    agent.run_for(MINUTE);
+    assert!(agent.fetches.is_empty(), "a node's turn");
+    agent.download.handle_standing(agent.now, true);
+    agent.run_for(SETTLE / 2);
+    assert!(agent.fetches.is_empty(), "the others have just begun too");
+    agent.run_for(SETTLE * 2);
+    assert_eq!(agent.fetches, [chunks(0..CHUNKS)]);
+    agent.download.handle_local(agent.now, ChunkId(0));
+    agent.download.handle_standing(agent.now, false);
+    agent.act();
+    assert_eq!(agent.stops, 1);
+    agent.run_for(MINUTE);
+    assert_eq!((agent.fetches.len(), agent.stops), (1, 1));
+    // it is gone again
+    agent.download.handle_standing(agent.now, true);
+    agent.run_for(SETTLE * 2);
+    assert_eq!(agent.fetches[1..], [chunks(1..CHUNKS)]);
+}
+
+/// Both have had their view of each other for long, and begin to stand in the same moment.
+#[test]
+fn of_two_agents_that_stand_the_better_one_fetches() {
+    let other = PublicKey([2; 32]);
+    let mut agent = Node::agent();
+    let better = BTreeMap::from([(other, agent_rank(500))]);
+    agent.download.handle_nodes(agent.now, &better);
+    agent.run_for(MINUTE);
+    agent.download.handle_standing(agent.now, true);
+    for _ in 0..20 {
+        agent.run_for(election::CLAIM_EVERY);
+        agent.download.handle_claim(agent.now, other, 1);
+    }
+    assert!(agent.fetches.is_empty());
+    // it is gone too
+    agent.download.handle_nodes(agent.now, &BTreeMap::new());
+    agent.run_for(SETTLE * 2);
+    assert_eq!(agent.fetches.len(), 1);
+
+    // one that is better and does not stand, because it sees a node, is waited for no longer than a fetcher
+    let mut agent = Node::agent();
+    agent.download.handle_nodes(agent.now, &better);
+    agent.run_for(MINUTE);
+    agent.download.handle_standing(agent.now, true);
+    agent.run_for(DEADLINE);
+    assert!(agent.fetches.is_empty());
+    agent.run_for(SETTLE * 2);
+    assert_eq!(agent.fetches.len(), 1);
 }
 
 /// The fetch that was asked for is over and something is missing: its neighbour had it in flight and vanished.
