@@ -155,7 +155,11 @@ impl Journal {
                 self.reports.add(NodeReport::Trouble { message: reason });
             }
             // answers to an agent's questions; a node asks none
-            Event::Admission { .. } | Event::Certificate { .. } | Event::NotCertified { .. } => {}
+            Event::Admission { .. }
+            | Event::Certificate { .. }
+            | Event::NotCertified { .. }
+            | Event::FetchesItself { .. }
+            | Event::NodeIsBack { .. } => {}
         }
     }
 }

@@ -75,8 +75,7 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
     let salt = u64::from_le_bytes([
         key.0[0], key.0[1], key.0[2], key.0[3], key.0[4], key.0[5], key.0[6], key.0[7],
     ]);
-    let stands = shared.role == Role::Node && shared.origin.is_some();
-    let stands = stands.then(|| (key, shared.rank()));
+    let stands = shared.origin.is_some().then(|| (key, shared.rank()));
     let mut download = Download::new(shared.now(), share.table.clone(), salt, stands);
     download.handle_wishes(shared.now(), wishes);
     let running = Running {
@@ -231,14 +230,18 @@ impl Running {
             let keeper = self.shared.keeper.clone();
             tokio::task::spawn_blocking(move || keeper.sync());
         }
-        let nodes = self
-            .shared
+        let shared = &self.shared;
+        let candidates = shared
             .peers()
             .iter()
-            .filter(|p| p.is_node())
-            .map(|p| (p.key, p.rank))
+            .filter(|p| shared.is_candidate(p))
+            .map(|p| (p.key, shared.rank_of(p)))
             .collect();
-        self.download.handle_nodes(self.shared.now(), &nodes);
+        self.download.handle_nodes(shared.now(), &candidates);
+        if shared.role == Role::Agent {
+            let stands = shared.stands_for_nodes();
+            self.download.handle_standing(shared.now(), stands);
+        }
     }
 
     /// Says that the share is here, and what beyond it may go.
@@ -278,7 +281,8 @@ impl Running {
                 }
                 Action::Claim { term } => {
                     let manifest = self.share.digest();
-                    for peer in self.shared.peers().iter().filter(|p| p.is_node()) {
+                    let peers = self.shared.peers();
+                    for peer in peers.iter().filter(|p| self.shared.is_candidate(p)) {
                         peer.send(Frame::Claim { manifest, term });
                     }
                 }

@@ -19,7 +19,7 @@ use tokio::{
 use trust_format::PublicKey;
 
 use crate::{
-    Event,
+    Event, Role,
     download::keep,
     keeper::Arrived,
     origin::{FetchObjectError, HolderView, Lease, LeaseError, Origin},
@@ -63,6 +63,7 @@ pub(crate) async fn fetch_from_origin(
         right: Mutex::default(),
         received: AtomicU64::new(0),
         waits: AtomicBool::new(false),
+        said: AtomicBool::new(false),
     });
     let result = tokio::select! {
         result = leg.run(wanted, events) => result,
@@ -85,6 +86,24 @@ struct Leg {
     received: AtomicU64,
     /// HQ wants nothing fetched now.
     waits: AtomicBool,
+    /// Of an agent: the main was told that it fetches itself.
+    said: AtomicBool,
+}
+
+impl Drop for Leg {
+    /// An agent that is stopped because a node is back gives its lease back at once: the node is to have it.
+    fn drop(&mut self) {
+        let lease = self.right.get_mut().lease.take();
+        if let (Some(lease), Role::Agent) = (lease, self.shared.role)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let origin = self.origin.clone();
+            runtime.spawn(async move {
+                // a lease that nobody ends is over in a few seconds
+                let _ = timeout(END_WITHIN, origin.end_lease(&lease, false)).await;
+            });
+        }
+    }
 }
 
 #[derive(Default)]
@@ -158,6 +177,11 @@ impl Leg {
         right.lease = None;
         let lease = self.ask_for_lease().await?;
         right.renewed_at = received;
+        if self.shared.role == Role::Agent && !self.said.swap(true, Ordering::Relaxed) {
+            self.shared.emit(Event::FetchesItself {
+                manifest: self.share.digest(),
+            });
+        }
         Ok(right.lease.insert(lease).clone())
     }
 
@@ -184,12 +208,16 @@ impl Leg {
         }
     }
 
-    /// Whether a node is connected, or will be in a moment.
+    /// Whether a holder is connected, or will be in a moment.
     async fn sees(&self, key: &PublicKey) -> bool {
         let until = Instant::now() + UNSEEN_FOR;
         loop {
             let peers = self.shared.peers();
-            if peers.iter().any(|p| p.key == *key && p.is_node()) {
+            // a node, or an agent that fetches because it found none
+            if peers
+                .iter()
+                .any(|p| p.key == *key && self.shared.may_be_served(p))
+            {
                 return true;
             }
             if Instant::now() >= until {

@@ -7,6 +7,7 @@ mod discovery;
 mod download;
 mod durable;
 mod endpoint;
+mod fallback;
 mod fetch;
 mod identity;
 mod keeper;
@@ -85,7 +86,7 @@ pub struct PeerCacheConfig {
     pub credentials: Credentials,
     /// Where chunks go.
     pub keeper: Arc<dyn ChunkKeeper>,
-    /// HQ, for a node.
+    /// HQ. An agent asks it while no node is in its reach, see [`peer_cache_proto::fallback`].
     pub origin: Option<Arc<dyn Origin>>,
     /// A node that is pinned as always on: it comes first where one has to fetch.
     pub always_on: bool,
@@ -197,6 +198,17 @@ pub enum Event {
         /// What it had asked for.
         chunk: Option<ChunkHash>,
     },
+    /// This agent has found no node for [`peer_cache_proto::fallback::NO_NODE_DEADLINE`], and HQ gave it the lease: it
+    /// fetches what is missing itself.
+    FetchesItself {
+        /// Of which manifest.
+        manifest: Digest,
+    },
+    /// A node is connected again, after this agent had found none for so long that it could fetch itself.
+    NodeIsBack {
+        /// Who.
+        key: PublicKey,
+    },
     /// HQ sent bytes that are not what was signed, twice.
     OriginWrong {
         /// In words.
@@ -262,6 +274,9 @@ impl PeerCache {
         }
         if uploads.give_way {
             tokio::spawn(pressure::follow(shared.uploads.clone()));
+        }
+        if shared.role == Role::Agent && shared.origin.is_some() {
+            tokio::spawn(fallback::watch(shared.clone()));
         }
         if discover && let Err(error) = discovery::start(&shared) {
             // hints still work
@@ -438,7 +453,7 @@ impl PeerCache {
         self.shared.origin_bytes.load(Ordering::Relaxed)
     }
 
-    /// A manifest, from a connected peer or from HQ.
+    /// A manifest, from a connected peer or from HQ. An agent asks HQ only while no node is in its reach.
     ///
     /// # Errors
     /// [`FetchManifestError`].
@@ -468,7 +483,8 @@ impl PeerCache {
                 Err(error) => tried.push(format!("{}: {error}", peer.address)),
             }
         }
-        if let Some(origin) = &self.shared.origin {
+        let may_ask = self.shared.role == Role::Node || self.shared.stands_for_nodes();
+        if let Some(origin) = self.shared.origin.as_ref().filter(|_| may_ask) {
             match origin.manifest(digest).await {
                 Ok(bytes) => match lock(&self.shared.site).accept_manifest(&digest, &bytes) {
                     Ok(manifest) => return Ok(manifest),

@@ -426,7 +426,7 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
         Frame::Members(members) if served && peer.is_node() => {
             spread::handle_members(shared, peer, &members);
         }
-        Frame::Claim { manifest, term } if peer.is_node() => {
+        Frame::Claim { manifest, term } if shared.is_candidate(peer) => {
             if let Some(share) = shared.share(&manifest) {
                 share.tell(SwarmEvent::Claim { by: peer.key, term }).await;
             }

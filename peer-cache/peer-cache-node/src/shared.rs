@@ -16,6 +16,7 @@ use peer_cache_proto::{
     admission::Admission,
     beacon::{IssuerClocks, TicketLife},
     election::Rank,
+    fallback::Fallback,
     machine::MachineFacts,
     suspicion::{ACCUSED_FOR, Suspicions},
     wire::{AdmissionAnswer, Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
@@ -153,6 +154,8 @@ pub(crate) struct Shared {
     pub(crate) sharing: Mutex<Sharing>,
     /// When it was said last that an object cannot be kept.
     pub(crate) keep_failed: Mutex<Option<Instant>>,
+    /// Of an agent.
+    pub(crate) fallback: Mutex<Fallback>,
     next_peer: AtomicU64,
 }
 
@@ -189,6 +192,7 @@ impl Shared {
             origin_bytes: AtomicU64::new(0),
             sharing: Mutex::default(),
             keep_failed: Mutex::default(),
+            fallback: Mutex::new(Fallback::new(Duration::ZERO)),
             next_peer: AtomicU64::new(1),
         }
     }
