@@ -76,6 +76,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
         &[
             "imaging-plan",
             "peer-cache-node",
+            "peer-cache-origin",
             "peer-cache-proto",
             "boot-server",
             "web-api",

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use peer_cache_node::{Event, PeerCache};
-use peer_cache_proto::wire::{AdmissionAnswer, Documents};
+use peer_cache_origin::HqOrigin;
+use peer_cache_proto::wire::{AdmissionAnswer, Documents, TicketProof};
 use tokio::sync::{mpsc, watch};
 use trust_format::{Digest, Order, PublicKey, peek};
-use web_api::{Hex, InstallReport};
+use web_api::{AgentTicket, Base64, Hex, InstallReport};
 
 use crate::{
     install::{InstallOptions, NODE_WITHIN},
@@ -26,6 +27,7 @@ pub(crate) struct Admitted {
 /// Asks every node that comes up until one admits this machine; nothing when its order is spent.
 pub(crate) async fn be_admitted(
     cache: &PeerCache,
+    origin: &HqOrigin,
     events: &mut mpsc::Receiver<Event>,
     options: &InstallOptions,
     finished: Vec<u64>,
@@ -77,7 +79,7 @@ pub(crate) async fn be_admitted(
                     }
                     check_wish(options.version.as_deref(), &document)?;
                     let ticket = proof.ticket.clone();
-                    cache.set_ticket(proof);
+                    take_ticket(cache, origin, proof).await;
                     let at = cache
                         .peers()
                         .into_iter()
@@ -111,6 +113,25 @@ pub(crate) async fn be_admitted(
             },
             _ => {}
         }
+    }
+}
+
+/// Shows a ticket to peers from now on, and to HQ when it is asked for something.
+pub(crate) async fn take_ticket(cache: &PeerCache, origin: &HqOrigin, proof: TicketProof) {
+    know_hq(cache, origin);
+    let shown = AgentTicket {
+        ticket: Base64(proof.ticket.clone()),
+        issuer: Base64(proof.issuer.clone()),
+        issuers_issuer: proof.issuers_issuer.clone().map(Base64),
+    };
+    origin.set_ticket(shown).await;
+    cache.set_ticket(proof);
+}
+
+/// HQ is where the channel says.
+pub(crate) fn know_hq(cache: &PeerCache, origin: &HqOrigin) {
+    if let Some(contact) = cache.site(|s| s.channel().map(|c| c.hq.clone())) {
+        origin.set_contact(contact);
     }
 }
 

@@ -12,9 +12,11 @@ use anyhow::{Context, Result, bail};
 use image_format::{CHUNK_BYTES, Manifest};
 use imaging_plan::{Extent, Found, Install, Phase, TargetFacts, plan};
 use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules};
+use peer_cache_origin::HqOrigin;
 use peer_cache_proto::{
+    fallback::NO_NODE_DEADLINE,
     machine::MachineFacts,
-    wire::{Credentials, Documents, PEER_PORT},
+    wire::{AdmissionAnswer, Credentials, Documents, PEER_PORT},
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -22,7 +24,7 @@ use trust_format::{Completion, Digest, MachineId, Order, PublicKey, Verified};
 use web_api::{Hex, InstallReport, InstallState};
 
 use crate::{
-    admission::{be_admitted, send_reports},
+    admission::{be_admitted, know_hq, send_reports, take_ticket},
     customise::NodeInstall,
     resume::{find_places, finished_orders},
     screen::{Bar, say},
@@ -84,6 +86,7 @@ pub(crate) struct Outcome {
 
 struct Running {
     cache: PeerCache,
+    origin: HqOrigin,
     events: mpsc::Receiver<Event>,
     keeper: Arc<AgentKeeper>,
     options: InstallOptions,
@@ -122,8 +125,10 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
     let mut options = options;
     let site = std::mem::replace(&mut options.site, Site::trusting_the_first_root());
     let had_root = site.keys().is_some();
+    let identity = Identity::generate()?;
+    let origin = HqOrigin::new(identity.clone());
     let (cache, mut events) = PeerCache::start(PeerCacheConfig {
-        identity: Identity::generate()?,
+        identity,
         role: Role::Agent,
         boot: rand::random(),
         listen: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, PEER_PORT)),
@@ -131,18 +136,19 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
         site,
         credentials: Credentials::Agent { ticket: None },
         keeper: keeper.clone(),
-        origin: None,
+        origin: Some(Arc::new(origin.clone())),
         always_on: false,
         uploads: UploadRules::default(),
     })
     .context("opening the network")?;
+    tokio::spawn(origin.clone().watch_the_wan());
     for node in &options.nodes {
         cache.keep_dialling(*node);
     }
     say(&format!("machine {machine}, looking for a node"));
     let finished = finished_orders(&options.target);
-    let Some(admitted) = be_admitted(&cache, &mut events, &options, finished, had_root).await?
-    else {
+    let admitted = be_admitted(&cache, &origin, &mut events, &options, finished, had_root);
+    let Some(admitted) = admitted.await? else {
         let outcome = Outcome {
             result: "spent",
             version: None,
@@ -168,6 +174,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
     ));
     let running = Running {
         cache: cache.clone(),
+        origin,
         events,
         keeper,
         options,
@@ -414,7 +421,7 @@ impl Running {
         let mut from: BTreeMap<String, u64> = BTreeMap::new();
         loop {
             tokio::select! {
-                event = self.events.recv() => told |= self.handle(event, manifest.digest(), &mut from)?,
+                event = self.events.recv() => told |= self.handle(event, manifest.digest(), &mut from).await?,
                 _ = every.tick() => self.show(manifest, writer, &mut bar),
                 changed = phase.changed() => {
                     changed.context("the writer ended")?;
@@ -434,13 +441,13 @@ impl Running {
             let event = tokio::time::timeout(LAST_NEWS_WITHIN, self.events.recv())
                 .await
                 .context("the disk is whole and the download is not")?;
-            told = self.handle(event, manifest.digest(), &mut from)?;
+            told = self.handle(event, manifest.digest(), &mut from).await?;
         }
         self.farewell(manifest, from).await
     }
 
     /// Whether this was the end of the download.
-    fn handle(
+    async fn handle(
         &self,
         event: Option<Event>,
         digest: Digest,
@@ -467,6 +474,21 @@ impl Running {
                 ));
             }
             Event::KeepFailed { reason } => bail!("{reason}"),
+            Event::FetchesItself { .. } => say(&format!(
+                "no node within {} s: fetches from HQ itself",
+                NO_NODE_DEADLINE.as_secs()
+            )),
+            Event::NodeIsBack { key } => {
+                say(&format!("node {} is here: it fetches", key.short()));
+                // the one that admitted this machine may be gone for good, and the ticket's life goes on
+                let facts = self.options.facts.clone();
+                self.cache.ask_admission(&key, facts, None, Vec::new());
+            }
+            Event::Admission {
+                answer: AdmissionAnswer::Granted { proof, .. },
+                ..
+            } => take_ticket(&self.cache, &self.origin, proof).await,
+            Event::Learned(learned) if learned.channel => know_hq(&self.cache, &self.origin),
             _ => {}
         }
         Ok(false)

@@ -16,7 +16,8 @@ use rustls::ClientConfig;
 use serde::{Serialize, de::DeserializeOwned};
 use trust_format::{Digest, HqContact, MachineId, PublicKey};
 use web_api::{
-    Certified, CertifyRequest, Hex, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
+    AgentAdmitted, AgentTicket, Certified, CertifyRequest, Hex, LeaseAnswer, LeaseEnd, LeaseHeld,
+    LeaseKind, LeaseRequest,
 };
 
 use crate::{
@@ -36,6 +37,8 @@ struct Shared {
     ways: Mutex<Ways>,
     wan: Wan,
     transfers: Transfers,
+    /// Of an agent: the ticket that HQ has to see before it answers, until it has.
+    unseen: tokio::sync::Mutex<Option<AgentTicket>>,
 }
 
 /// How HQ is reached, as the channel says.
@@ -58,6 +61,7 @@ impl HqOrigin {
                 ways: Mutex::default(),
                 transfers: Transfers::new(wan.clone()),
                 wan,
+                unseen: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -101,6 +105,30 @@ impl HqOrigin {
         ways.contact = Some(contact);
     }
 
+    /// Takes the ticket of an agent. HQ sees it before the next question, and so each that comes later: a renewed one lives
+    /// longer.
+    pub async fn set_ticket(&self, ticket: AgentTicket) {
+        *self.shared.unseen.lock().await = Some(ticket);
+    }
+
+    async fn show_ticket(&self) -> Result<()> {
+        // held meanwhile: what is asked at the same time is asked when HQ knows whose question it is
+        let mut unseen = self.shared.unseen.lock().await;
+        let Some(ticket) = unseen.as_ref() else {
+            return Ok(());
+        };
+        let body = serde_json::to_value(ticket)?;
+        let path = "/agent/admit";
+        let answer = self.ask_any(Method::POST, path, Some(&body)).await?;
+        let admitted: AgentAdmitted = answer.json().await.map_err(AskHqError::Answer)?;
+        tracing::info!(
+            seconds = admitted.seconds,
+            "HQ lets this agent fetch by its ticket"
+        );
+        *unseen = None;
+        Ok(())
+    }
+
     /// HQ's addresses, the one that worked last first.
     fn clients(&self) -> Vec<HqClient> {
         self.ways().clients.clone()
@@ -119,8 +147,19 @@ impl HqOrigin {
         ways.reached = address.map(|a| (base.to_owned(), a));
     }
 
-    /// Asks at one address after the other; a refusal is an answer.
+    /// Asks HQ, which knows an agent by its ticket.
     async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Response> {
+        self.show_ticket().await?;
+        self.ask_any(method, path, body).await
+    }
+
+    /// Asks at one address after the other; a refusal is an answer.
+    async fn ask_any(
         &self,
         method: Method,
         path: &str,
