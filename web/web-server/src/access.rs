@@ -177,6 +177,7 @@ pub(crate) async fn node_only(
 pub(crate) struct Fetcher {
     pub(crate) key: PublicKey,
     pub(crate) site: SiteId,
+    pub(crate) is_agent: bool,
 }
 
 pub(crate) async fn fetcher_only(
@@ -207,6 +208,7 @@ async fn fetcher(hq: &Hq, key: PublicKey) -> Result<Fetcher, Refusal> {
             return Ok(Fetcher {
                 key,
                 site: node.site,
+                is_agent: false,
             });
         }
         Some((_, true)) => return refuse("this node is revoked"),
@@ -217,6 +219,7 @@ async fn fetcher(hq: &Hq, key: PublicKey) -> Result<Fetcher, Refusal> {
         Some(agent) if agent.until > unix_seconds() => Ok(Fetcher {
             key,
             site: agent.site,
+            is_agent: true,
         }),
         Some(_) => refuse("this agent's ticket is over: a node has to renew it"),
         None => refuse("this key is no node of this HQ, and no agent that a node of it admitted"),

@@ -30,6 +30,8 @@ use judge::{ISLANDS_MAX, LEASE_DEADLINE, Slot, Verdict, judge};
 
 /// A node that works says so every second; one that HQ did not hear of for so long is no help to its neighbours.
 const HEARD_SECONDS: u64 = 30;
+/// The same for an agent: it has been without any node for 20 s when it asks, so one that is gone was heard of before that.
+const HEARD_BESIDE_AGENTS_SECONDS: u64 = 15;
 
 /// A site may read its image, its boot bundle, and what its orders name.
 pub(crate) async fn may_read(
@@ -65,7 +67,11 @@ pub(crate) async fn ask(
     let mut change = hq.database.write().await?;
     may_read(&mut change, fetcher.site, &request.manifest).await?;
     let records = leases::of_version(&mut change, fetcher.site, &request.manifest).await?;
-    let slots = slots(&mut change, &hq, &records).await?;
+    let heard_within = match fetcher.is_agent {
+        true => HEARD_BESIDE_AGENTS_SECONDS,
+        false => HEARD_SECONDS,
+    };
+    let slots = slots(&mut change, &hq, &records, heard_within).await?;
     let view = |key: &PublicKey| {
         let said = request.holders.iter().find(|v| v.key.0 == key.0);
         said.map(|v| v.live)
@@ -116,6 +122,7 @@ async fn slots(
     db: &mut SqliteConnection,
     hq: &Hq,
     records: &[LeaseRecord],
+    heard_within_seconds: u64,
 ) -> Result<Vec<Slot>, Refusal> {
     let mut slots = Vec::with_capacity(records.len());
     for record in records {
@@ -126,7 +133,7 @@ async fn slots(
             idle: hq.activities.of(&record.token).idle(),
             finished: record.finished,
             // either way: a clock that was set back must not keep a dead node alive
-            heard: seen.is_some_and(|s| unix_seconds().abs_diff(s) < HEARD_SECONDS),
+            heard: seen.is_some_and(|s| unix_seconds().abs_diff(s) < heard_within_seconds),
         });
     }
     Ok(slots)

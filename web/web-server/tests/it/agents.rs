@@ -313,6 +313,29 @@ async fn one_agent_fetches_and_is_named_to_the_others() {
     assert_eq!(given.kind, LeaseKind::Main);
 }
 
+/// A node that had everything and died is not on the other side of a wall, though HQ heard of it a moment ago.
+#[tokio::test]
+async fn an_agent_beside_a_dead_node_is_no_island() {
+    let store = store().await;
+    let lease: LeaseAnswer = store.node.ask_lease(store.image.version).await.json();
+    store.node.end_lease(&lease.token, true).await;
+    store.node.report(1, vec![]).await;
+    let gone = [(&store.node, false)];
+    let (first, second) = (store.agent().await, store.agent().await);
+    let alive: LeaseAnswer = first
+        .ask_lease_seeing(store.image.version, &gone)
+        .await
+        .json();
+    assert_eq!(alive.kind, LeaseKind::Island, "HQ hears of the node now");
+    first.end_lease(&alive.token, false).await;
+    store.world.sql("UPDATE nodes SET seen = seen - 16").await;
+    let dead: LeaseAnswer = second
+        .ask_lease_seeing(store.image.version, &gone)
+        .await
+        .json();
+    assert_eq!(dead.kind, LeaseKind::Main);
+}
+
 #[tokio::test]
 async fn the_list_of_tickets_has_an_end() {
     let store = store().await;
