@@ -1,5 +1,6 @@
 //! A site on loopback: HQ, nodes and agents as processes of this computer, for what needs no firmware.
 
+mod nodeless;
 pub mod noisy;
 mod offline;
 pub mod shaped;

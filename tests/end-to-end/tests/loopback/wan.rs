@@ -177,7 +177,7 @@ fn fetches(node: &Program) -> bool {
     node.log().contains("this node fetches for the site")
 }
 
-fn wan_of_kind(site: &Site, kind: &str) -> Result<u64> {
+pub(super) fn wan_of_kind(site: &Site, kind: &str) -> Result<u64> {
     let lines = site.ask(&["ledger", "--json"])?;
     let lines = lines.as_array().context("ledger")?;
     let of = lines.iter().filter(|l| l["kind"] == kind);
