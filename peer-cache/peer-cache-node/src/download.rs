@@ -358,7 +358,8 @@ impl Running {
             let event = match fetch_from_origin(&shared, &share, &origin, wanted, &events).await {
                 Ok(()) => SwarmEvent::OriginDone,
                 Err(error) => {
-                    tracing::warn!(%error, "fetching over the WAN");
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, cause, "fetching over the WAN");
                     SwarmEvent::OriginFailed
                 }
             };

@@ -8,6 +8,7 @@
 )]
 
 mod chain;
+mod fallback;
 mod spread;
 mod wan;
 
