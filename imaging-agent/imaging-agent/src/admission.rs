@@ -79,7 +79,7 @@ pub(crate) async fn be_admitted(
                     }
                     check_wish(options.version.as_deref(), &document)?;
                     let ticket = proof.ticket.clone();
-                    take_ticket(cache, origin, proof).await;
+                    take_ticket(cache, origin, proof);
                     let at = cache
                         .peers()
                         .into_iter()
@@ -117,14 +117,14 @@ pub(crate) async fn be_admitted(
 }
 
 /// Shows a ticket to peers from now on, and to HQ when it is asked for something.
-pub(crate) async fn take_ticket(cache: &PeerCache, origin: &HqOrigin, proof: TicketProof) {
+pub(crate) fn take_ticket(cache: &PeerCache, origin: &HqOrigin, proof: TicketProof) {
     know_hq(cache, origin);
     let shown = AgentTicket {
         ticket: Base64(proof.ticket.clone()),
         issuer: Base64(proof.issuer.clone()),
         issuers_issuer: proof.issuers_issuer.clone().map(Base64),
     };
-    origin.set_ticket(shown).await;
+    origin.set_ticket(shown);
     cache.set_ticket(proof);
 }
 

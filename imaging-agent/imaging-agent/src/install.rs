@@ -421,7 +421,7 @@ impl Running {
         let mut from: BTreeMap<String, u64> = BTreeMap::new();
         loop {
             tokio::select! {
-                event = self.events.recv() => told |= self.handle(event, manifest.digest(), &mut from).await?,
+                event = self.events.recv() => told |= self.handle(event, manifest.digest(), &mut from)?,
                 _ = every.tick() => self.show(manifest, writer, &mut bar),
                 changed = phase.changed() => {
                     changed.context("the writer ended")?;
@@ -441,13 +441,13 @@ impl Running {
             let event = tokio::time::timeout(LAST_NEWS_WITHIN, self.events.recv())
                 .await
                 .context("the disk is whole and the download is not")?;
-            told = self.handle(event, manifest.digest(), &mut from).await?;
+            told = self.handle(event, manifest.digest(), &mut from)?;
         }
         self.farewell(manifest, from).await
     }
 
     /// Whether this was the end of the download.
-    async fn handle(
+    fn handle(
         &self,
         event: Option<Event>,
         digest: Digest,
@@ -478,6 +478,11 @@ impl Running {
                 "no node within {} s: fetches from HQ itself",
                 NO_NODE_DEADLINE.as_secs()
             )),
+            Event::OriginWrong { reason } => {
+                say(&format!(
+                    "HQ sent wrong bytes, also when asked again: {reason}"
+                ));
+            }
             Event::NodeIsBack { key } => {
                 say(&format!("node {} is here: it fetches", key.short()));
                 // the one that admitted this machine may be gone for good, and the ticket's life goes on
@@ -487,7 +492,7 @@ impl Running {
             Event::Admission {
                 answer: AdmissionAnswer::Granted { proof, .. },
                 ..
-            } => take_ticket(&self.cache, &self.origin, proof).await,
+            } => take_ticket(&self.cache, &self.origin, proof),
             Event::Learned(learned) if learned.channel => know_hq(&self.cache, &self.origin),
             _ => {}
         }

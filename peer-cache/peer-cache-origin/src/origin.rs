@@ -38,7 +38,8 @@ struct Shared {
     wan: Wan,
     transfers: Transfers,
     /// Of an agent: the ticket that HQ has to see before it answers, until it has.
-    unseen: tokio::sync::Mutex<Option<AgentTicket>>,
+    unseen: Mutex<Option<AgentTicket>>,
+    showing: tokio::sync::Mutex<()>,
 }
 
 /// How HQ is reached, as the channel says.
@@ -61,7 +62,8 @@ impl HqOrigin {
                 ways: Mutex::default(),
                 transfers: Transfers::new(wan.clone()),
                 wan,
-                unseen: tokio::sync::Mutex::default(),
+                unseen: Mutex::default(),
+                showing: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -105,27 +107,30 @@ impl HqOrigin {
         ways.contact = Some(contact);
     }
 
-    /// Takes the ticket of an agent. HQ sees it before the next question, and so each that comes later: a renewed one lives
-    /// longer.
-    pub async fn set_ticket(&self, ticket: AgentTicket) {
-        *self.shared.unseen.lock().await = Some(ticket);
+    /// Takes the ticket of an agent. HQ sees it before the next question; a renewed one lives longer.
+    pub fn set_ticket(&self, ticket: AgentTicket) {
+        *self.unseen() = Some(ticket);
+    }
+
+    fn unseen(&self) -> MutexGuard<'_, Option<AgentTicket>> {
+        let unseen = self.shared.unseen.lock();
+        unseen.unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn show_ticket(&self) -> Result<()> {
-        // held meanwhile: what is asked at the same time is asked when HQ knows whose question it is
-        let mut unseen = self.shared.unseen.lock().await;
-        let Some(ticket) = unseen.as_ref() else {
+        // what is asked at the same time waits until HQ knows whose question it is
+        let _showing = self.shared.showing.lock().await;
+        let Some(ticket) = self.unseen().clone() else {
             return Ok(());
         };
-        let body = serde_json::to_value(ticket)?;
+        let body = serde_json::to_value(&ticket)?;
         let path = "/agent/admit";
         let answer = self.ask_any(Method::POST, path, Some(&body)).await?;
         let admitted: AgentAdmitted = answer.json().await.map_err(AskHqError::Answer)?;
-        tracing::info!(
-            seconds = admitted.seconds,
-            "HQ lets this agent fetch by its ticket"
-        );
-        *unseen = None;
+        let seconds = admitted.seconds;
+        tracing::info!(seconds, "HQ lets this agent fetch by its ticket");
+        // unless it was renewed meanwhile
+        self.unseen().take_if(|t| *t == ticket);
         Ok(())
     }
 
