@@ -249,7 +249,7 @@ fn ask(site: &mut Site, second: u64, desk: &mut Desk) -> Result<(), String> {
     let views = [(other, false)];
     // whom it was refused for it has not seen for a while, when it is a successor
     let views = &views[..site.fetcher.min(1)];
-    match desk.decide(|| site.hq.ask(now, me, views)) {
+    match desk.decide(|| site.hq.ask(now, (me, true), views)) {
         Answer::Lease { fence } => {
             site.fence = Some(fence);
             site.renewed_at = site.bytes;

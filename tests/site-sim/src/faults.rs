@@ -20,6 +20,8 @@ pub(crate) enum Fault {
         back_after: Duration,
         keeps_disk: bool,
     },
+    /// Every node dies, and comes back with its disk: the machines that are being imaged are left alone.
+    NodesGone { back_after: Duration },
     /// A program stands still: a suspended laptop, a machine that swaps.
     Pause { member: usize, time: Duration },
     /// The switch falls apart: members below the number do not hear those from it on. All still reach HQ.
@@ -47,7 +49,7 @@ pub(crate) enum Fault {
 impl Fault {
     pub(crate) fn lasts(self) -> Duration {
         match self {
-            Self::Crash { back_after, .. } => back_after,
+            Self::Crash { back_after, .. } | Self::NodesGone { back_after } => back_after,
             Self::Pause { time, .. }
             | Self::Partition { time, .. }
             | Self::WanCut { time }
@@ -66,6 +68,7 @@ impl Fault {
     pub(crate) fn may_repeat_objects(self) -> bool {
         match self {
             Self::Crash { .. }
+            | Self::NodesGone { .. }
             | Self::Pause { .. }
             | Self::Partition { .. }
             | Self::WanCut { .. }
@@ -89,7 +92,7 @@ pub(crate) fn draw(random: &mut Random, members: usize) -> Vec<(Duration, Fault)
         .map(|_| {
             let member = 1 + random.index(members - 1);
             let time = random.millis(500, 15_000);
-            let fault = match random.below(15) {
+            let fault = match random.below(16) {
                 0 => Fault::Crash {
                     member,
                     back_after: time,
@@ -123,6 +126,10 @@ pub(crate) fn draw(random: &mut Random, members: usize) -> Vec<(Duration, Fault)
                 11 => Fault::LyingRank { member },
                 12 => Fault::Noise { time },
                 13 => Fault::Replay { time },
+                // longer than an agent waits for a node, or not
+                14 => Fault::NodesGone {
+                    back_after: time * 6,
+                },
                 _ => Fault::ClockJump {
                     seconds: jump(random),
                 },

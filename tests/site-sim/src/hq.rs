@@ -16,6 +16,8 @@ mod news;
 
 /// A node of which HQ did not hear for so long by its wall clock is no help to its neighbours.
 const HEARD_SECONDS: u64 = 30;
+/// The same when an agent asks, which has been without a node for longer.
+const HEARD_BESIDE_AGENTS_SECONDS: u64 = 15;
 /// HQ's wall clock when a run begins, before the minutes that a plan adds: a midnight in UTC.
 const MIDNIGHT: u64 = 1_790_000_000 / 86_400 * 86_400;
 const VERSION: [u8; 32] = [7; 32];
@@ -98,15 +100,19 @@ impl Hq {
         self.seen.insert(node, wall);
     }
 
-    /// A node asks for the lease and says what it sees of holders.
+    /// A node, or an agent that found none, asks for the lease and says what it sees of holders.
     pub(crate) fn ask(
         &mut self,
         now: Duration,
-        asker: PublicKey,
+        (asker, is_node): (PublicKey, bool),
         views: &[(PublicKey, bool)],
     ) -> Answer {
         self.leases.sort_by_key(|l| (l.island.is_some(), l.fence));
         let wall = self.wall(now);
+        let heard_within = match is_node {
+            true => HEARD_SECONDS,
+            false => HEARD_BESIDE_AGENTS_SECONDS,
+        };
         let slots: Vec<Slot> = self
             .leases
             .iter()
@@ -118,7 +124,7 @@ impl Hq {
                 heard: self
                     .seen
                     .get(&lease.holder)
-                    .is_some_and(|s| wall.abs_diff(*s) < HEARD_SECONDS),
+                    .is_some_and(|s| wall.abs_diff(*s) < heard_within),
             })
             .collect();
         let view = |key: &PublicKey| views.iter().find(|(k, _)| k == key).map(|(_, live)| *live);

@@ -15,6 +15,7 @@ use peer_cache_proto::{
     download::Download,
     duty::{Duty, uploads_max},
     election::Rank,
+    fallback::Fallback,
     suspicion::Suspicions,
     swarm::{OPEN_CHUNKS_BOUND, RequestId},
 };
@@ -94,6 +95,8 @@ pub(crate) struct Member {
     pub(crate) download: Option<Download>,
     pub(crate) duty: Duty,
     pub(crate) budget: Budget,
+    /// Of an agent.
+    pub(crate) fallback: Fallback,
     pub(crate) is_source: bool,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) links: BTreeMap<PeerId, Link>,
@@ -170,6 +173,7 @@ impl Member {
             download: None,
             duty: Duty::new(parts, number as u64),
             budget: Budget::new(Duration::ZERO),
+            fallback: Fallback::new(Duration::ZERO),
             is_source: false,
             fetch: None,
             links: BTreeMap::new(),
@@ -202,14 +206,15 @@ impl Member {
         self.started = now;
         self.duty = Duty::new(self.table.part_count(), number);
         self.budget = Budget::new(now);
+        self.fallback = Fallback::new(now);
         for part in self.held_parts() {
             self.duty.handle_held(part);
         }
         self.is_source = self.is_node && self.is_whole();
         self.download = None;
         if !self.is_whole() {
-            let stands = self.is_node && !self.lies_about_rank;
-            let stands = stands.then_some((self.key, self.rank));
+            // an agent stands when it has found no node for long
+            let stands = (!self.lies_about_rank).then_some((self.key, self.rank));
             let mut download = Download::new(now, self.table.clone(), number, stands);
             for chunk in self.whole_chunks() {
                 download.handle_local(now, chunk);

@@ -105,6 +105,11 @@ enum Event {
         member: usize,
         boot: u64,
     },
+    /// An agent looks for nodes.
+    LookForNodes {
+        member: usize,
+        boot: u64,
+    },
     /// A member's beacon is due.
     Beacon {
         member: usize,
@@ -388,6 +393,7 @@ impl World {
             | Event::Wan { member, .. }
             | Event::Landed { member, .. }
             | Event::Report { member, .. }
+            | Event::LookForNodes { member, .. }
             | Event::Beacon { member, .. }
             | Event::Heard { member, .. } => *member,
             Event::Sent { .. }
@@ -430,6 +436,7 @@ impl World {
                 what,
             } => self.wan(member, boot, fetch, what),
             Event::Report { member, boot } => self.report(member, boot),
+            Event::LookForNodes { member, boot } => self.look_for_nodes(member, boot),
             Event::Beacon { member, boot } => self.send_beacon(member, boot),
             Event::Heard { member, beacon } => self.hear(member, &beacon),
             Event::Replay => self.replay(),

@@ -122,7 +122,7 @@ impl World {
             return;
         };
         let before = self.hq.working(self.now);
-        let answer = self.hq.ask(self.now, me.key, &fetch.views);
+        let answer = self.hq.ask(self.now, (me.key, me.is_node), &fetch.views);
         if let Answer::Lease { fence } = answer {
             self.invariant_one_lease_in_an_island(member, fence, &before);
         }

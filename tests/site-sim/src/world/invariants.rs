@@ -108,7 +108,12 @@ impl World {
 
     /// Of two connected members that both fetch, one stops when it hears of the other.
     pub(crate) fn invariant_one_fetcher(&mut self) {
-        let nodes = 0..self.plan.nodes;
+        // where nothing goes wrong no agent is left alone
+        let fetchers = match self.plan.faults {
+            true => self.members.len(),
+            false => self.plan.nodes,
+        };
+        let nodes = 0..fetchers;
         let fetches = |m: &usize| {
             let me = &self.members[*m];
             let fence = me.fetch.as_ref().and_then(|f| f.fence);

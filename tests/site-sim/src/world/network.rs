@@ -59,7 +59,10 @@ impl World {
         self.set_linked(a, b, true);
         for (me, other) in [(a, b), (b, a)] {
             let me = &mut self.members[me];
-            let parts = if me.is_node { me.held.len() } else { 0 };
+            let parts = match me.is_node || self.plan.faults {
+                true => me.held.len(),
+                false => 0,
+            };
             let end = Link {
                 other,
                 since: self.now,
@@ -95,21 +98,43 @@ impl World {
 
     pub(crate) fn tell_nodes(&mut self, member: usize) {
         let me = &self.members[member];
-        // an agent does not stand for election
-        if !me.is_node || me.download.is_none() {
+        if me.download.is_none() {
             return;
         }
         let nodes = me
             .links
             .values()
             .map(|l| &self.members[l.other])
-            .filter(|m| m.is_node)
+            .filter(|m| is_candidate(me, m))
             .map(|m| (m.key, m.told_rank()))
             .collect();
         let now = self.now;
         if let Some(download) = &mut self.members[member].download {
             download.handle_nodes(now, &nodes);
         }
+    }
+
+    /// An agent that finds no node for long stands for election, until one is back.
+    pub(crate) fn look_for_nodes(&mut self, member: usize, boot: u64) {
+        let now = self.now;
+        if !self.is_of_this_boot(member, boot) || self.members[member].download.is_none() {
+            return;
+        }
+        self.tell_nodes(member);
+        let mut links = self.members[member].links.values();
+        let is_node_in_view = links.any(|l| self.members[l.other].is_node);
+        let me = &mut self.members[member];
+        me.fallback.handle_view(now, is_node_in_view);
+        let stands = me.fallback.is_without_node(now);
+        if let Some(download) = &mut me.download {
+            download.handle_standing(now, stands);
+        }
+        self.act(member);
+        if is_node_in_view && self.members[member].fetch.is_some() {
+            let what = format!("invariant_agents_wait_for_nodes: {member} fetches beside a node");
+            self.violation.get_or_insert(what);
+        }
+        self.after(LOOK_EVERY, Event::LookForNodes { member, boot });
     }
 
     fn ends_of(&self, link: PeerId) -> Option<(usize, usize)> {
@@ -243,8 +268,8 @@ impl World {
                 if let Some(download) = &mut me.download {
                     download.handle_have(now, link, &parts);
                 }
-                if me.is_node
-                    && let Some(end) = me.links.get_mut(&link)
+                if let Some(end) = me.links.get_mut(&link)
+                    && !end.announced.is_empty()
                 {
                     let announced = &mut end.announced;
                     parts.iter().for_each(|p| announced[p.0 as usize] = true);
@@ -296,6 +321,7 @@ impl World {
                 }
             }
             Message::Accused(accused) => self.hear_accusation(to, from, accused),
+            Message::Claim(_) if !is_candidate(&self.members[to], &self.members[from]) => {}
             Message::Claim(term) => {
                 let by = self.members[from].key;
                 if let Some(download) = &mut self.members[to].download {
@@ -314,6 +340,11 @@ impl World {
         let stands = |m: usize| self.members[m].paused_until > self.now;
         !split && !stands(a) && !stands(b)
     }
+}
+
+/// Whether `other` may fetch where `me` may: a node sees nodes only.
+pub(crate) fn is_candidate(me: &Member, other: &Member) -> bool {
+    other.is_node || !me.is_node
 }
 
 fn time_of(bytes: u64, bytes_per_second: u64) -> Duration {

@@ -129,6 +129,12 @@ impl World {
             match action {
                 Action::Swarm(action) => self.act_in_swarm(member, action),
                 Action::Fetch { wanted, .. } => self.start_fetch(member, wanted),
+                // an agent gives its lease back: a node is to have it
+                Action::StopFetching if !self.members[member].is_node => {
+                    self.end_fetch(member);
+                    self.members[member].is_source = false;
+                    self.join_everywhere(member);
+                }
                 Action::StopFetching => {
                     self.cut_transfer(member);
                     self.members[member].fetch = None;
@@ -140,7 +146,9 @@ impl World {
                     let links: Vec<PeerId> = self.members[member]
                         .links
                         .iter()
-                        .filter(|(_, l)| self.members[l.other].is_node)
+                        .filter(|(_, l)| {
+                            network::is_candidate(&self.members[member], &self.members[l.other])
+                        })
                         .map(|(link, _)| *link)
                         .collect();
                     for link in links {

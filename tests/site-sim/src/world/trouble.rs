@@ -25,6 +25,15 @@ impl World {
                     self.after(back_after, Event::Back { member });
                 }
             }
+            Fault::NodesGone { back_after } => {
+                for member in 0..self.plan.nodes {
+                    self.fault(Fault::Crash {
+                        member,
+                        back_after,
+                        keeps_disk: true,
+                    });
+                }
+            }
             Fault::Pause { member, time } => {
                 let me = &mut self.members[member];
                 me.paused_until = me.paused_until.max(now + time);
@@ -104,8 +113,9 @@ impl World {
     /// What a program does when it starts, beside its download.
     fn greet(&mut self, member: usize) {
         let boot = self.members[member].boot;
-        if self.members[member].is_node {
-            self.report(member, boot);
+        match self.members[member].is_node {
+            true => self.report(member, boot),
+            false => self.look_for_nodes(member, boot),
         }
         if self.plan.faults {
             // who was booted knows by whom; everybody else is found by beacons
