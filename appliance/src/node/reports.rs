@@ -9,6 +9,7 @@ use std::{
 };
 
 use peer_cache_node::write_durably;
+use tokio::sync::Notify;
 use web_api::{Hex, InstallReport, NodeReport, NumberedReport, REPORTS_MAX};
 
 /// Reports that wait for HQ. When there are more, the oldest that only tell of progress make room; then the oldest of all.
@@ -18,6 +19,7 @@ const WAITING_MAX: usize = 20_000;
 #[derive(Clone)]
 pub(crate) struct Reports {
     shared: Arc<Mutex<Queue>>,
+    news: Arc<Notify>,
 }
 
 struct Queue {
@@ -58,6 +60,7 @@ impl Reports {
                 last,
                 progress: BTreeMap::new(),
             })),
+            news: Arc::default(),
         })
     }
 
@@ -68,6 +71,12 @@ impl Reports {
     /// Queues a report durably.
     pub(crate) fn add(&self, report: NodeReport) {
         self.lock().add(report);
+        self.news.notify_one();
+    }
+
+    /// Waits for something to report. What was reported before may end the wait once.
+    pub(crate) async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Tells how far an install is; a new state is kept, progress within one is replaced by newer progress.
@@ -77,6 +86,8 @@ impl Reports {
         if before.is_none_or(|b| b.state != report.state) {
             queue.add(NodeReport::Install { machine, report });
         }
+        drop(queue);
+        self.news.notify_one();
     }
 
     /// What to send now: the oldest that wait, or the newest progress when nothing waits.

@@ -1,19 +1,27 @@
 //! Talks to HQ when HQ can be reached: delivers reports, fetches documents, is confirmed.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use peer_cache_node::{PeerCache, write_durably};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::wire::{Credentials, Documents};
-use web_api::{Base64, Certified, ConfirmRequest, NodeDocuments, ReportsAnswer, ReportsRequest};
+use web_api::{
+    Base64, Certified, ConfirmRequest, LIFE_HELD_SECONDS, NodeDocuments, ReportsAnswer,
+    ReportsRequest, SiteStanding,
+};
 
 use super::{reports::Reports, versions::Versions};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// Without a report for so long, HQ is asked to answer when there is something new.
+const QUIET_AFTER: Duration = Duration::from_secs(5);
 /// Pauses double while HQ is away, with up to half as much again by chance: after an outage all stores knock at once.
 const AWAY_MAX: Duration = Duration::from_secs(20);
-const ASK_WITHIN: Duration = Duration::from_secs(20);
+const ASK_WITHIN: Duration = Duration::from_secs(LIFE_HELD_SECONDS + 10);
 
 pub(crate) struct Sync {
     cache: PeerCache,
@@ -22,6 +30,8 @@ pub(crate) struct Sync {
     versions: Versions,
     dir: PathBuf,
     seen_orders: u64,
+    /// When something was reported last.
+    reported: Instant,
 }
 
 /// Documents from HQ, as peers would send them.
@@ -51,6 +61,7 @@ impl Sync {
             versions,
             dir,
             seen_orders: 0,
+            reported: Instant::now(),
         }
     }
 
@@ -81,16 +92,30 @@ impl Sync {
 
     async fn round(&mut self) -> Result<()> {
         self.be_confirmed().await?;
+        let known = SiteStanding {
+            channel: self.cache.site(|s| s.channel().map_or(0, |c| c.number)),
+            orders: self.seen_orders,
+        };
+        let reports = self.reports.to_send();
+        if !reports.is_empty() {
+            self.reported = Instant::now();
+        }
+        let is_quiet = self.reported.elapsed() >= QUIET_AFTER;
         let request = ReportsRequest {
             peer_port: self.cache.local_addr().map_or(0, |a| a.port()),
-            reports: self.reports.to_send(),
+            reports,
+            known: is_quiet.then_some(known),
         };
-        let answer: ReportsAnswer = self.origin.post("/node/reports", &request).await?;
+        let asked = self.origin.post("/node/reports", &request);
+        let answer: ReportsAnswer = tokio::select! {
+            answer = asked => answer?,
+            // HQ holds the question, and nothing of it is lost
+            () = self.reports.news(), if is_quiet => return Ok(()),
+        };
         self.reports.forget(answer.stored);
-        let channel = self.cache.site(|s| s.channel().map_or(0, |c| c.number));
-        if answer.channel != channel || answer.orders != self.seen_orders {
+        if answer.standing != known {
             self.fetch_documents().await?;
-            self.seen_orders = answer.orders;
+            self.seen_orders = answer.standing.orders;
         }
         Ok(())
     }

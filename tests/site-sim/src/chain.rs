@@ -10,7 +10,7 @@ use std::{
 };
 
 use trust_format::PublicKey;
-use web_api::{WAN_NEWS_SECONDS, WanBudget, WanWindow};
+use web_api::{LIFE_HELD_SECONDS, WAN_NEWS_SECONDS, WanBudget, WanWindow};
 
 use crate::{
     hq::{Answer, Hq},
@@ -33,8 +33,8 @@ const TAKEOVER_SECONDS: u64 = 4;
 const RENEW_EVERY_BYTES: u64 = 16 << 20;
 /// Transfers at once: as many are lost with a fetcher.
 const TRANSFERS: u64 = 4;
-/// A node tells HQ that it lives, and delivers reports, so often.
-const REPORT_EVERY_SECONDS: u64 = 1;
+/// A node that has nothing to report tells HQ that it lives so often: HQ holds it, and a second later it comes again.
+const LIFE_EVERY_SECONDS: u64 = LIFE_HELD_SECONDS + 1;
 /// A minute of HQ's day when the version is published: 18:00 UTC.
 const PUBLISHED_AT: u64 = 18 * 60;
 
@@ -119,8 +119,8 @@ impl Site {
             fence: None,
             line: LINES_MBIT[random.index(LINES_MBIT.len())] * MBIT,
             dies_at: random.one_in(DEATHS_ONE_IN).then(|| random.below(whole)),
-            // announced by the next sign of life, then read and elected
-            idle_until: 2 + random.below(REPORT_EVERY_SECONDS + 1),
+            // HQ answers what it holds of the site's nodes; then read and elected
+            idle_until: 2 + random.below(2),
             bytes: 0,
             renewed_at: 0,
             news_at: 0,
@@ -199,7 +199,7 @@ pub fn roll_out(chain: Chain) -> Result<Rollout, String> {
             rollout.takeovers += u64::from(lost > 0);
         }
         let of_fetch = desk.total() - before;
-        let alive = u64::from(chain.sites) * u64::from(chain.nodes) / REPORT_EVERY_SECONDS;
+        let alive = u64::from(chain.sites) * u64::from(chain.nodes) / LIFE_EVERY_SECONDS;
         desk.count("signs of life", alive);
         rollout.requests_peak_of_fetch = rollout.requests_peak_of_fetch.max(of_fetch);
         rollout.requests_peak = rollout.requests_peak.max(of_fetch + alive);

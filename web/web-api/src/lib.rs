@@ -12,8 +12,8 @@ mod wan;
 pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
 pub use node::{
     AgentAdmitted, AgentTicket, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled,
-    HolderView, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest, NodeDocuments,
-    PeerAddress, ReportsAnswer, ReportsRequest,
+    HolderView, LIFE_HELD_SECONDS, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
+    NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest, SiteStanding,
 };
 pub use people::{
     AdmissionState, ApiError, ImageKind, ImageVersion, LedgerLine, Machine, MissingObjects,

@@ -185,6 +185,23 @@ pub struct ReportsRequest {
     pub peer_port: u16,
     /// Ascending numbers. Those that HQ has already are skipped. May be empty: a sign of life.
     pub reports: Vec<NumberedReport>,
+    /// What the node knows of its site. A sign of life with it is answered when something else is true, or after
+    /// [`LIFE_HELD_SECONDS`].
+    #[serde(default)]
+    pub known: Option<SiteStanding>,
+}
+
+/// How long HQ holds a sign of life of a node that knows everything: so often it is heard of at least.
+pub const LIFE_HELD_SECONDS: u64 = 10;
+
+/// Where a site's documents stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteStanding {
+    /// The number of the site's channel.
+    pub channel: u64,
+    /// How many orders the site has.
+    pub orders: u64,
 }
 
 /// The answer.
@@ -193,8 +210,6 @@ pub struct ReportsRequest {
 pub struct ReportsAnswer {
     /// The highest number that HQ has stored durably; the node forgets all up to it.
     pub stored: u64,
-    /// The number of the site's channel: when it is news, the node fetches the documents.
-    pub channel: u64,
-    /// How many orders the site has.
-    pub orders: u64,
+    /// When it is news, the node fetches the documents.
+    pub standing: SiteStanding,
 }

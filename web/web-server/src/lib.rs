@@ -4,6 +4,7 @@
 
 mod access;
 mod agents;
+mod bell;
 mod database;
 mod error;
 mod images;
@@ -94,7 +95,10 @@ pub(crate) struct Hq {
     pub(crate) changes: tokio::sync::Mutex<()>,
     pub(crate) object_lists: objects::ObjectLists,
     pub(crate) activities: leases::activity::Activities,
-    pub(crate) wan: wan::WanBell,
+    /// Of the WAN's rules and leases.
+    pub(crate) wan: bell::SiteBell,
+    /// Of channel and orders.
+    pub(crate) documents: bell::SiteBell,
 }
 
 /// A running HQ.
@@ -169,7 +173,8 @@ impl RunningHq {
             changes: tokio::sync::Mutex::new(()),
             object_lists: objects::ObjectLists::default(),
             activities: leases::activity::Activities::default(),
-            wan: wan::WanBell::default(),
+            wan: bell::SiteBell::default(),
+            documents: bell::SiteBell::default(),
         });
         // addresses may have changed since the last start: every channel names them
         sites::refresh_all(&hq)

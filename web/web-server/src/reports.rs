@@ -1,12 +1,14 @@
 //! What nodes report, stored once and in order.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use sqlx::SqliteConnection;
+use tokio::time::{Instant, timeout_at};
 use trust_format::{MachineId, SiteId, check_completion};
 use web_api::{
-    Facts, InstallReport, InstallState, NodeReport, REPORTS_MAX, ReportsAnswer, ReportsRequest,
+    Facts, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport, REPORTS_MAX, ReportsAnswer,
+    ReportsRequest,
 };
 
 use crate::{
@@ -74,6 +76,9 @@ pub(crate) async fn take(
             "a report's number is not one that a node counts up to",
         ));
     }
+    let is_life = request.reports.is_empty();
+    // before the first look, so that no change falls between
+    let mut bell = hq.documents.listen(node.site);
     let mut change = hq.database.write().await?;
     let known = nodes::find(&mut change, &node.key).await?;
     let known = known.ok_or_else(|| Refusal::missing("this node"))?;
@@ -96,13 +101,17 @@ pub(crate) async fn take(
         stored,
     )
     .await?;
-    let (channel, orders) = sites::standing(&mut change, node.site).await?;
+    let mut standing = sites::standing(&mut change, node.site).await?;
     change.commit().await?;
-    Ok(Json(ReportsAnswer {
-        stored,
-        channel,
-        orders,
-    }))
+    let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
+    while is_life && request.known == Some(standing) && Instant::now() < until {
+        if timeout_at(until, bell.changed()).await.is_ok() {
+            // behind whoever rang, and has not committed yet
+            let mut behind = hq.database.write().await?;
+            standing = sites::standing(&mut behind, node.site).await?;
+        }
+    }
+    Ok(Json(ReportsAnswer { stored, standing }))
 }
 
 async fn store(

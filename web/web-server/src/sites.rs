@@ -8,7 +8,8 @@ use trust_format::{
     CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
 };
 use web_api::{
-    EnrolmentToken, Hex, NewSite, SiteChange, SiteCreated, SiteInfo, SiteUnknown, TokenInfo,
+    EnrolmentToken, Hex, NewSite, SiteChange, SiteCreated, SiteInfo, SiteStanding, SiteUnknown,
+    TokenInfo,
 };
 use zeroize::Zeroizing;
 
@@ -101,12 +102,14 @@ pub(crate) async fn change(
     Ok(Json(site))
 }
 
-/// Writes the site, with a channel of the next number when anything in it changed.
+/// Writes the site, with a channel of the next number when anything in it changed, and wakes its nodes: they look when this
+/// transaction has ended.
 pub(crate) async fn refresh(
     db: &mut SqliteConnection,
     hq: &Hq,
     site: &mut SiteRecord,
 ) -> Result<(), Refusal> {
+    hq.documents.tell(site.id);
     let mut channel = Channel {
         site: site.id,
         site_name: site.name.clone(),
@@ -246,7 +249,9 @@ pub(crate) async fn revoke_token(
 pub(crate) async fn standing(
     db: &mut SqliteConnection,
     site: SiteId,
-) -> Result<(u64, u64), Refusal> {
-    let channel = of(db, site).await?.channel_number;
-    Ok((channel, database::orders::count(db, site).await?))
+) -> Result<SiteStanding, Refusal> {
+    Ok(SiteStanding {
+        channel: of(db, site).await?.channel_number,
+        orders: database::orders::count(db, site).await?,
+    })
 }

@@ -5,21 +5,13 @@
 
 mod news;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
     extract::{RawQuery, State},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
-use trust_format::SiteId;
+use tokio::time::{Instant, timeout_at};
 use web_api::{WAN_NEWS_SECONDS, WAN_PRIORITY_MAX, WanChange, WanNews, WanRules};
 
 use crate::{
@@ -34,25 +26,6 @@ use crate::{
 
 /// Versions of a site with a rule of their own.
 const VERSIONS_MAX: usize = 256;
-
-/// Wakes those who wait for news of a site.
-#[derive(Debug, Default)]
-pub(crate) struct WanBell(Mutex<BTreeMap<SiteId, watch::Sender<()>>>);
-
-impl WanBell {
-    /// Something changed.
-    pub(crate) fn tell(&self, site: SiteId) {
-        let bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bell) = bells.get(&site) {
-            bell.send_replace(());
-        }
-    }
-
-    fn listen(&self, site: SiteId) -> watch::Receiver<()> {
-        let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        bells.entry(site).or_default().subscribe()
-    }
-}
 
 pub(crate) async fn show(
     State(hq): State<Arc<Hq>>,

@@ -5,6 +5,7 @@ use peer_cache_proto::{
     election::CLAIM_EVERY,
 };
 use trust_format::PublicKey;
+use web_api::LIFE_HELD_SECONDS;
 
 use super::*;
 
@@ -18,8 +19,8 @@ const UNSEEN_FOR: Duration = Duration::from_secs(3);
 const RENEW_EVERY_BYTES: u64 = 16 << 20;
 /// How often HQ is asked for one lease, as the shell's `LEASE_ASKS_MAX`.
 const LEASE_ASKS_MAX: usize = 16;
-/// A node that works tells HQ so often.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A node tells HQ that it lives at least so often: each second while it has something to report.
+const REPORT_EVERY: Duration = Duration::from_secs(LIFE_HELD_SECONDS + 1);
 /// Something stands in the way of the next object: no room, or a pause.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 

@@ -1,6 +1,6 @@
 //! Channels, orders, machines, reports.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image_format::ManifestKind;
 use reqwest::Method;
@@ -140,7 +140,11 @@ async fn a_waiting_machine_is_approved_into_the_channel() {
         .await
         .refused(404);
     let answer = north.report(1, vec![waiting("Till <b>3000</b>")]).await;
-    assert_eq!((answer.stored, answer.channel, answer.orders), (1, 1, 0));
+    let standing = SiteStanding {
+        channel: 1,
+        orders: 0,
+    };
+    assert_eq!((answer.stored, answer.standing), (1, standing));
     let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
     assert_eq!(
         (machines.len(), machines[0].admission),
@@ -169,7 +173,7 @@ async fn a_waiting_machine_is_approved_into_the_channel() {
     assert!(south.channel(&keys).await.admitted.is_empty());
     // waiting again changes no admission
     let answer = north.report(2, vec![waiting("Till")]).await;
-    assert_eq!(answer.channel, 2);
+    assert_eq!(answer.standing.channel, 2);
     let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
     let mine = machines.iter().find(|m| m.site == "north").unwrap();
     assert_eq!(
@@ -268,6 +272,7 @@ async fn reports_count_once_and_in_order() {
     let request = ReportsRequest {
         peer_port: 1,
         reports,
+        known: None,
     };
     node.caller
         .post("/api/v1/node/reports", &request)
@@ -392,6 +397,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
     let life = ReportsRequest {
         peer_port: 0,
         reports: vec![],
+        known: None,
     };
     world
         .with_key(&new)
@@ -403,6 +409,51 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
         machines[0].install.as_ref().unwrap().state,
         InstallState::Done
     );
+}
+
+/// A node that knows everything is answered when something is new, and not before: thousands of quiet stores ask little.
+#[tokio::test]
+async fn a_sign_of_life_is_held_until_there_is_news() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "till-1").await;
+    let known = node.report(1, vec![]).await.standing;
+    let life = |known| ReportsRequest {
+        peer_port: 4433,
+        reports: vec![],
+        known: Some(known),
+    };
+    let path = "/api/v1/node/reports";
+    // it knows something that is not so
+    let wrong = SiteStanding { orders: 7, ..known };
+    let asked = Instant::now();
+    let answer: ReportsAnswer = node.caller.post(path, &life(wrong)).await.json();
+    assert_eq!(answer.standing, known);
+    assert!(asked.elapsed() < Duration::from_secs(LIFE_HELD_SECONDS));
+
+    let asked = Instant::now();
+    let question = life(known);
+    let held = node.caller.post(path, &question);
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let admit = json!({"unknown": "admit"});
+        let changed = world
+            .admin
+            .send(Method::PATCH, "/api/v1/sites/north", &admit);
+        changed.await.json::<serde_json::Value>();
+    };
+    let (answer, ()) = tokio::join!(held, change);
+    let answer: ReportsAnswer = answer.json();
+    assert_eq!(answer.standing.channel, known.channel + 1);
+    assert!(asked.elapsed() >= Duration::from_millis(500));
+    assert!(asked.elapsed() < Duration::from_secs(LIFE_HELD_SECONDS));
+
+    // nothing happens
+    let asked = Instant::now();
+    let known = answer.standing;
+    let answer: ReportsAnswer = node.caller.post(path, &life(known)).await.json();
+    assert_eq!(answer.standing, known);
+    assert!(asked.elapsed() >= Duration::from_secs(LIFE_HELD_SECONDS));
 }
 
 #[tokio::test]

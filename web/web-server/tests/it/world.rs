@@ -409,6 +409,7 @@ impl Node {
         let request = ReportsRequest {
             peer_port: 4433,
             reports,
+            known: None,
         };
         self.caller
             .post("/api/v1/node/reports", &request)
