@@ -1,4 +1,4 @@
-//! How much may be on its way to a neighbour: a window for the wires of a store.
+//! How much may be on its way to a neighbour: a congestion window (RFC 9002 section 7) for the wires of a store.
 //!
 //! CUBIC fills a queue until it overflows; here eight machines fill each other's queues at once, and what is lost is sent
 //! twice over the links that decide.

@@ -38,18 +38,12 @@ impl Suspicions {
 
     /// Whether somebody accuses a peer whose own word is worth no less: one that more accuse than it counts for nothing.
     pub fn is_suspect(&self, now: Duration, peer: &PublicKey) -> bool {
-        let accusers = self.accusers(now, peer);
-        let count = accusers.clone().count();
-        accusers
-            .into_iter()
+        let count = self.accusers(now, peer).count();
+        self.accusers(now, peer)
             .any(|by| self.accusers(now, &by).count() <= count)
     }
 
-    fn accusers(
-        &self,
-        now: Duration,
-        peer: &PublicKey,
-    ) -> impl Iterator<Item = PublicKey> + Clone + '_ {
+    fn accusers(&self, now: Duration, peer: &PublicKey) -> impl Iterator<Item = PublicKey> + '_ {
         let first = (*peer, PublicKey([0; 32]));
         let last = (*peer, PublicKey([u8::MAX; 32]));
         let counts = move |since: &Duration| now < *since + ACCUSED_FOR;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-/// What a busy machine gives, in bytes per second: a tenth of a gigabit line costs it one or two hundredths of a core.
+/// What a busy machine gives, in bytes per second: a tenth of a gigabit line costs it about two hundredths of a core.
 pub const BUSY_RATE: u64 = 12_500_000;
 /// The smallest budget, in bytes per second: with less, what waits for its turn would be taken for a peer that takes nothing.
 pub const RATE_MIN: u64 = 1_000_000;

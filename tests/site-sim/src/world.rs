@@ -444,7 +444,7 @@ impl World {
             Event::Back { member } => self.back(member),
             Event::Unpause => self.unpause(),
             Event::Heal => self.heal(),
-            Event::IsImaged { member } => self.invariant_imaged_in_time(member),
+            Event::IsImaged { member } => self.restart_imaged(member),
         }
     }
 }

@@ -171,13 +171,16 @@ impl World {
         matches!(life, TicketLife::Left(_))
     }
 
-    /// A machine that was switched on some time ago starts its own system.
-    pub(crate) fn invariant_imaged_in_time(&mut self, member: usize) {
-        if self.members[member].is_done() {
-            self.silence(member);
-            self.members[member].stop(true);
-            self.forget_links_of(member);
-        } else {
+    /// A machine that was switched on some time ago is imaged, and starts its own system.
+    pub(crate) fn restart_imaged(&mut self, member: usize) {
+        self.invariant_imaged_in_time(member);
+        self.silence(member);
+        self.members[member].stop(true);
+        self.forget_links_of(member);
+    }
+
+    fn invariant_imaged_in_time(&mut self, member: usize) {
+        if !self.members[member].is_done() {
             let what = format!(
                 "invariant_imaged_in_time: {member} holds {} of {} chunks",
                 self.members[member].whole_chunks().len(),
