@@ -29,7 +29,10 @@ use rustls::{
 use socket2::{Domain, Socket, Type};
 use trust_format::PublicKey;
 
-use crate::identity::{Identity, key_of_spki};
+use crate::{
+    congestion::StoreWindows,
+    identity::{Identity, key_of_spki},
+};
 
 /// A peer that says nothing for this long is gone.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,7 +89,7 @@ fn longest_payload() -> u16 {
     }
 }
 
-fn transport(payload_max: u16) -> Arc<TransportConfig> {
+fn transport(payload_max: u16, windows: Arc<StoreWindows>) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
@@ -98,7 +101,7 @@ fn transport(payload_max: u16) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
         .initial_mtu(MTU)
-        .congestion_controller_factory(Arc::new(crate::congestion::StoreWindows))
+        .congestion_controller_factory(windows)
         // first come, first served: chunk after chunk leaves whole, instead of all at the end
         .send_fairness(false);
     let mut discovery = MtuDiscoveryConfig::default();
@@ -144,11 +147,12 @@ pub(crate) fn open(identity: &Identity, listen: SocketAddr) -> io::Result<quinn:
         quinn::crypto::rustls::QuicServerConfig::try_from(server).map_err(io::Error::other)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
     let payload_max = longest_payload();
-    server.transport_config(transport(payload_max));
+    let windows = Arc::<StoreWindows>::default();
+    server.transport_config(transport(payload_max, windows.clone()));
     let client =
         quinn::crypto::rustls::QuicClientConfig::try_from(client).map_err(io::Error::other)?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));
-    client.transport_config(transport(payload_max));
+    client.transport_config(transport(payload_max, windows));
 
     let mut config = EndpointConfig::default();
     config
