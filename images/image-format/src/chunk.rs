@@ -169,6 +169,8 @@ pub fn encode_object(
 pub struct ChunkCodec {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
+    /// A frame that came in several pieces.
+    frame: Vec<u8>,
 }
 
 impl ChunkCodec {
@@ -182,6 +184,7 @@ impl ChunkCodec {
         Ok(Self {
             compressor,
             decompressor: zstd::bulk::Decompressor::new()?,
+            frame: Vec::new(),
         })
     }
 }
@@ -196,7 +199,8 @@ impl fmt::Debug for ChunkCodec {
 #[derive(Debug, Clone)]
 pub struct VerifiedObject {
     record: ChunkRecord,
-    bytes: Bytes,
+    /// In order; as they came, because joining them costs a copy.
+    pieces: Vec<Bytes>,
 }
 
 impl VerifiedObject {
@@ -223,13 +227,16 @@ impl VerifiedObject {
         }
         Ok(Self {
             record: record.clone(),
-            bytes,
+            pieces: vec![bytes],
         })
     }
 
-    /// Of parts that were each checked against this record.
-    pub(crate) fn of_checked_parts(record: ChunkRecord, bytes: Bytes) -> Self {
-        Self { record, bytes }
+    /// Of all parts of this record, each checked against it.
+    pub(crate) fn of_checked_parts(record: ChunkRecord, parts: Vec<Bytes>) -> Self {
+        Self {
+            record,
+            pieces: parts,
+        }
     }
 
     /// The manifest's record of the chunk.
@@ -237,9 +244,17 @@ impl VerifiedObject {
         &self.record
     }
 
-    /// The bytes to store or pass on.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// The bytes to store or pass on, piece after piece.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
+    /// The same in one; a copy, if they came in several.
+    pub fn to_bytes(&self) -> Bytes {
+        match &self.pieces[..] {
+            [whole] => whole.clone(),
+            several => several.concat().into(),
+        }
     }
 
     /// Unpacks into `buffer`, which needs room for the chunk, and checks the plain hash.
@@ -252,11 +267,21 @@ impl VerifiedObject {
         buffer: B,
     ) -> Result<VerifiedChunk<B>, InvalidChunkError> {
         if self.record.object_hash.0 != self.record.hash.0 {
-            return unpack(&self.record, &self.bytes, codec, buffer);
+            return match &self.pieces[..] {
+                [whole] => unpack(&self.record, whole, codec, buffer),
+                several => {
+                    let mut frame = std::mem::take(&mut codec.frame);
+                    frame.clear();
+                    several.iter().for_each(|p| frame.extend_from_slice(p));
+                    let unpacked = unpack(&self.record, &frame, codec, buffer);
+                    codec.frame = frame;
+                    unpacked
+                }
+            };
         }
         // the plain bytes themselves, whose hash was checked
         let mut buffer = buffer;
-        place(&self.record, &self.bytes, &mut buffer)?;
+        place(&self.record, &self.pieces, &mut buffer)?;
         Ok(VerifiedChunk {
             record: self.record.clone(),
             buffer,
@@ -336,7 +361,7 @@ fn unpack<B: AsMut<[u8]> + AsRef<[u8]>>(
 ) -> Result<VerifiedChunk<B>, InvalidChunkError> {
     let length = record.bytes as usize;
     if frame.len() >= length {
-        place(record, frame, &mut buffer)?;
+        place(record, &[frame], &mut buffer)?;
         return VerifiedChunk::check_plain(record, buffer);
     }
     let bad = |reason: String| InvalidChunkError::Frame {
@@ -361,22 +386,25 @@ fn unpack<B: AsMut<[u8]> + AsRef<[u8]>>(
 /// An object as long as its chunk is the chunk's plain bytes; none is longer.
 fn place<B: AsMut<[u8]>>(
     record: &ChunkRecord,
-    plain: &[u8],
+    plain: &[impl AsRef<[u8]>],
     buffer: &mut B,
 ) -> Result<(), InvalidChunkError> {
     let expected = record.bytes as usize;
+    let found = plain.iter().map(|piece| piece.as_ref().len()).sum();
     let out = buffer.as_mut().get_mut(..expected);
-    match out.filter(|out| out.len() == plain.len()) {
-        Some(out) => {
-            out.copy_from_slice(plain);
-            Ok(())
-        }
-        None => Err(InvalidChunkError::Length {
+    let Some(mut out) = out.filter(|_| found == expected) else {
+        return Err(InvalidChunkError::Length {
             chunk: record.hash,
             expected,
-            found: plain.len(),
-        }),
+            found,
+        });
+    };
+    for piece in plain {
+        let (here, rest) = out.split_at_mut(piece.as_ref().len());
+        here.copy_from_slice(piece.as_ref());
+        out = rest;
     }
+    Ok(())
 }
 
 /// Whether all bytes are zero; such a chunk is not stored.

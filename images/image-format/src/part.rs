@@ -83,6 +83,22 @@ impl ChunkRecord {
     pub fn part_range(&self, index: u32) -> Option<Range<usize>> {
         range(self.object_bytes, index)
     }
+
+    /// Whether a part of this length can be what is listed, before a byte of it is read.
+    ///
+    /// # Errors
+    /// [`InvalidChunkError::Length`], the sender's fault.
+    pub fn check_part_length(&self, index: u32, bytes: usize) -> Result<(), InvalidChunkError> {
+        let expected = self.part_range(index).map_or(0, |r| r.len());
+        match bytes == expected && expected > 0 {
+            true => Ok(()),
+            false => Err(InvalidChunkError::Length {
+                chunk: self.hash,
+                expected,
+                found: bytes,
+            }),
+        }
+    }
 }
 
 /// An object of which some parts are here. Every part in it was checked.
@@ -110,14 +126,7 @@ impl VerifiedPart {
         index: u32,
         bytes: Bytes,
     ) -> Result<Self, InvalidChunkError> {
-        let expected = record.part_range(index).map_or(0, |r| r.len());
-        if bytes.len() != expected || expected == 0 {
-            return Err(InvalidChunkError::Length {
-                chunk: record.hash,
-                expected,
-                found: bytes.len(),
-            });
-        }
+        record.check_part_length(index, bytes.len())?;
         let (expected, found) = match record.parts.get(index as usize) {
             Some(hash) => (*hash, hash_of_one(index as usize * PART_BYTES, &bytes)),
             None => (
@@ -164,22 +173,10 @@ impl Assembly {
         self.parts.get(index as usize)?.as_ref()
     }
 
-    /// The object, once every part is here. Its bytes were hashed part by part.
+    /// The object, once every part is here. Its bytes were hashed part by part, and stay where they are.
     pub fn object(&self) -> Option<VerifiedObject> {
-        let parts: Vec<&Bytes> = self
-            .parts
-            .iter()
-            .map(Option::as_ref)
-            .collect::<Option<_>>()?;
-        let bytes = match parts[..] {
-            [one] => one.clone(),
-            _ => {
-                let mut whole = Vec::with_capacity(self.record.object_bytes as usize);
-                parts.iter().for_each(|part| whole.extend_from_slice(part));
-                whole.into()
-            }
-        };
-        Some(VerifiedObject::of_checked_parts(self.record.clone(), bytes))
+        let parts: Vec<Bytes> = self.parts.iter().cloned().collect::<Option<_>>()?;
+        Some(VerifiedObject::of_checked_parts(self.record.clone(), parts))
     }
 }
 

@@ -171,7 +171,32 @@ fn parts_make_the_object_and_its_hash() {
             assembly.add(VerifiedPart::check(&record, index, part.clone()).unwrap());
             assert_eq!(assembly.part(index), Some(&part));
         }
-        assert_eq!(assembly.object().unwrap().bytes(), &object);
+        let whole = assembly.object().unwrap();
+        assert_eq!(whole.to_bytes(), object);
+        let mut codec = ChunkCodec::new(3).unwrap();
+        let chunk = whole.unpack(&mut codec, vec![0; CHUNK_BYTES]).unwrap();
+        assert_eq!(chunk.plain(), noise(bytes));
+    }
+}
+
+#[test]
+fn a_frame_in_parts_unpacks() {
+    let mut codec = ChunkCodec::new(3).unwrap();
+    for incompressible in [2 * PART_BYTES, PART_BYTES + 7] {
+        let mut plain = noise(incompressible);
+        plain.resize(CHUNK_BYTES, 0);
+        let (record, object) = object(&plain);
+        assert!(record.part_count() > 1 && record.object_bytes < record.bytes);
+        let mut assembly = Assembly::new(&record);
+        for index in 0..record.part_count() {
+            let part = object.slice(record.part_range(index).unwrap());
+            assembly.add(VerifiedPart::check(&record, index, part).unwrap());
+        }
+        let whole = assembly.object().unwrap();
+        assert!(whole.pieces().len() > 1);
+        // one codec for all: nothing of the frame before is left in it
+        let chunk = whole.unpack(&mut codec, vec![0; CHUNK_BYTES]).unwrap();
+        assert_eq!(chunk.plain(), plain);
     }
 }
 

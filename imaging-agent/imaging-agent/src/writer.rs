@@ -370,7 +370,7 @@ impl ChunkKeeper for AgentKeeper {
             return;
         }
         if let Arrived::Object(object) = &arrived {
-            let bytes = object.bytes().clone();
+            let bytes = object.to_bytes();
             self.parts().held.insert((digest, chunk), bytes);
         }
         let _ = kept.send(Ok(()));

@@ -39,7 +39,7 @@ impl ChunkKeeper for LyingKeeper {
         word: Kept,
     ) {
         if let Arrived::Object(object) = arrived {
-            let mut wrong = object.bytes().to_vec();
+            let mut wrong = object.to_bytes().to_vec();
             for part in wrong.chunks_mut(image_format::PART_BYTES) {
                 part[0] ^= 1;
             }

@@ -136,6 +136,7 @@ impl Running {
             fetch.abort();
         }
         self.share.set_download(None);
+        self.shared.buffers.clear();
         if !self.share.is_complete() {
             // something was lost in the last moment
             start(&self.shared, &self.share);
@@ -418,16 +419,21 @@ async fn fetch(
     }
     // what waits for room stays with the sender: nothing is read
     let room = room_for(share, chunk).await?;
-    let body = read_to_the_end(&mut recv, bytes as usize).await?;
     match form {
         Form::Object => {
-            let checked = VerifiedPart::check(record, index, body.into());
+            let fits = record.check_part_length(index, bytes as usize);
+            fits.map_err(|e| invalid(peer, &e))?;
+            let mut body = shared.buffers.take(bytes as usize);
+            read_to_the_end(&mut recv, body.as_mut()).await?;
+            let checked = VerifiedPart::check(record, index, body.freeze());
             let checked = checked.map_err(|e| invalid(peer, &e))?;
             take_part(shared, share, (chunk, record), (part, checked), room).await?;
         }
         // it answers with no other until it has a slab, and a node keeps nothing else
         Form::Rebuilt if shared.role == Role::Node => return Err(Failure::Missing),
         Form::Rebuilt => {
+            let mut body = vec![0; bytes as usize];
+            read_to_the_end(&mut recv, &mut body).await?;
             let mut codec = ChunkCodec::new(1).map_err(broken)?;
             let checked =
                 VerifiedChunk::check_rebuilt(record, &body, &mut codec, vec![0; CHUNK_BYTES]);
@@ -464,11 +470,10 @@ async fn room_for(share: &Share, chunk: ChunkId) -> Result<Option<OwnedSemaphore
 }
 
 /// Reads all bytes and the end behind them: a stream dropped before its FIN looks like a cancellation to the sender.
-async fn read_to_the_end(recv: &mut quinn::RecvStream, bytes: usize) -> Result<Vec<u8>, Failure> {
-    let mut body = vec![0; bytes];
-    recv.read_exact(&mut body).await.map_err(broken)?;
+async fn read_to_the_end(recv: &mut quinn::RecvStream, body: &mut [u8]) -> Result<(), Failure> {
+    recv.read_exact(body).await.map_err(broken)?;
     match recv.read(&mut [0]).await.map_err(broken)? {
-        None => Ok(body),
+        None => Ok(()),
         Some(_) => Err(Failure::Invalid),
     }
 }

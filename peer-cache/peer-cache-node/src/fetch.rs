@@ -246,7 +246,7 @@ impl Leg {
             match VerifiedObject::check(record, Bytes::from(body)) {
                 Ok(object) => {
                     if let Some(room) = for_others {
-                        self.share.pass_on(chunk, object.bytes().clone(), room);
+                        self.share.pass_on(chunk, object.to_bytes(), room);
                         return Ok(None);
                     }
                     let arrived = Arrived::Object(object);

@@ -2,6 +2,7 @@
 //! Decides nothing: every choice is a core's in `peer-cache-proto`.
 //! Called by the appliance's node and by the imaging agent.
 
+mod buffers;
 mod congestion;
 mod discovery;
 mod download;

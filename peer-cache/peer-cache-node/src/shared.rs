@@ -28,8 +28,8 @@ use trust_format::{
 };
 
 use crate::{
-    Event, PeerCacheConfig, Role, identity::Identity, keeper::ChunkKeeper, origin::Origin,
-    serve::Uploads, share::Share, site::Site, spread::Sharing,
+    Event, PeerCacheConfig, Role, buffers::PartBuffers, identity::Identity, keeper::ChunkKeeper,
+    origin::Origin, serve::Uploads, share::Share, site::Site, spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
@@ -150,6 +150,7 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::Sender<Event>,
     /// Answers that are on their way.
     pub(crate) uploads: Arc<Uploads>,
+    pub(crate) buffers: PartBuffers,
     pub(crate) origin_bytes: AtomicU64,
     pub(crate) sharing: Mutex<Sharing>,
     /// When it was said last that an object cannot be kept.
@@ -189,6 +190,7 @@ impl Shared {
             suspicions: Mutex::default(),
             events,
             uploads: Arc::new(Uploads::new(config.uploads.bytes_per_second)),
+            buffers: PartBuffers::default(),
             origin_bytes: AtomicU64::new(0),
             sharing: Mutex::default(),
             keep_failed: Mutex::default(),

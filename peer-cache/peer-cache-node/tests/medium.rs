@@ -140,14 +140,14 @@ fn child() {
     for n in 0..OBJECTS {
         let (record, object) = object(n);
         match slab.read(&record) {
-            Some(bytes) => assert_eq!(bytes, *object.bytes()),
+            Some(bytes) => assert_eq!(bytes, object.to_bytes()),
             None => missing.push(n),
         }
     }
     for n in &missing {
         let (record, object) = object(*n);
         slab.keep(&object).unwrap();
-        assert_eq!(slab.read(&record).unwrap(), *object.bytes());
+        assert_eq!(slab.read(&record).unwrap(), object.to_bytes());
     }
     slab.sync().unwrap();
     std::fs::write(
@@ -271,7 +271,7 @@ fn a_partition_is_a_slab_too() {
     let slab = open();
     for n in 0..OBJECTS {
         let (record, object) = object(n);
-        assert_eq!(slab.read(&record).unwrap(), *object.bytes());
+        assert_eq!(slab.read(&record).unwrap(), object.to_bytes());
     }
 }
 
@@ -297,7 +297,7 @@ fn a_full_disk_is_an_error_in_words() {
     let (record, first) = object(0);
     assert_eq!(
         slab.read(&record).unwrap(),
-        *first.bytes(),
+        first.to_bytes(),
         "what is there stays"
     );
 }

@@ -335,10 +335,11 @@ impl Slab {
             bytes: record.object_bytes,
             generation: 0,
         };
-        self.write(header, object.bytes())
+        self.write(header, object.pieces())
     }
 
-    fn write(&self, mut header: Header, bytes: &[u8]) -> Result<(), KeepError> {
+    fn write(&self, mut header: Header, pieces: &[Bytes]) -> Result<(), KeepError> {
+        let bytes = header.bytes as usize;
         let key = (header.chunk, header.form);
         let offset = {
             let mut state = self.state();
@@ -347,7 +348,7 @@ impl Slab {
             }
             let quota = state.quota;
             let full = || KeepError::Full {
-                bytes: bytes.len(),
+                bytes,
                 capacity: quota,
             };
             let offset = match state.allocate(header.extent()) {
@@ -373,15 +374,21 @@ impl Slab {
         };
         // the header last; a power cut may still tear it from its bytes, and then the hash says so
         let medium = &self.inner.medium;
-        let written = medium
-            .write_all_at(bytes, offset + HEADER_BYTES as u64)
+        let mut at = offset + HEADER_BYTES as u64;
+        let written = pieces
+            .iter()
+            .try_for_each(|piece| {
+                medium.write_all_at(piece, at)?;
+                at += piece.len() as u64;
+                Ok(())
+            })
             .and_then(|()| medium.write_all_at(&header.to_bytes(), offset));
         let mut state = self.state();
         if let Err(error) = written {
             state.release(offset, header.extent());
             return Err(match error.kind() {
                 io::ErrorKind::StorageFull => KeepError::Full {
-                    bytes: bytes.len(),
+                    bytes,
                     capacity: state.quota,
                 },
                 _ => KeepError::Io(error),

@@ -34,7 +34,7 @@ fn what_is_kept_is_there_after_a_restart() {
     let slab = Slab::open_file(&path, SLAB_BYTES_MIN).unwrap();
     assert_eq!((slab.len(), slab.free_bytes()), (20, free));
     for (record, object) in &objects {
-        assert_eq!(slab.read(record).unwrap(), object.bytes());
+        assert_eq!(slab.read(record).unwrap(), object.to_bytes());
     }
 }
 
@@ -76,7 +76,7 @@ fn the_oldest_goes_first_but_nothing_assigned_or_in_use() {
     assert!(slab.read(&objects[1].0).is_some(), "it is being sent");
     assert!(slab.read(&objects[2].0).is_some(), "it is assigned");
     assert!(slab.read(&objects[3].0).is_none());
-    assert_eq!(in_use, objects[1].1.bytes());
+    assert_eq!(in_use, objects[1].1.to_bytes());
 }
 
 #[test]
@@ -154,9 +154,9 @@ fn holes_that_are_too_small_become_one() {
     slab.keep(&kept).unwrap();
     slab.sync().unwrap();
     let check = |slab: &Slab| {
-        assert_eq!(slab.read(&large).unwrap(), *kept.bytes());
+        assert_eq!(slab.read(&large).unwrap(), kept.to_bytes());
         for (record, object) in objects.iter().filter(|(r, _)| !going.contains(&r.hash)) {
-            assert_eq!(slab.read(record).unwrap(), *object.bytes());
+            assert_eq!(slab.read(record).unwrap(), object.to_bytes());
         }
     };
     check(&slab);
@@ -199,7 +199,7 @@ fn a_quota_that_shrinks_keeps_what_nobody_else_has_and_gives_room_back() {
     slab.let_go(objects[10..35].iter().map(freely).collect());
     assert_eq!(slab.over_bytes(), 0);
     assert!((35..40).all(is_here));
-    assert_eq!(in_use, objects[0].1.bytes(), "it is being sent");
+    assert_eq!(in_use, objects[0].1.to_bytes(), "it is being sent");
     let metadata = std::fs::metadata(&path).unwrap();
     assert_eq!(metadata.len(), SLAB_BYTES_MIN * 3, "it is mapped");
     assert!(
@@ -214,7 +214,7 @@ fn a_quota_that_shrinks_keeps_what_nobody_else_has_and_gives_room_back() {
     let slab = Slab::open_file(&path, 0).unwrap();
     assert_eq!(slab.len(), held);
     for (record, object) in &objects[35..] {
-        assert_eq!(slab.read(record).unwrap(), *object.bytes());
+        assert_eq!(slab.read(record).unwrap(), object.to_bytes());
     }
 }
 
@@ -232,13 +232,13 @@ fn a_quota_that_grows_is_there_at_once_and_after_a_restart() {
     for (_, object) in &objects {
         slab.keep(object).unwrap();
     }
-    assert_eq!(before, objects[0].1.bytes(), "from the map that was");
+    assert_eq!(before, objects[0].1.to_bytes(), "from the map that was");
     slab.sync().unwrap();
     drop(slab);
     let slab = Slab::open_file(&path, 0).unwrap();
     assert_eq!(slab.capacity(), SLAB_BYTES_MIN * 3);
     for (record, object) in &objects {
-        assert_eq!(slab.read(record).unwrap(), *object.bytes());
+        assert_eq!(slab.read(record).unwrap(), object.to_bytes());
     }
     assert!(slab.set_quota(1 << 60).is_err(), "there is no such disk");
     assert_eq!(slab.capacity(), SLAB_BYTES_MIN * 3);
@@ -391,7 +391,7 @@ fn a_power_cut_at_any_write_leaves_old_or_new_never_half() {
         };
         for (record, object) in &objects {
             if let Some(bytes) = slab.read(record) {
-                assert!(bytes == *object.bytes(), "a record is whole or absent");
+                assert!(bytes == object.to_bytes(), "a record is whole or absent");
             }
         }
         // what was synced and not replaced since is still there
@@ -441,5 +441,5 @@ fn what_lies_beyond_the_frontier_is_neither_read_nor_believed() {
         Medium::write_all_at(&file, &[0xff; 8], at).unwrap();
     }
     let slab = Slab::open_file(&path, 0).unwrap();
-    assert_eq!(slab.read(&record).unwrap(), *old.bytes());
+    assert_eq!(slab.read(&record).unwrap(), old.to_bytes());
 }
