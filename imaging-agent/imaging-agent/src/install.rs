@@ -25,6 +25,7 @@ use web_api::{Hex, InstallReport, InstallState};
 
 use crate::{
     admission::{be_admitted, know_hq, send_reports, take_ticket},
+    costs::CpuSeconds,
     customise::NodeInstall,
     resume::{find_places, finished_orders},
     screen::{Bar, say},
@@ -81,6 +82,8 @@ pub(crate) struct Outcome {
     pub(crate) sent_bytes: u64,
     pub(crate) seconds: f64,
     pub(crate) verified: bool,
+    /// Of the threads that write; the network's come on top.
+    pub(crate) cpu_seconds: CpuSeconds,
     pub(crate) from: BTreeMap<String, u64>,
 }
 
@@ -158,6 +161,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
             sent_bytes: 0,
             seconds: started.elapsed().as_secs_f64(),
             verified: false,
+            cpu_seconds: CpuSeconds::default(),
             from: BTreeMap::new(),
         };
         return Ok((cache, outcome));
@@ -443,7 +447,7 @@ impl Running {
                 .context("the disk is whole and the download is not")?;
             told = self.handle(event, manifest.digest(), &mut from)?;
         }
-        self.farewell(manifest, from).await
+        self.farewell(manifest, from, writer.cpu_seconds()).await
     }
 
     /// Whether this was the end of the download.
@@ -524,6 +528,7 @@ impl Running {
         self,
         manifest: &Verified<Manifest>,
         from: BTreeMap<String, u64>,
+        cpu_seconds: CpuSeconds,
     ) -> Result<Outcome> {
         for (peer, parts) in &from {
             say(&format!("parts from {peer}: {parts}"));
@@ -544,6 +549,7 @@ impl Running {
             sent_bytes: peers.iter().map(|p| p.sent_bytes).sum(),
             seconds: self.started.elapsed().as_secs_f64(),
             verified: true,
+            cpu_seconds,
             from: from.clone(),
         };
         self.report.send_modify(|r| {

@@ -4,6 +4,7 @@
 
 mod admission;
 mod by_hand;
+mod costs;
 mod customise;
 mod init;
 mod install;

@@ -16,7 +16,10 @@ use peer_cache_node::{
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use trust_format::{Digest, Verified};
 
-use crate::target::{AlignedBuffer, Target};
+use crate::{
+    costs::{Costs, CpuSeconds},
+    target::{AlignedBuffer, Target},
+};
 
 /// Threads that wait for the disk, beside one for each core that unpacks and hashes. A disk that stands still for a moment, and
 /// each does, must not stop them all: with six of them the cores waited a third of the time.
@@ -58,6 +61,7 @@ struct Shared {
     news: Condvar,
     phase: watch::Sender<Phase>,
     started: Instant,
+    costs: Costs,
 }
 
 impl Writer {
@@ -75,6 +79,7 @@ impl Writer {
             }),
             news: Condvar::new(),
             started: Instant::now(),
+            costs: Costs::default(),
         });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         for _ in 0..(cores + DISK_THREADS).min(THREADS_MAX) {
@@ -92,6 +97,11 @@ impl Writer {
     /// Looks at the install.
     pub(crate) fn look<R>(&self, look: impl FnOnce(&Install) -> R) -> R {
         look(&self.shared.lock().install)
+    }
+
+    /// What it has cost the processor so far.
+    pub(crate) fn cpu_seconds(&self) -> CpuSeconds {
+        self.shared.costs.seconds()
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -187,23 +197,25 @@ impl Shared {
             Action::Zero(id, extent) => {
                 self.done(id, self.target.zero(extent.offset, extent.bytes))
             }
-            Action::Write(id, offset, bytes) => self.done(id, self.target.write(&bytes, offset)),
+            Action::Write(id, offset, bytes) => {
+                let write = || self.target.write(&bytes, offset);
+                self.done(id, self.costs.write.of(write));
+            }
             Action::Flush(id) => self.done(id, self.target.flush()),
             Action::ReadBack(id, extent, hash) => {
-                let read = usize::try_from(extent.bytes)
-                    .map_err(std::io::Error::other)
-                    .and_then(|bytes| {
-                        let part = &mut buffer.as_mut()[..bytes];
-                        self.target.read(part, extent.offset)?;
-                        match ChunkHash::of(part) == hash {
-                            true => Ok(()),
-                            false => Err(std::io::Error::other(format!(
-                                "the {bytes} bytes at {} are not what was written",
-                                extent.offset
-                            ))),
-                        }
-                    });
-                self.done(id, read);
+                let read = || {
+                    let bytes = usize::try_from(extent.bytes).map_err(std::io::Error::other)?;
+                    let part = &mut buffer.as_mut()[..bytes];
+                    self.target.read(part, extent.offset)?;
+                    match ChunkHash::of(part) == hash {
+                        true => Ok(()),
+                        false => Err(std::io::Error::other(format!(
+                            "the {bytes} bytes at {} are not what was written",
+                            extent.offset
+                        ))),
+                    }
+                };
+                self.done(id, self.costs.read_back.of(read));
             }
             Action::Customise(id) => {
                 let (customise, layout) = {
@@ -229,7 +241,8 @@ impl Shared {
 
     /// Keeps a chunk for others, unpacks it and writes it to all its places.
     fn write(&self, job: Job, codec: &mut ChunkCodec, buffer: AlignedBuffer) -> AlignedBuffer {
-        let result = keep_for_others(job.slab.as_ref(), &job.arrived);
+        let keep = || keep_for_others(job.slab.as_ref(), &job.arrived);
+        let result = self.costs.keep.of(keep);
         let is_kept = result.is_ok();
         // nobody waits for the word when the program ends
         let _ = job.kept.send(result);
@@ -237,19 +250,21 @@ impl Shared {
             return buffer;
         }
         match job.arrived {
-            Arrived::Object(object) => match object.unpack(codec, buffer) {
-                Ok(chunk) => {
-                    self.write_pieces(job.chunk, &chunk);
-                    chunk.into_buffer()
+            Arrived::Object(object) => {
+                match self.costs.unpack.of(|| object.unpack(codec, buffer)) {
+                    Ok(chunk) => {
+                        self.write_pieces(job.chunk, &chunk);
+                        chunk.into_buffer()
+                    }
+                    Err(error) => {
+                        // the object is what was signed, so it is the publisher's: nobody else has a better one
+                        tracing::error!(%error, "a published object does not unpack");
+                        self.lock().stopped = true;
+                        self.news.notify_all();
+                        AlignedBuffer::new(CHUNK_BYTES)
+                    }
                 }
-                Err(error) => {
-                    // the object is what was signed, so it is the publisher's: nobody else has a better one
-                    tracing::error!(%error, "a published object does not unpack");
-                    self.lock().stopped = true;
-                    self.news.notify_all();
-                    AlignedBuffer::new(CHUNK_BYTES)
-                }
-            },
+            }
             Arrived::Rebuilt(chunk) => {
                 self.write_pieces(job.chunk, &chunk);
                 buffer
@@ -273,13 +288,13 @@ impl Shared {
         };
         self.news.notify_one();
         let Some((step, pieces)) = own else { return };
-        let written = pieces.iter().try_for_each(|piece| {
-            self.target.write(
-                &chunk.plain()[piece.from..piece.from + piece.bytes],
-                piece.offset,
-            )
-        });
-        self.done(step, written);
+        let write = || {
+            pieces.iter().try_for_each(|piece| {
+                let plain = &chunk.plain()[piece.from..piece.from + piece.bytes];
+                self.target.write(plain, piece.offset)
+            })
+        };
+        self.done(step, self.costs.write.of(write));
     }
 }
 

@@ -35,6 +35,7 @@ class Run:
     counters: dict
     agent_seconds: dict
     cpu: dict
+    writer_cpu: dict
     idle: float
 
     def seconds(self):
@@ -66,29 +67,29 @@ class Ours:
         self.chain.node = Watched(self.network.inside(0, command), log, env=self.env, start_new_session=True)
         wait_for(lambda: all(line in text(log) for line in ("serves a version", "HQ can be reached")))
 
-    def run(self, within, delays=None, awaited=None, programs=None):
+    def run(self, within, delays=None, awaited=None, programs=None, disks=None):
         """One wave. All start at once unless `delays` says otherwise; the clock waits for `awaited`, and their copies are compared.
-        `programs` puts another program in an agent's place."""
+        `programs` puts another program in an agent's place, `disks` is a folder for what they image, if not in memory."""
         with alone():
-            return self.wave(within, delays, awaited, programs)
+            return self.wave(within, delays, awaited, programs, disks)
 
-    def wave(self, within, delays, awaited, programs):
+    def wave(self, within, delays, awaited, programs, disks):
         self.restart_node()
         self.runs += 1
         delays = {n: 0 for n in self.network.receivers} | (delays or {})
         home = f"{self.folder}/wave{self.runs}"
         # another path is another machine to the agent, and has not spent its order
+        disk = {n: f"{disks}/wave{self.runs}-r{n}.raw" if disks else f"{home}/r{n}/disk.raw" for n in delays}
         for n in delays:
             os.makedirs(f"{home}/r{n}")
-            make_disk(f"{home}/r{n}/disk.raw", os.path.getsize(self.image) + DISK_SPARE_BYTES)
+            make_disk(disk[n], os.path.getsize(self.image) + DISK_SPARE_BYTES)
             make_disk(f"{home}/r{n}/slab", self.object_bytes + self.object_bytes // 64 + SLAB_SPARE_BYTES)
 
         def start(n):
             program = (programs or {}).get(n, AGENT)
-            copy = f"{home}/r{n}/disk.raw"
-            command = [program, "image", "--to", copy, "--node", f"{address(0)}:4433", "--json", f"{home}/r{n}/outcome.json", "--stay",
+            command = [program, "image", "--to", disk[n], "--node", f"{address(0)}:4433", "--json", f"{home}/r{n}/outcome.json", "--stay",
                        "--slab", f"{home}/r{n}/slab"]
-            return Receiver(self.network.inside(n, command), f"{home}/r{n}/log", copy, MARKS, env=self.env)
+            return Receiver(self.network.inside(n, command), f"{home}/r{n}/log", disk[n], MARKS, env=self.env)
 
         before, recording, cpu_before = self.network.shapers(), Recording(self.network), cpu_seconds(self.chain.node.process.pid)
         receivers = {}
@@ -107,8 +108,11 @@ class Ours:
         logs = [text(receivers[n].log) for n in finished]
         outcomes = {n: json.loads(text(f"{home}/r{n}/outcome.json")) for n in finished}
         seconds = {n: outcome["seconds"] for n, outcome in outcomes.items()}
-        run = Run(result.clock, delays, finished, shapers, recording, count(logs), seconds, cpu, result.idle)
+        writer_cpu = {n: outcome["cpu_seconds"] for n, outcome in outcomes.items()}
+        run = Run(result.clock, delays, finished, shapers, recording, count(logs), seconds, cpu, writer_cpu, result.idle)
         shutil.rmtree(home)
+        for path in disk.values() if disks else ():
+            os.remove(path)
         return run
 
 
@@ -119,6 +123,9 @@ def make_disk(path, size):
     with open(path, "wb") as disk:
         for at in range(0, size, MIB):
             disk.write(zeros[: min(MIB, size - at)])
+        # one that is not memory has nothing left to write when the clock starts, and none of it is in memory
+        os.fsync(disk.fileno())
+        os.posix_fadvise(disk.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def count(logs):
