@@ -55,10 +55,11 @@ def machines():
 def ezio(count):
     goal, published, multicast = EZIO[count]
     found = figures("--ezio", count, "--chunks", EZIO_CHUNKS[count])
-    peers = {"EZIO": published, "multicast": multicast, "not read back": found["seconds_without_reading_back"],
+    # until all is written, which is what EZIO's table measures; ours reads it back as well, which on the same disk takes as long again
+    peers = {"EZIO": published, "multicast": multicast, "read back too": found["seconds"],
              "LAN GB": round(found["lan_bytes"] / 1e9, 1), "source copies": found["source_copies"],
              "disk MB/s": found["disk_bytes_per_second"] // 1_000_000, "chunks simulated": f"{found['chunks']} of {found['of_chunks']}"}
-    return row(f"site.ezio_n{count}", found["seconds"], "s", f"<= {goal}", peers)
+    return row(f"site.ezio_n{count}", found["seconds_without_reading_back"], "s", f"<= {goal}", peers)
 
 
 def sites():

@@ -6,14 +6,7 @@
 One source and N receivers in namespaces behind a switch, each link shaped both ways; the clock runs from the start of all receivers
 until the last one has its copy (ours: on the disk and read back), and each copy is compared afterwards. Needs root.
 
-What is smaller than it should be, and why:
-- everything runs on one computer: CPU that N machines would have is shared, so more than 8 receivers or a gigabit for each are not measured;
-  a row is marked `starved` when no core was idle in any of our runs, and then says little about the network
-- loss is what full buffers of shapers drop; there is no latency (no netem in many kernels)
-- two runs of ours and of the quick ones, one of udpcast at each of its rates: a run is 45 s, and all together must stay near half an hour
-- nginx serves N copies one beside the other, so it is measured once, at a quarter of the size
-- the others' disks and ours are files in memory: no disk slows anybody
-- unpacking with zstd on all receivers at once shares this computer's cores, which is unfair to the packed image by a second or two
+What this computer cannot carry, and what is done about it: README.md beside this file.
 
 Debian packages: iproute2 procps nginx-light curl aria2 python3-libtorrent udpcast zstd."""
 
