@@ -217,7 +217,7 @@ impl Shared {
     /// Remembers where a peer may be. A new one is dialled at once.
     pub(crate) fn know(&self, key: PublicKey, address: SocketAddr) {
         let mut known = lock(&self.known);
-        if known.len() < crate::shared::CONNECTIONS_MAX || known.contains_key(&key) {
+        if known.len() < peer_cache_proto::door::MEMBERS_MAX || known.contains_key(&key) {
             let is_news = known.insert(key, address).is_none();
             drop(known);
             if is_news {

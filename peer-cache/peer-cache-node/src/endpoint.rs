@@ -48,10 +48,17 @@ const ACK_EVERY_PACKETS: u32 = 20;
 const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What a peer may have unread here before it has shown a right to be here.
+const STRANGER_WINDOW_BYTES: u32 = 64 << 10;
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Request streams that a peer may have open.
 const STREAMS_MAX: u32 = 64;
+/// Before it has shown a right to be here: the one for frames, and one to be told so.
+const STRANGER_STREAMS_MAX: u32 = 2;
+/// Packets that wait for the handshake to be begun, and their bytes (quinn: 65,536 and 100 MiB).
+const INCOMING_MAX: usize = 256;
+const INCOMING_BYTES_MAX: u64 = 1 << 20;
 const CONNECTION_ID_BYTES: usize = 4;
 /// Ten gigabits each way.
 const NETWORK_THREADS_MAX: usize = 4;
@@ -93,9 +100,9 @@ fn transport(payload_max: u16, windows: Arc<StoreWindows>) -> Arc<TransportConfi
     let mut config = TransportConfig::default();
     config
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STRANGER_STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .initial_rtt(Duration::from_millis(5))
         .keep_alive_interval(Some(KEEP_ALIVE))
@@ -112,6 +119,12 @@ fn transport(payload_max: u16, windows: Arc<StoreWindows>) -> Arc<TransportConfi
         .max_ack_delay(Some(ACK_DELAY_MAX));
     config.ack_frequency_config(Some(acks));
     Arc::new(config)
+}
+
+/// A peer has a right to be here: it may have as much on its way as a line carries.
+pub(crate) fn widen(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_MAX));
 }
 
 /// An endpoint that dials and is dialled. Without a right to the port it takes any.
@@ -148,7 +161,11 @@ pub(crate) fn open(identity: &Identity, listen: SocketAddr) -> io::Result<quinn:
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
     let payload_max = longest_payload();
     let windows = Arc::<StoreWindows>::default();
-    server.transport_config(transport(payload_max, windows.clone()));
+    server
+        .transport_config(transport(payload_max, windows.clone()))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_BYTES_MAX);
     let client =
         quinn::crypto::rustls::QuicClientConfig::try_from(client).map_err(io::Error::other)?;
     let mut client = quinn::ClientConfig::new(Arc::new(client));

@@ -5,6 +5,7 @@
 mod buffers;
 mod congestion;
 mod discovery;
+mod door;
 mod download;
 mod durable;
 mod endpoint;
@@ -148,7 +149,7 @@ impl PeerCache {
         let discover = config.discover;
         let uploads = config.uploads;
         let shared = Arc::new(Shared::new(config, endpoint, events));
-        tokio::spawn(session::accept(shared.clone()));
+        tokio::spawn(door::accept(shared.clone()));
         tokio::spawn(discovery::dial_known(shared.clone()));
         if shared.role == Role::Node {
             tokio::spawn(spread::run(shared.clone()));

@@ -210,7 +210,7 @@ async fn answer(
             Answered::found(PartId(0), Form::Object, bytes)
         }
         Ask::Part { part, form } => {
-            let peers = shared.peer_count();
+            let peers = shared.doorway.member_count();
             let is_last = shared.is_suspect(&peer.key);
             let Some(upload) = shared.uploads.try_begin(peers, is_last) else {
                 return Answered::nothing(Answer::Busy);
@@ -257,7 +257,7 @@ async fn next_part(shared: &Arc<Shared>, peer: &Peer, share: &Arc<Share>) -> Ans
     let wait = async {
         loop {
             // first come, first served: what is given leaves soon
-            let upload = shared.uploads.begin(|| shared.peer_count()).await;
+            let upload = shared.uploads.begin(|| shared.doorway.member_count()).await;
             // registered before the list is looked at, so that no arrival slips between
             let arrived = share.arrived.notified();
             match share.give(peer.id) {

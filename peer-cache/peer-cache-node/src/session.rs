@@ -11,9 +11,12 @@ use std::{
     time::Duration,
 };
 
-use peer_cache_proto::wire::{
-    Credentials, Documents, FRAME_BYTES_MAX, Frame, HAVE_RANGES_MAX, Hello, PROTOCOL_VERSION,
-    PartRanges,
+use peer_cache_proto::{
+    door::Stay,
+    wire::{
+        Credentials, Documents, FRAME_BYTES_MAX, Frame, GREETING_BYTES_MAX, HAVE_RANGES_MAX, Hello,
+        PROTOCOL_VERSION, PartRanges, STRANGER_FRAME_BYTES_MAX,
+    },
 };
 use thiserror::Error;
 use tokio::{
@@ -22,15 +25,17 @@ use tokio::{
 };
 
 use crate::{
-    Event, Role, endpoint,
+    Event, Role,
+    door::Place,
+    endpoint,
     serve::serve_requests,
     share::{Share, SwarmEvent},
-    shared::{CONNECTIONS_MAX, OUTBOX_MAX, Peer, Shared, Standing, lock},
+    shared::{OUTBOX_MAX, Peer, Shared, Standing, lock},
     spread,
 };
 
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-const DIAL_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const DIAL_WITHIN: Duration = Duration::from_secs(3);
 /// A peer that owes something and sends not a single packet for this long is taken for dead. One that is alive
 /// acknowledges at once, whatever it is busy with.
 const SILENT_AFTER: Duration = Duration::from_secs(1);
@@ -96,6 +101,7 @@ pub(crate) async fn dial(
     address: SocketAddr,
 ) -> Result<Arc<Peer>, ConnectError> {
     let failed = |reason: String| ConnectError::Dial { address, reason };
+    let place = shared.doorway.call(address);
     let connecting = shared
         .endpoint
         .connect(address, "peer")
@@ -104,34 +110,16 @@ pub(crate) async fn dial(
         .await
         .map_err(|_| failed("no answer".into()))?
         .map_err(|e| failed(e.to_string()))?;
-    open_session(shared, connection, true).await
+    open_session(shared, connection, true, place).await
 }
 
-/// Takes connections until the endpoint closes.
-pub(crate) async fn accept(shared: Arc<Shared>) {
-    while let Some(incoming) = shared.endpoint.accept().await {
-        if shared.endpoint.open_connections() > CONNECTIONS_MAX {
-            incoming.refuse();
-            continue;
-        }
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            let Ok(Ok(connection)) = timeout(DIAL_WITHIN, incoming).await else {
-                return;
-            };
-            if let Err(error) = open_session(&shared, connection, false).await {
-                tracing::debug!(%error, "a connection came to nothing");
-            }
-        });
-    }
-}
-
-async fn open_session(
+pub(crate) async fn open_session(
     shared: &Arc<Shared>,
     connection: quinn::Connection,
     dialled: bool,
+    place: Place,
 ) -> Result<Arc<Peer>, ConnectError> {
-    let result = timeout(HELLO_WITHIN, greet(shared, &connection, dialled)).await;
+    let result = timeout(HELLO_WITHIN, greet(shared, &connection, dialled, &place)).await;
     let address = canonical(connection.remote_address());
     let result = result.unwrap_or_else(|_| {
         Err(ConnectError::Protocol {
@@ -142,7 +130,7 @@ async fn open_session(
     match result {
         Ok((peer, frames)) => {
             let (shared, kept) = (shared.clone(), peer.clone());
-            tokio::spawn(run(shared, kept, frames));
+            tokio::spawn(run(shared, kept, frames, place));
             Ok(peer)
         }
         Err(error) => {
@@ -156,6 +144,7 @@ async fn greet(
     shared: &Arc<Shared>,
     connection: &quinn::Connection,
     dialled: bool,
+    place: &Place,
 ) -> Result<(Arc<Peer>, FrameReader), ConnectError> {
     let address = canonical(connection.remote_address());
     let broken = |source| ConnectError::Broken { address, source };
@@ -184,7 +173,8 @@ async fn greet(
         .await
         .map_err(broken)?;
 
-    let Frame::Hello(hello) = frames.next().await.map_err(broken)? else {
+    let hello = frames.next(STRANGER_FRAME_BYTES_MAX).await;
+    let Frame::Hello(hello) = hello.map_err(broken)? else {
         return Err(protocol("did not begin with a hello".into()));
     };
     if hello.protocol != PROTOCOL_VERSION {
@@ -193,12 +183,19 @@ async fn greet(
             hello.protocol
         )));
     }
-    let Frame::Documents(documents) = frames.next().await.map_err(broken)? else {
+    let documents = frames.next(GREETING_BYTES_MAX).await;
+    let Frame::Documents(documents) = documents.map_err(broken)? else {
         return Err(protocol("did not show its documents".into()));
     };
     // signed, so it matters not who shows them; without a channel there is nothing to judge the peer by
     if matches!(hello.credentials, Credentials::Node { .. }) {
-        let learned = lock(&shared.site).learn(&documents);
+        // orders and completions are for members, and each costs a signature
+        let public = Documents {
+            root: documents.root,
+            channel: documents.channel,
+            ..Documents::default()
+        };
+        let learned = lock(&shared.site).learn(&public);
         pass_on(shared, &learned, None);
     }
     let standing = shared.judge(&key, &hello).map_err(refused)?;
@@ -212,12 +209,28 @@ async fn greet(
         boot: hello.boot,
         rank: hello.rank,
         outbox,
-        standing: Mutex::new(standing),
+        place: place.id(),
+        standing: Mutex::new(Standing::Stranger),
         asked: AtomicUsize::new(0),
         pinned: AtomicU64::new(0),
         waiting: Mutex::new(None),
     });
     register(shared, &peer)?;
+    let member = !matches!(standing, Standing::Stranger);
+    match place.handle_greeted(member) {
+        Stay::Stays => {}
+        Stay::InsteadOf(other) => {
+            let other = shared.peers().into_iter().find(|p| p.place == other);
+            other.inspect(|p| p.connection.close(7u32.into(), b"others wait"));
+        }
+        Stay::Leaves => {
+            lock(&shared.peers).remove(&peer.id);
+            return Err(refused("there are enough peers here".into()));
+        }
+    }
+    if member {
+        shared.set_standing(&peer, standing);
+    }
     // a ticket that came meanwhile was shown to those who were registered
     if *lock(&shared.credentials) != credentials {
         peer.send(Frame::Hello(shared.hello()));
@@ -243,7 +256,7 @@ fn register(shared: &Shared, peer: &Arc<Peer>) -> Result<(), ConnectError> {
     Ok(())
 }
 
-async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
+async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader, _place: Place) {
     shared.emit(Event::PeerUp {
         key: peer.key,
         address: peer.address,
@@ -253,7 +266,11 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader) {
     let requests = tokio::spawn(serve_requests(shared.clone(), peer.clone()));
     let listening = tokio::spawn(listen(shared.clone(), peer.clone()));
     let ended = loop {
-        match frames.next().await {
+        let longest = match peer.standing() {
+            Standing::Stranger => STRANGER_FRAME_BYTES_MAX,
+            Standing::Node(_) | Standing::Agent(_) => FRAME_BYTES_MAX,
+        };
+        match frames.next(longest).await {
             Ok(frame) => handle(&shared, &peer, frame).await,
             Err(error) => break error,
         }
@@ -442,7 +459,7 @@ fn handle_hello(shared: &Arc<Shared>, peer: &Arc<Peer>, hello: &Hello) {
     match shared.judge(&peer.key, hello) {
         Ok(standing) => {
             let was_served = shared.may_be_served(peer);
-            *lock(&peer.standing) = standing;
+            shared.set_standing(peer, standing);
             if !was_served {
                 introduce(shared, peer);
             }
@@ -550,16 +567,17 @@ pub(crate) type Joined = Mutex<BTreeSet<peer_cache_proto::PeerId>>;
 pub(crate) struct FrameReader(quinn::RecvStream);
 
 impl FrameReader {
-    pub(crate) async fn next(&mut self) -> io::Result<Frame> {
+    /// The next frame, if it is no longer than this.
+    pub(crate) async fn next(&mut self, longest: usize) -> io::Result<Frame> {
         let mut length = [0; 4];
         self.0
             .read_exact(&mut length)
             .await
             .map_err(io::Error::other)?;
         let length = u32::from_le_bytes(length) as usize;
-        if length > FRAME_BYTES_MAX {
+        if length > longest {
             return Err(io::Error::other(format!(
-                "a frame of {length} bytes, at most {FRAME_BYTES_MAX} are allowed"
+                "a frame of {length} bytes, at most {longest} are allowed"
             )));
         }
         let mut bytes = vec![0; length];

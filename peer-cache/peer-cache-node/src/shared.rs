@@ -15,6 +15,7 @@ use peer_cache_proto::{
     PeerId,
     admission::Admission,
     beacon::{IssuerClocks, TicketLife},
+    door::{PlaceId, Stay},
     election::Rank,
     fallback::Fallback,
     machine::MachineFacts,
@@ -28,14 +29,13 @@ use trust_format::{
 };
 
 use crate::{
-    Event, PeerCacheConfig, Role, buffers::PartBuffers, identity::Identity, keeper::ChunkKeeper,
-    origin::Origin, serve::Uploads, share::Share, site::Site, spread::Sharing,
+    Event, PeerCacheConfig, Role, buffers::PartBuffers, door::Doorway, endpoint::widen,
+    identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads, share::Share,
+    site::Site, spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
 pub(crate) const OUTBOX_MAX: usize = 1024;
-/// Connections of one program.
-pub(crate) const CONNECTIONS_MAX: usize = 256;
 /// Bytes that are being sent to one peer at most.
 const PIN_BYTES_MAX: u64 = 64 << 20;
 /// How long HQ has to certify a node before its neighbour does.
@@ -63,6 +63,7 @@ pub(crate) struct Peer {
     pub(crate) boot: u64,
     pub(crate) rank: Rank,
     pub(crate) outbox: mpsc::Sender<Frame>,
+    pub(crate) place: PlaceId,
     pub(crate) standing: Mutex<Standing>,
     /// Requests that it has not answered to the end.
     pub(crate) asked: AtomicUsize,
@@ -133,6 +134,7 @@ pub(crate) struct Shared {
     pub(crate) always_on: bool,
     pub(crate) boot: u64,
     pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) doorway: Arc<Doorway>,
     pub(crate) keeper: Arc<dyn ChunkKeeper>,
     pub(crate) origin: Option<Arc<dyn Origin>>,
     pub(crate) site: Mutex<Site>,
@@ -177,6 +179,7 @@ impl Shared {
             started: Instant::now(),
             boot: config.boot,
             endpoint,
+            doorway: Arc::default(),
             keeper: config.keeper,
             origin: config.origin,
             site: Mutex::new(config.site),
@@ -250,10 +253,6 @@ impl Shared {
         lock(&self.peers).values().cloned().collect()
     }
 
-    pub(crate) fn peer_count(&self) -> usize {
-        lock(&self.peers).len()
-    }
-
     pub(crate) fn peer(&self, id: PeerId) -> Option<Arc<Peer>> {
         lock(&self.peers).get(&id).cloned()
     }
@@ -306,6 +305,19 @@ impl Shared {
             key: accused,
             chunk,
         });
+    }
+
+    /// What a peer is from now on. With its first right it gets a member's place and a member's limits.
+    pub(crate) fn set_standing(&self, peer: &Peer, standing: Standing) {
+        let was = std::mem::replace(&mut *lock(&peer.standing), standing);
+        if matches!(was, Standing::Stranger) && !matches!(peer.standing(), Standing::Stranger) {
+            match self.doorway.handle_admitted(peer.place) {
+                Stay::Leaves => peer
+                    .connection
+                    .close(7u32.into(), b"there are enough peers here"),
+                Stay::Stays | Stay::InsteadOf(_) => widen(&peer.connection),
+            }
+        }
     }
 
     /// Judges what a peer says of itself.
@@ -419,7 +431,7 @@ impl Shared {
                 };
                 let order = signed.as_bytes().to_vec();
                 if let Ok(ticket) = Verified::check_by(&bytes, &self.identity.public()) {
-                    *lock(&peer.standing) = Standing::Agent(Arc::new(ticket));
+                    self.set_standing(peer, Standing::Agent(Arc::new(ticket)));
                 }
                 lock(&self.clocks).handle_reading(
                     self.now(),

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod beacon;
 pub mod budget;
+pub mod door;
 pub mod download;
 pub mod duty;
 pub mod election;

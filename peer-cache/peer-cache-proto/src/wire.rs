@@ -24,6 +24,10 @@ pub const ALPN: &[u8] = b"lamplighter/1";
 pub const PEER_PORT: u16 = 4433;
 /// Longest control frame.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
+/// Longest frame before the hello is believed: the largest root and channel, which are shown then.
+pub const GREETING_BYTES_MAX: usize = 1 << 20;
+/// Longest frame of a peer that has no right here: a hello with a ticket, or a machine's facts and finished orders.
+pub const STRANGER_FRAME_BYTES_MAX: usize = 32 << 10;
 /// Ranges of parts in one [`Frame::Have`]; more are sent as several frames.
 pub const HAVE_RANGES_MAX: usize = 16_384;
 /// Longest report of an agent that a node takes.

@@ -7,8 +7,11 @@
     reason = "tests"
 )]
 
+mod attacker;
 mod chain;
+mod door;
 mod fallback;
+mod hostile;
 mod spread;
 mod wan;
 
