@@ -67,14 +67,17 @@ class Ours:
         self.chain.node = Watched(self.network.inside(0, command), log, env=self.env, start_new_session=True)
         wait_for(lambda: all(line in text(log) for line in ("serves a version", "HQ can be reached")))
 
-    def run(self, within, delays=None, awaited=None, programs=None, disks=None):
+    def run(self, within, delays=None, awaited=None, programs=None, disks=None, after_restart=None):
         """One wave. All start at once unless `delays` says otherwise; the clock waits for `awaited`, and their copies are compared.
-        `programs` puts another program in an agent's place, `disks` is a folder for what they image, if not in memory."""
+        `programs` puts another program in an agent's place, `disks` is a folder for what they image, if not in memory;
+        `after_restart` is called when the node is up and nobody else."""
         with alone():
-            return self.wave(within, delays, awaited, programs, disks)
+            return self.wave(within, delays, awaited, programs, disks, after_restart)
 
-    def wave(self, within, delays, awaited, programs, disks):
+    def wave(self, within, delays, awaited, programs, disks, after_restart):
         self.restart_node()
+        if after_restart:
+            after_restart()
         self.runs += 1
         delays = {n: 0 for n in self.network.receivers} | (delays or {})
         home = f"{self.folder}/wave{self.runs}"

@@ -1,0 +1,283 @@
+//! Somebody who attacks a node as fast as it can, and an agent that connects as often as it can. Called by `./dev bench trust`.
+//!
+//!     stranger MODE NODE SECONDS ADDRESS...
+//!
+//! The addresses are this computer's, to come from in turn. At the end it says how often it got through.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a program for people; it shares the attacker of the tests"
+)]
+
+#[path = "../tests/it/attacker.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod attacker;
+
+use std::{
+    error::Error,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use image_format::{Form, PartId};
+use peer_cache_node::{
+    Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules, slab::Slab,
+};
+use peer_cache_proto::{
+    machine::MachineFacts,
+    wire::{
+        ANSWER_BYTES, AdmissionAnswer, Ask, Credentials, Documents, Frame, GREETING_BYTES_MAX,
+        Request, STRANGER_FRAME_BYTES_MAX, TicketProof,
+    },
+};
+use tokio::time::{sleep, timeout};
+use trust_format::{Digest, Order, peek};
+
+use attacker::{Attacker, hello, write};
+
+/// Attacks of one address at a time; a node lets in fewer.
+const AT_ONCE: usize = 8;
+const PAUSE: Duration = Duration::from_millis(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const SLAB_BYTES: u64 = 16 << 20;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [mode, node, seconds, addresses @ ..] = &arguments[..] else {
+        return Err("stranger MODE NODE SECONDS ADDRESS...".into());
+    };
+    let node: SocketAddr = node.parse()?;
+    let lasts = Duration::from_secs(seconds.parse()?);
+    let addresses: Vec<Ipv4Addr> = addresses
+        .iter()
+        .map(|a| a.parse())
+        .collect::<Result<_, _>>()?;
+    let through = Arc::new(AtomicU64::new(0));
+    let attack = async {
+        match mode.as_str() {
+            "handshakes" => {
+                handshakes(node, *addresses.first().ok_or("no address")?, &through).await
+            }
+            "flood" => flood(node, &addresses, &through).await,
+            _ => {
+                let mut all = tokio::task::JoinSet::new();
+                for address in addresses.iter().cycle().take(addresses.len() * AT_ONCE) {
+                    all.spawn(again_and_again(
+                        mode.clone(),
+                        node,
+                        *address,
+                        through.clone(),
+                    ));
+                }
+                all.join_all().await.into_iter().collect()
+            }
+        }
+    };
+    match timeout(lasts, attack).await {
+        Ok(Err(error)) => return Err(error),
+        Ok(Ok(())) | Err(_) => {}
+    }
+    println!("{{\"through\": {}}}", through.load(Ordering::Relaxed));
+    Ok(())
+}
+
+async fn again_and_again(
+    mode: String,
+    node: SocketAddr,
+    address: Ipv4Addr,
+    through: Arc<AtomicU64>,
+) -> Result<(), Failure> {
+    loop {
+        let attacker = Attacker::at(address);
+        let got_through = match mode.as_str() {
+            "silent" => silent(&attacker, node).await,
+            "greeters" => greet_endlessly(&attacker, node).await,
+            "strangers" => wait_endlessly(&attacker, node).await,
+            "requests" => ask_endlessly(&attacker, node, &through).await,
+            other => return Err(format!("no mode {other}").into()),
+        };
+        if got_through.is_ok() {
+            through.fetch_add(1, Ordering::Relaxed);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// A handshake, and then nothing.
+async fn silent(attacker: &Attacker, node: SocketAddr) -> Result<(), Failure> {
+    attacker.connect(node).await?.closed().await;
+    Ok(())
+}
+
+/// The longest documents that are waited for, all but the last byte.
+async fn greet_endlessly(attacker: &Attacker, node: SocketAddr) -> Result<(), Failure> {
+    let connection = attacker.connect(node).await?;
+    let (mut send, _recv) = connection.open_bi().await?;
+    let first = hello(1, Credentials::Agent { ticket: None });
+    write(&mut send, &Frame::Hello(first)).await?;
+    send.write_all(&(GREETING_BYTES_MAX as u32).to_le_bytes())
+        .await?;
+    send.write_all(&vec![1; GREETING_BYTES_MAX - 1]).await?;
+    connection.closed().await;
+    Ok(())
+}
+
+/// Greets as a stranger, sends as much of a frame and of a request as is taken, and stays.
+async fn wait_endlessly(attacker: &Attacker, node: SocketAddr) -> Result<(), Failure> {
+    let (connection, mut send, _recv) = attacker.greet(node).await?;
+    send.write_all(&(STRANGER_FRAME_BYTES_MAX as u32).to_le_bytes())
+        .await?;
+    send.write_all(&vec![1; STRANGER_FRAME_BYTES_MAX - 1])
+        .await?;
+    let (mut request, _answer) = connection.open_bi().await?;
+    let unread = vec![1; 1 << 20];
+    tokio::select! {
+        _ = request.write_all(&unread) => {}
+        _ = connection.closed() => {}
+    }
+    connection.closed().await;
+    Ok(())
+}
+
+/// Requests without a right to an answer.
+async fn ask_endlessly(
+    attacker: &Attacker,
+    node: SocketAddr,
+    through: &AtomicU64,
+) -> Result<(), Failure> {
+    let (connection, _send, _recv) = attacker.greet(node).await?;
+    let request = Request {
+        manifest: Digest([7; 32]),
+        ask: Ask::Next,
+    };
+    loop {
+        let (mut send, mut recv) = connection.open_bi().await?;
+        send.write_all(&request.to_bytes()).await?;
+        send.finish()?;
+        recv.read_to_end(ANSWER_BYTES).await?;
+        through.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// First packets of handshakes that nobody goes on with.
+async fn flood(
+    node: SocketAddr,
+    addresses: &[Ipv4Addr],
+    through: &AtomicU64,
+) -> Result<(), Failure> {
+    let sockets: Vec<UdpSocket> = addresses
+        .iter()
+        .map(|address| UdpSocket::bind((*address, 0)))
+        .collect::<Result<_, _>>()?;
+    let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    nobody.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let maker = Attacker::at(Ipv4Addr::LOCALHOST);
+    let mut packet = [0; 2000];
+    for socket in sockets.iter().cycle() {
+        let begun = maker.knock(nobody.local_addr()?);
+        // the connection's task sends it
+        tokio::task::yield_now().await;
+        if let Ok(bytes) = nobody.recv(&mut packet) {
+            socket.send_to(&packet[..bytes], node)?;
+            through.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(begun);
+    }
+    Ok(())
+}
+
+/// Whole handshakes, one after the other: keys of both sides, hello, a ticket that is checked, and an answer to a request.
+async fn handshakes(
+    node: SocketAddr,
+    address: Ipv4Addr,
+    through: &Arc<AtomicU64>,
+) -> Result<(), Failure> {
+    let identity = Identity::generate()?;
+    let (proof, image) = be_admitted(node, &identity).await?;
+    let ticket = Credentials::Agent {
+        ticket: Some(proof),
+    };
+    let attacker = Attacker::with(&identity, address);
+    let request = Request {
+        manifest: image,
+        ask: Ask::Part {
+            part: PartId(u32::MAX),
+            form: Form::Object,
+        },
+    };
+    println!("stranger: admitted");
+    for boot in 100.. {
+        let whole = async {
+            let connection = attacker.connect(node).await?;
+            let (mut frames, _recv) = connection.open_bi().await?;
+            write(&mut frames, &Frame::Hello(hello(boot, ticket.clone()))).await?;
+            write(&mut frames, &Frame::Documents(Documents::default())).await?;
+            // refused until the ticket is believed, missing from then on
+            loop {
+                let (mut send, mut recv) = connection.open_bi().await?;
+                send.write_all(&request.to_bytes()).await?;
+                send.finish()?;
+                let answer = recv.read_to_end(ANSWER_BYTES).await?;
+                if answer.first() == Some(&MISSING) {
+                    connection.close(0u32.into(), b"");
+                    return Ok::<(), Failure>(());
+                }
+            }
+        };
+        timeout(ANSWER_WITHIN, whole).await??;
+        through.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// The answer's first byte when an agent has a right to it and it is not there.
+const MISSING: u8 = 2;
+
+/// As any agent is admitted.
+async fn be_admitted(
+    node: SocketAddr,
+    identity: &Identity,
+) -> Result<(TicketProof, Digest), Failure> {
+    let slab = std::env::temp_dir().join(format!("stranger-{}", std::process::id()));
+    let (cache, mut events) = PeerCache::start(PeerCacheConfig {
+        identity: identity.clone(),
+        role: Role::Agent,
+        boot: 1,
+        listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        discover: false,
+        site: Site::trusting_the_first_root(),
+        credentials: Credentials::Agent { ticket: None },
+        keeper: Arc::new(Slab::temporary(&slab, SLAB_BYTES)?),
+        origin: None,
+        always_on: false,
+        uploads: UploadRules::default(),
+    })?;
+    let key = cache.dial(node).await?;
+    let serial = format!("STRANGER{}", std::process::id());
+    let facts = MachineFacts::new(None, Some(&serial), &[], "stranger");
+    cache.ask_admission(&key, facts, None, vec![]);
+    let admitted = async {
+        while let Some(event) = events.recv().await {
+            if let Event::Admission { answer, .. } = event {
+                return match answer {
+                    AdmissionAnswer::Granted { proof, order } => {
+                        Ok((proof, peek::<Order>(&order)?.image))
+                    }
+                    other => Err(format!("{other:?}").into()),
+                };
+            }
+        }
+        Err("no answer".into())
+    };
+    let granted: Result<_, Failure> = timeout(ANSWER_WITHIN, admitted).await?;
+    cache.close().await;
+    granted
+}
