@@ -3,11 +3,13 @@
 mod nodeless;
 pub mod noisy;
 mod offline;
+mod secrets;
 pub mod shaped;
 mod spread;
 mod wan;
 
 use std::{
+    cell::RefCell,
     fs::File,
     io::{BufRead, BufReader},
     net::{SocketAddr, UdpSocket},
@@ -102,6 +104,10 @@ pub struct Site {
     pub object_bytes: u64,
     /// Of nodes that are started from now on.
     pub slab_bytes: u64,
+    /// Programs that are started from now on write all they can into their logs.
+    pub is_talkative: bool,
+    /// Enrolment tokens that were used.
+    pub tokens: RefCell<Vec<String>>,
     hq: Option<Program>,
     hq_address: SocketAddr,
     /// Where its programs run, unless that is this computer's loopback. Last: programs end before their network.
@@ -168,6 +174,8 @@ impl Site {
             version: String::new(),
             object_bytes: 0,
             slab_bytes: 1 << 30,
+            is_talkative: false,
+            tokens: RefCell::default(),
             hq: None,
             hq_address: hq_address.parse()?,
             folder,
@@ -184,10 +192,14 @@ impl Site {
 
     /// A program at its place.
     fn at(&self, role: &str, program: &Path) -> Command {
-        match &self.network {
+        let mut command = match &self.network {
             Some(network) => network.command(role, program),
             None => Command::new(program),
+        };
+        if self.is_talkative {
+            command.env("LAMPLIGHTER_LOG", "trace");
         }
+        command
     }
 
     pub fn network(&self) -> Result<&dyn Network> {
@@ -334,7 +346,9 @@ impl Site {
         ]);
         if !dir.join("certificate").exists() {
             let token = self.ask(&["site", "token", "store", "--json"])?;
-            command.args(["--enrol", token["token"].as_str().context("token")?]);
+            let token = token["token"].as_str().context("token")?;
+            command.args(["--enrol", token]);
+            self.tokens.borrow_mut().push(token.to_owned());
         }
         command.arg("--dir").arg(dir);
         Ok((
