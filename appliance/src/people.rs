@@ -328,6 +328,9 @@ pub(crate) enum MachineCommand {
     Approve {
         /// Its identity, from the list.
         machine: Hex<16>,
+        /// What it shows on its screen, such as K7Q-2MX: only the machine with this code is approved.
+        #[arg(long)]
+        code: Option<String>,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -345,10 +348,16 @@ pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
         }
         MachineCommand::Approve {
             machine,
+            code,
             hq,
             output,
         } => {
-            let path = format!("/machines/{machine}/approve");
+            if let Some(code) = &code {
+                let is_code = code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+                anyhow::ensure!(is_code, "a code is like K7Q-2MX, not {code:?}");
+            }
+            let shown = code.map(|code| format!("?code={code}")).unwrap_or_default();
+            let path = format!("/machines/{machine}/approve{shown}");
             let machine: Machine = client::for_people(&hq)?
                 .post(&path, &serde_json::json!({}))
                 .await?;
@@ -361,7 +370,11 @@ pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
 
 fn machine_line(machine: &Machine) -> String {
     let doing = match &machine.install {
-        None => format!("{:?}", machine.admission).to_lowercase(),
+        None => {
+            let admission = format!("{:?}", machine.admission).to_lowercase();
+            let code = machine.facts.code.iter().map(|code| format!(" {code}"));
+            admission + &code.collect::<String>()
+        }
         Some(install) => {
             let percent = install.done_bytes * 100 / install.total_bytes.max(1);
             format!("{:?} {percent} % {}", install.state, install.message).to_lowercase()

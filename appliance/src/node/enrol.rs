@@ -69,5 +69,6 @@ pub(crate) fn to_facts(facts: &MachineFacts) -> Facts {
         serial: facts.serial.clone(),
         macs: facts.macs.iter().copied().map(Hex).collect(),
         model: facts.model.clone(),
+        code: None,
     }
 }

@@ -20,7 +20,8 @@ pub(crate) struct Journal {
     reports: Reports,
     versions: Versions,
     origin: HqOrigin,
-    waiting: std::collections::BTreeMap<MachineId, Instant>,
+    /// By machine and the code on its screen.
+    waiting: std::collections::BTreeMap<(MachineId, String), Instant>,
 }
 
 impl Journal {
@@ -51,14 +52,21 @@ impl Journal {
                 tracing::info!(peer.id = %key.short(), %address, node, "connected")
             }
             Event::PeerGone { key } => tracing::info!(peer.id = %key.short(), "disconnected"),
-            Event::Waiting { machine, facts } => {
+            Event::Waiting {
+                machine,
+                code,
+                facts,
+            } => {
                 let now = Instant::now();
                 self.waiting
                     .retain(|_, since| now.duration_since(*since) < WAITING_AGAIN_AFTER);
-                if self.waiting.len() < WAITING_MAX && !self.waiting.contains_key(&machine) {
-                    self.waiting.insert(machine, now);
-                    tracing::info!(machine.id = %machine, "waits for approval");
-                    let (machine, facts) = (Hex(machine.0), to_facts(&facts));
+                // started again it shows another code
+                let screen = (machine, code.clone());
+                if self.waiting.len() < WAITING_MAX && !self.waiting.contains_key(&screen) {
+                    self.waiting.insert(screen, now);
+                    tracing::info!(machine.id = %machine, code, "waits for approval");
+                    let (machine, mut facts) = (Hex(machine.0), to_facts(&facts));
+                    facts.code = Some(code);
                     self.reports.add(NodeReport::Waiting { machine, facts });
                 }
             }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use peer_cache_node::{Event, PeerCache};
 use peer_cache_origin::HqOrigin;
-use peer_cache_proto::wire::{AdmissionAnswer, Documents, TicketProof};
+use peer_cache_proto::{
+    machine::console_code,
+    wire::{AdmissionAnswer, Documents, TicketProof},
+};
 use tokio::sync::{mpsc, watch};
 use trust_format::{Digest, Order, PublicKey, peek};
 use web_api::{AgentTicket, Base64, Hex, InstallReport};
@@ -104,6 +107,7 @@ pub(crate) async fn be_admitted(
                 AdmissionAnswer::Wait { reason } => {
                     anyhow::ensure!(options.wait, "not admitted: {reason}");
                     say(&format!("waiting: {reason}"));
+                    say(&format!("code {}", console_code(&cache.key())));
                 }
                 AdmissionAnswer::NoOrder => {
                     anyhow::ensure!(options.wait, "nothing is ordered for this machine");

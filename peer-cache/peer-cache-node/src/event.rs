@@ -48,6 +48,8 @@ pub enum Event {
     Waiting {
         /// Which.
         machine: MachineId,
+        /// On its screen, see [`peer_cache_proto::machine::console_code`].
+        code: String,
         /// What it says of itself.
         facts: MachineFacts,
     },

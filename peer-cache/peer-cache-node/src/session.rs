@@ -13,6 +13,7 @@ use std::{
 
 use peer_cache_proto::{
     door::Stay,
+    machine::console_code,
     wire::{
         Credentials, Documents, FRAME_BYTES_MAX, Frame, GREETING_BYTES_MAX, HAVE_RANGES_MAX, Hello,
         PROTOCOL_VERSION, PartRanges, STRANGER_FRAME_BYTES_MAX,
@@ -527,7 +528,12 @@ fn answer_waiting(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     match &answer {
         AdmissionAnswer::Wait { .. } | AdmissionAnswer::NoOrder => {
             if let Some(machine) = machine {
-                shared.emit(Event::Waiting { machine, facts });
+                let code = console_code(&peer.key);
+                shared.emit(Event::Waiting {
+                    machine,
+                    code,
+                    facts,
+                });
             }
         }
         AdmissionAnswer::Granted { .. } => {

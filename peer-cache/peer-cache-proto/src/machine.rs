@@ -1,7 +1,7 @@
 //! Which machine this is, from what its firmware says.
 
 use trust_format::{
-    MachineId,
+    MachineId, PublicKey,
     codec::{DecodeError, Reader, Writer},
 };
 
@@ -35,6 +35,22 @@ const PLACEHOLDER_SERIALS: [&str; 9] = [
     "123456789",
     "0123456789",
 ];
+
+/// Letters of a console code: Crockford's, without those that are taken for others.
+const CODE_LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+/// Letters on each side of the hyphen.
+const CODE_HALF: usize = 3;
+
+/// What an agent shows on its screen while it waits, and HQ beside the machine: `K7Q-2MX`. Made of the agent's key, so whoever
+/// approves the machine that he stands at approves this agent and not another that says the same of itself. Thirty bits: who
+/// wants to show the same code makes a thousand million keys first, and the code changes with each start.
+pub fn console_code(agent: &PublicKey) -> String {
+    let hash = *blake3::hash(&[b"lamplighter console code".as_slice(), &agent.0].concat()).as_bytes();
+    let letter = |n: &u8| char::from(CODE_LETTERS[usize::from(*n) % CODE_LETTERS.len()]);
+    let (first, second) = hash[..2 * CODE_HALF].split_at(CODE_HALF);
+    let half = |bytes: &[u8]| bytes.iter().map(letter).collect::<String>();
+    format!("{}-{}", half(first), half(second))
+}
 
 /// What a machine says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,5 +160,21 @@ mod tests {
         assert_eq!(by_uuid.id(), dongle.id());
         let by_serial = MachineFacts::new(None, Some("S1"), &[[2; 6]], "");
         assert_ne!(by_uuid.id(), by_serial.id());
+    }
+
+    #[test]
+    fn a_console_code_is_the_agents_alone() {
+        let code = console_code(&PublicKey([1; 32]));
+        assert_eq!(code, console_code(&PublicKey([1; 32])));
+        assert_ne!(code, console_code(&PublicKey([2; 32])));
+        let letters: Vec<char> = code.chars().collect();
+        assert_eq!((letters.len(), letters[CODE_HALF]), (7, '-'));
+        let all: std::collections::BTreeSet<String> = (0..=u8::MAX)
+            .map(|n| console_code(&PublicKey([n; 32])))
+            .collect();
+        assert_eq!(all.len(), 256);
+        for confusing in ['I', 'L', 'O', 'U'] {
+            assert!(all.iter().all(|code| !code.contains(confusing)));
+        }
     }
 }

@@ -150,7 +150,15 @@ fn strangers_get_nothing_until_somebody_says_yes() -> Result<()> {
         !site.path("a.raw").exists(),
         "nothing is touched while it waits"
     );
-    site.command(&["machine", "approve", &machine])?;
+    // by what is on its screen, and not by what is on another's
+    let log = agent.log();
+    let (_, code) = log.split_once("agent: code ").context("no code")?;
+    let code = code.lines().next().context("no code")?;
+    let machines = site.ask(&["machine", "list", "--json"])?;
+    ensure!(machines[0]["facts"]["code"] == code, "{machines} {code}");
+    let approve = ["machine", "approve", &machine, "--code"];
+    ensure!(site.command(&[&approve[..], &["000-000"]].concat()).is_err());
+    site.command(&[&approve[..], &[code]].concat())?;
     ensure!(agent.wait(MINUTES)?, "{}", agent.log());
     ensure!(site.is_the_image(&site.path("a.raw"))?);
     Ok(())

@@ -16,6 +16,9 @@ pub struct Facts {
     pub macs: Vec<Hex<6>>,
     /// Maker and model.
     pub model: String,
+    /// What it shows on its screen while it waits, such as `K7Q-2MX`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// How far an install is.

@@ -29,14 +29,19 @@ pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<Machine>>
 }
 
 /// `?site=ID` tells which site is meant when several saw the machine: a machine may have moved, and a node may lie.
+/// `?code=CODE` is what the machine shows on its screen: another one that says the same of itself is not approved for it.
 pub(crate) async fn approve(
     State(hq): State<Arc<Hq>>,
     id: Named,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Machine>, Refusal> {
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
-    let wanted: Option<SiteId> = match query.as_deref().and_then(|q| q.strip_prefix("site=")) {
-        Some(text) => Some(text.parse().map_err(Refusal::bad)?),
+    let asked = |name: &str| {
+        let pairs = query.as_deref().unwrap_or_default().split('&');
+        pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)
+    };
+    let wanted: Option<SiteId> = match asked("site") {
+        Some((_, text)) => Some(text.parse().map_err(Refusal::bad)?),
         None => None,
     };
     let mut change = hq.database.write().await?;
@@ -54,9 +59,17 @@ pub(crate) async fn approve(
             sites.join(", ")
         )));
     }
-    let Some((site, _)) = seen.pop() else {
+    let Some((site, machine)) = seen.pop() else {
         return Err(Refusal::missing(format!("machine {id}")));
     };
+    if let Some((_, code)) = asked("code")
+        && !machine.facts.code.as_deref().is_some_and(|shown| shown.eq_ignore_ascii_case(code))
+    {
+        let shown = machine.facts.code.unwrap_or_else(|| "none".into());
+        return Err(Refusal::conflict(format!(
+            "machine {id} was last heard of with code {shown}, not {code}: look at its screen again"
+        )));
+    }
     let approved = site_table::approved(&mut change, site).await?;
     if approved.len() >= CHANNEL_ADMITTED_MAX && !approved.contains(&id) {
         return Err(Refusal::conflict(format!(

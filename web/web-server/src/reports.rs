@@ -33,6 +33,7 @@ const MACHINES_PER_SITE_MAX: u64 = 32_768;
 const TEXT_CHARS_MAX: usize = 256;
 const MESSAGE_CHARS_MAX: usize = 1000;
 const MACS_MAX: usize = 32;
+const CODE_CHARS_MAX: usize = 16;
 const SENDERS_MAX: usize = 64;
 
 /// Keeps what a machine says of itself within bounds: refusing it would stop the node's reports for ever.
@@ -40,6 +41,9 @@ pub(crate) fn clip_facts(facts: &mut Facts) {
     clip(&mut facts.model, TEXT_CHARS_MAX);
     if let Some(serial) = &mut facts.serial {
         clip(serial, TEXT_CHARS_MAX);
+    }
+    if let Some(code) = &mut facts.code {
+        clip(code, CODE_CHARS_MAX);
     }
     facts.macs.truncate(MACS_MAX);
 }

@@ -86,6 +86,7 @@ function show(all) {
     ["Machine", "code", (m) => short(m.id)],
     ["Site", "text", (m) => m.site],
     ["Model", "text", (m) => m.facts.model],
+    ["On its screen", "code", (m) => m.admission === "waiting" ? m.facts.code || "" : ""],
     ["Install", "", install],
     ["Version", "text", (m) => m.install ? named(m.install.version) : ""],
     ["From", "text quiet", (m) => m.install ? m.install.from.map(([who, chunks]) => who + " " + chunks).join(", ") : ""],

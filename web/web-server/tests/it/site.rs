@@ -159,7 +159,23 @@ async fn a_waiting_machine_is_approved_into_the_channel() {
         .await
         .refused(409);
     assert!(sentence.contains(&other.id.to_string()), "{sentence}");
+    // approved by its screen: another that says the same of itself shows another code
+    let mut shows = facts("Till");
+    shows.code = Some("K7Q-2MX".into());
+    let waits = NodeReport::Waiting {
+        machine,
+        facts: shows,
+    };
+    north.report(2, vec![waits]).await;
     let exact = format!("{path}?site={}", site.id);
+    for wrong in ["K7Q-2MY", "", "K7Q"] {
+        let wrong = format!("{exact}&code={wrong}");
+        let call = world.admin.raw(Method::POST, &wrong, vec![]).await;
+        let sentence = call.refused(409);
+        assert!(sentence.contains("K7Q-2MX"), "{sentence}");
+    }
+    assert!(north.channel(&keys).await.admitted.is_empty());
+    let exact = format!("{exact}&code=k7q-2mx");
     let approved: Machine = world.admin.raw(Method::POST, &exact, vec![]).await.json();
     assert_eq!(
         (approved.site.as_str(), approved.admission),
@@ -172,7 +188,7 @@ async fn a_waiting_machine_is_approved_into_the_channel() {
     );
     assert!(south.channel(&keys).await.admitted.is_empty());
     // waiting again changes no admission
-    let answer = north.report(2, vec![waiting("Till")]).await;
+    let answer = north.report(3, vec![waiting("Till")]).await;
     assert_eq!(answer.standing.channel, 2);
     let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
     let mine = machines.iter().find(|m| m.site == "north").unwrap();

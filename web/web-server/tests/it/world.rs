@@ -331,6 +331,7 @@ pub(crate) fn enrol(token: &EnrolmentToken, name: &str) -> EnrolRequest {
 
 pub(crate) fn facts(model: &str) -> Facts {
     Facts {
+        code: None,
         uuid: Some(Hex([1; 16])),
         serial: Some("S1".into()),
         macs: vec![Hex([2, 0, 0, 0, 0, 1])],
