@@ -18,6 +18,8 @@ pub(crate) enum Unknown {
     Wait,
     /// They are imaged.
     Admit,
+    /// They are sent to their own disks: known machines only.
+    Refuse,
 }
 
 impl From<Unknown> for SiteUnknown {
@@ -25,6 +27,7 @@ impl From<Unknown> for SiteUnknown {
         match unknown {
             Unknown::Wait => Self::Wait,
             Unknown::Admit => Self::Admit,
+            Unknown::Refuse => Self::Refuse,
         }
     }
 }

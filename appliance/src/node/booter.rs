@@ -62,7 +62,9 @@ impl Booter for CacheBooter {
         match admission {
             // a machine that waits does so in the agent, where a person can read why
             Some(Admission::Granted(_) | Admission::Wait) => BootAnswer::Agent,
-            Some(Admission::Done { .. } | Admission::NoOrder) => BootAnswer::LocalDisk,
+            Some(Admission::Done { .. } | Admission::NoOrder | Admission::Unknown) => {
+                BootAnswer::LocalDisk
+            }
             None => BootAnswer::Ignore("this node has no channel yet".into()),
         }
     }

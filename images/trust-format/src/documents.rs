@@ -150,6 +150,8 @@ pub enum UnknownRule {
     Wait,
     /// It is imaged under the site's standing order.
     Admit,
+    /// It is sent to its own disk. Number 2 is kept for a PIN.
+    Refuse,
 }
 
 /// Where a site's nodes find HQ.
@@ -208,6 +210,7 @@ impl Document for Channel {
         out.u8(match self.unknown {
             UnknownRule::Wait => 0,
             UnknownRule::Admit => 1,
+            UnknownRule::Refuse => 3,
         });
         out.flag(self.provisional).count(self.admitted.len());
         for machine in &self.admitted {
@@ -232,6 +235,7 @@ impl Document for Channel {
         let unknown = match input.u8("rule for unknown machines")? {
             0 => UnknownRule::Wait,
             1 => UnknownRule::Admit,
+            3 => UnknownRule::Refuse,
             other => return Err(input.bad("rule for unknown machines", 1, other.into())),
         };
         let provisional = input.flag("provisional certificates")?;

@@ -412,6 +412,12 @@ impl Shared {
                     channel.site_name
                 ),
             },
+            Admission::Unknown => AdmissionAnswer::Refused {
+                reason: format!(
+                    "{} images machines that it knows, and machine {machine} is not among them",
+                    channel.site_name
+                ),
+            },
             Admission::NoOrder => AdmissionAnswer::NoOrder,
             Admission::Done { order } => AdmissionAnswer::Done { order },
             Admission::Granted(order) => {

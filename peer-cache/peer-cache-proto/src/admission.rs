@@ -23,6 +23,8 @@ pub enum Admission {
     Granted(Order),
     /// It waits until a person decides.
     Wait,
+    /// The site images known machines only, and does not know this one.
+    Unknown,
     /// Nothing is ordered for it.
     NoOrder,
     /// The order that applies was carried out on it: it is sent to its own disk.
@@ -88,7 +90,7 @@ impl OrderBook {
         let Some(order) = self.orders.values().rev().find(applies) else {
             return match self.knows(machine, channel) {
                 true => Admission::NoOrder,
-                false => Admission::Wait,
+                false => Self::of_unknown(channel),
             };
         };
         let done = self.completed.get(machine);
@@ -103,7 +105,14 @@ impl OrderBook {
         }
         match order.machine.is_some() || self.knows(machine, channel) {
             true => Admission::Granted(order.clone()),
-            false => Admission::Wait,
+            false => Self::of_unknown(channel),
+        }
+    }
+
+    fn of_unknown(channel: &Channel) -> Admission {
+        match channel.unknown {
+            UnknownRule::Refuse => Admission::Unknown,
+            UnknownRule::Wait | UnknownRule::Admit => Admission::Wait,
         }
     }
 
@@ -186,6 +195,19 @@ mod tests {
             OrderBook::default().admit(&TILL, None, &channel(UnknownRule::Admit, &[])),
             Admission::NoOrder
         );
+    }
+
+    #[test]
+    fn where_known_machines_only_are_imaged_others_are_sent_away() {
+        let refuse = |admitted: &[MachineId]| channel(UnknownRule::Refuse, admitted);
+        let all = book(&[order(1, V1, None, false)]);
+        assert_eq!(all.admit(&TILL, None, &refuse(&[OTHER])), Admission::Unknown);
+        assert_eq!(granted(all.admit(&TILL, None, &refuse(&[TILL]))), Some(1));
+        let none = OrderBook::default();
+        assert_eq!(none.admit(&TILL, None, &refuse(&[])), Admission::Unknown);
+        // an order that names it makes it known
+        let its = book(&[order(1, V1, Some(TILL), false)]);
+        assert_eq!(granted(its.admit(&TILL, None, &refuse(&[]))), Some(1));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum SiteUnknown {
     Wait,
     /// It is imaged under the site's standing order.
     Admit,
+    /// It is sent to its own disk.
+    Refuse,
 }
 
 /// `POST /api/v1/sites`.

@@ -286,7 +286,7 @@ pub(crate) async fn certify(
     // the same rule by which a node admits; an order that names the machine admits it
     let named = applies(&mut change, node.site, request.order, machine).await?;
     let site = sites::of(&mut change, node.site).await?;
-    if named.is_none() && site.unknown == SiteUnknown::Wait {
+    if named.is_none() && site.unknown != SiteUnknown::Admit {
         let known = machines::find(&mut change, node.site, machine).await?;
         if !known.is_some_and(|m| m.approved) {
             return Err(refused(format!("machine {machine} is not approved")));

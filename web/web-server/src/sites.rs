@@ -122,6 +122,7 @@ pub(crate) async fn refresh(
         unknown: match site.unknown {
             SiteUnknown::Wait => UnknownRule::Wait,
             SiteUnknown::Admit => UnknownRule::Admit,
+            SiteUnknown::Refuse => UnknownRule::Refuse,
         },
         provisional: site.provisional,
         admitted: sites::approved(db, site.id).await?,

@@ -142,7 +142,7 @@ impl World {
                 order: order.number,
             }),
             Admission::Done { .. } => None,
-            Admission::Wait | Admission::NoOrder => {
+            Admission::Wait | Admission::NoOrder | Admission::Unknown => {
                 let what = format!("invariant_standing_orders_stand: {agent} is told to wait");
                 self.violation.get_or_insert(what);
                 None

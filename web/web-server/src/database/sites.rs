@@ -28,6 +28,7 @@ fn record(row: &SqliteRow) -> Result<SiteRecord> {
         unknown: match row.try_get("unknown")? {
             "wait" => SiteUnknown::Wait,
             "admit" => SiteUnknown::Admit,
+            "refuse" => SiteUnknown::Refuse,
             _ => return Err(undecodable("unknown")),
         },
         provisional: flag(row, "provisional")?,
@@ -43,6 +44,7 @@ fn word(unknown: SiteUnknown) -> &'static str {
     match unknown {
         SiteUnknown::Wait => "wait",
         SiteUnknown::Admit => "admit",
+        SiteUnknown::Refuse => "refuse",
     }
 }
 

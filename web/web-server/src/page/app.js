@@ -95,7 +95,7 @@ function show(all) {
   ]);
   table("sites", all.sites, "No site yet: lamplighter site add NAME.", [
     ["Site", "text", (s) => s.name],
-    ["Unknown machines", "", (s) => s.unknown === "admit" ? "are imaged" : "wait"],
+    ["Unknown machines", "", (s) => ({ admit: "are imaged", refuse: "are sent away" })[s.unknown] || "wait"],
     ["Image", "text", (s) => named(s.image)],
     ["Nodes", "number", (s) => s.nodes],
     ["Machines", "number", (s) => s.machines],
