@@ -8,10 +8,11 @@ use std::{
 };
 
 use peer_cache_proto::door::{
-    Door, Entry, GREETING_MAX, MEMBERS_MAX, PlaceId, STRANGERS_MAX, Stay, is_own,
+    Door, Entry, GREETING_DOCUMENTS_BYTES_MAX, GREETING_MAX, MEMBERS_MAX, PlaceId, STRANGERS_MAX,
+    Stay, is_own,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore, SemaphorePermit},
     task::AbortHandle,
     time::{MissedTickBehavior, timeout},
 };
@@ -25,22 +26,46 @@ use crate::{
 const CONNECTIONS_MAX: usize = MEMBERS_MAX + STRANGERS_MAX + 2 * GREETING_MAX;
 /// Callers that wait for a place to greet.
 const WAITING_MAX: usize = 256;
+/// Documents shorter than this are taken without asking for room.
+const DOCUMENTS_UNIT_BYTES: usize = 16 << 10;
 /// How long one waits: then it has given up itself.
 const WAITS_FOR: Duration = Duration::from_secs(2);
 /// How often it is looked whether somebody has to make room for them.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where connections get their places.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Doorway {
     door: Mutex<Door>,
     /// Who has not greeted yet, to be ended.
     callers: Mutex<BTreeMap<PlaceId, AbortHandle>>,
+    /// Room for documents of those who greet, in [`DOCUMENTS_UNIT_BYTES`].
+    documents: Semaphore,
     /// A place is free.
     left: Notify,
 }
 
+impl Default for Doorway {
+    fn default() -> Self {
+        Self {
+            door: Mutex::default(),
+            callers: Mutex::default(),
+            documents: Semaphore::new(GREETING_DOCUMENTS_BYTES_MAX / DOCUMENTS_UNIT_BYTES),
+            left: Notify::new(),
+        }
+    }
+}
+
 impl Doorway {
+    /// Waits for room for a caller's documents; short ones need none. It is given back when the result is dropped.
+    pub(crate) async fn room_for(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let units = u32::try_from(bytes / DOCUMENTS_UNIT_BYTES).ok()?;
+        match units {
+            0 => None,
+            units => self.documents.acquire_many(units).await.ok(),
+        }
+    }
+
     /// A place for somebody whom this program calls.
     pub(crate) fn call(self: &Arc<Self>, address: SocketAddr) -> Place {
         let id = lock(&self.door).handle_called(address.ip().to_canonical());
@@ -160,8 +185,9 @@ fn let_in(shared: &Arc<Shared>, caller: Waiting) -> Option<Waiting> {
             return None;
         }
         Entry::Out => {
-            tracing::debug!(address = %from, "refused a connection: there are enough of its address");
-            caller.incoming.refuse();
+            // without a word: it calls again the later
+            tracing::debug!(address = %from, "ignored a caller: there are enough of its address");
+            caller.incoming.ignore();
             return None;
         }
     };

@@ -49,7 +49,7 @@ const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// What a peer may have unread here before it has shown a right to be here.
-const STRANGER_WINDOW_BYTES: u32 = 64 << 10;
+const STRANGER_WINDOW_BYTES: u32 = 16 << 10;
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Request streams that a peer may have open.

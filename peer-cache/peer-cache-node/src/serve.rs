@@ -20,10 +20,13 @@ use tokio::{
 use crate::{
     download::repair,
     share::Share,
-    shared::{Peer, Shared, lock},
+    shared::{Peer, Shared, Standing, lock},
 };
 
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// Who has no right here is told so after this time, or has one by then: a hundred strangers that ask as fast as they can would
+/// take a twentieth of the line from the others.
+const REFUSED_AFTER: Duration = Duration::from_millis(100);
 /// How long a request for the next part waits for one to come over the WAN.
 const NEXT_WITHIN: Duration = Duration::from_secs(20);
 /// How long what is being sent may keep its place in the slab; then the connection ends.
@@ -53,6 +56,9 @@ async fn serve(
         .map_err(std::io::Error::other)?;
     let request = Request::from_bytes(&bytes).map_err(std::io::Error::other)?;
     send.set_priority(ANSWER_PRIORITY)?;
+    if matches!(peer.standing(), Standing::Stranger) {
+        sleep(REFUSED_AFTER).await;
+    }
     let answered = match shared.may_be_served(peer) {
         false => Answered::nothing(Answer::Refused),
         true => answer(shared, peer, &request, &mut send).await,

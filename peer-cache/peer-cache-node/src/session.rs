@@ -184,7 +184,9 @@ async fn greet(
             hello.protocol
         )));
     }
-    let documents = frames.next(GREETING_BYTES_MAX).await;
+    let length = frames.length(GREETING_BYTES_MAX).await.map_err(broken)?;
+    let room = shared.doorway.room_for(length).await;
+    let documents = frames.body(length).await;
     let Frame::Documents(documents) = documents.map_err(broken)? else {
         return Err(protocol("did not show its documents".into()));
     };
@@ -199,6 +201,7 @@ async fn greet(
         let learned = lock(&shared.site).learn(&public);
         pass_on(shared, &learned, None);
     }
+    drop(room);
     let standing = shared.judge(&key, &hello).map_err(refused)?;
     let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
     let peer = Arc::new(Peer {
@@ -575,6 +578,12 @@ pub(crate) struct FrameReader(quinn::RecvStream);
 impl FrameReader {
     /// The next frame, if it is no longer than this.
     pub(crate) async fn next(&mut self, longest: usize) -> io::Result<Frame> {
+        let length = self.length(longest).await?;
+        self.body(length).await
+    }
+
+    /// How long the next frame is.
+    async fn length(&mut self, longest: usize) -> io::Result<usize> {
         let mut length = [0; 4];
         self.0
             .read_exact(&mut length)
@@ -586,6 +595,10 @@ impl FrameReader {
                 "a frame of {length} bytes, at most {longest} are allowed"
             )));
         }
+        Ok(length)
+    }
+
+    async fn body(&mut self, length: usize) -> io::Result<Frame> {
         let mut bytes = vec![0; length];
         self.0
             .read_exact(&mut bytes)

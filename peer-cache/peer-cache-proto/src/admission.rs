@@ -201,7 +201,10 @@ mod tests {
     fn where_known_machines_only_are_imaged_others_are_sent_away() {
         let refuse = |admitted: &[MachineId]| channel(UnknownRule::Refuse, admitted);
         let all = book(&[order(1, V1, None, false)]);
-        assert_eq!(all.admit(&TILL, None, &refuse(&[OTHER])), Admission::Unknown);
+        assert_eq!(
+            all.admit(&TILL, None, &refuse(&[OTHER])),
+            Admission::Unknown
+        );
         assert_eq!(granted(all.admit(&TILL, None, &refuse(&[TILL]))), Some(1));
         let none = OrderBook::default();
         assert_eq!(none.admit(&TILL, None, &refuse(&[])), Admission::Unknown);

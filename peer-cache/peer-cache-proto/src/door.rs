@@ -12,10 +12,14 @@ use std::{
     time::Duration,
 };
 
-/// Callers whose hello is awaited. Each may hold [`crate::wire::GREETING_BYTES_MAX`].
-pub const GREETING_MAX: usize = 16;
-/// So long a caller may greet though others wait.
-pub const GREETS_IN_PEACE: Duration = Duration::from_millis(500);
+/// Callers whose hello is awaited.
+pub const GREETING_MAX: usize = 64;
+/// Bytes of longer documents that they may hold in all: a few of [`crate::wire::GREETING_BYTES_MAX`].
+pub const GREETING_DOCUMENTS_BYTES_MAX: usize = 12 << 20;
+/// With so many callers an address may have one: who has half as many addresses as there are places blocks nobody.
+pub const ONE_OF_ADDRESS_FROM: usize = GREETING_MAX / 2;
+/// So long a caller may greet though others wait: an honest machine is done in a few round trips, and comes back.
+pub const GREETS_IN_PEACE: Duration = Duration::from_millis(150);
 /// With so many callers the next ones must prove their address (RFC 9000 section 8.1.2).
 pub const PROVE_FROM: usize = 4;
 /// Peers that have greeted and have no right here.
@@ -75,15 +79,15 @@ pub struct Door {
 impl Door {
     /// Somebody calls. `proved`: it receives what is sent to its address.
     pub fn handle_caller(&mut self, now: Duration, from: IpAddr, proved: bool) -> Entry {
+        let is_its = |address: &&IpAddr| !is_own(from) && **address == from;
         let greeting = self.greeting.values().map(|(_, address)| address);
-        let of_address = greeting
-            .chain(self.strangers.values())
-            .filter(|address| !is_own(from) && **address == from)
-            .count();
+        let greeting = greeting.filter(is_its).count();
+        let strangers = self.strangers.values().filter(is_its).count();
+        let is_contested = self.greeting.len() >= ONE_OF_ADDRESS_FROM;
         if self.greeting.len() >= PROVE_FROM && !proved {
             return Entry::Prove;
         }
-        if of_address >= OF_ADDRESS_MAX {
+        if greeting + strangers >= OF_ADDRESS_MAX || (is_contested && greeting > 0) {
             return Entry::Out;
         }
         if self.greeting.len() < GREETING_MAX {
@@ -240,6 +244,19 @@ mod tests {
         door.handle_gone(called);
         door.handle_gone(places[3]);
         enter(&mut door, 200);
+    }
+
+    #[test]
+    fn half_as_many_addresses_as_places_block_nobody() {
+        let mut door = Door::default();
+        let addresses = GREETING_MAX / 2;
+        for _ in 0..OF_ADDRESS_MAX {
+            for n in 0..addresses {
+                let _ = door.handle_caller(NOW, address(n as u8), true);
+            }
+        }
+        enter(&mut door, 200);
+        assert_eq!(door.handle_caller(NOW, address(200), true), Entry::Out);
     }
 
     #[test]

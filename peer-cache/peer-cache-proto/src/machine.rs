@@ -45,7 +45,8 @@ const CODE_HALF: usize = 3;
 /// approves the machine that he stands at approves this agent and not another that says the same of itself. Thirty bits: who
 /// wants to show the same code makes a thousand million keys first, and the code changes with each start.
 pub fn console_code(agent: &PublicKey) -> String {
-    let hash = *blake3::hash(&[b"lamplighter console code".as_slice(), &agent.0].concat()).as_bytes();
+    let hash =
+        *blake3::hash(&[b"lamplighter console code".as_slice(), &agent.0].concat()).as_bytes();
     let letter = |n: &u8| char::from(CODE_LETTERS[usize::from(*n) % CODE_LETTERS.len()]);
     let (first, second) = hash[..2 * CODE_HALF].split_at(CODE_HALF);
     let half = |bytes: &[u8]| bytes.iter().map(letter).collect::<String>();

@@ -157,7 +157,10 @@ fn strangers_get_nothing_until_somebody_says_yes() -> Result<()> {
     let machines = site.ask(&["machine", "list", "--json"])?;
     ensure!(machines[0]["facts"]["code"] == code, "{machines} {code}");
     let approve = ["machine", "approve", &machine, "--code"];
-    ensure!(site.command(&[&approve[..], &["000-000"]].concat()).is_err());
+    ensure!(
+        site.command(&[&approve[..], &["000-000"]].concat())
+            .is_err()
+    );
     site.command(&[&approve[..], &[code]].concat())?;
     ensure!(agent.wait(MINUTES)?, "{}", agent.log());
     ensure!(site.is_the_image(&site.path("a.raw"))?);

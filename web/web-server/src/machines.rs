@@ -38,7 +38,9 @@ pub(crate) async fn approve(
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
     let asked = |name: &str| {
         let pairs = query.as_deref().unwrap_or_default().split('&');
-        pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
     };
     let wanted: Option<SiteId> = match asked("site") {
         Some((_, text)) => Some(text.parse().map_err(Refusal::bad)?),
@@ -63,7 +65,11 @@ pub(crate) async fn approve(
         return Err(Refusal::missing(format!("machine {id}")));
     };
     if let Some((_, code)) = asked("code")
-        && !machine.facts.code.as_deref().is_some_and(|shown| shown.eq_ignore_ascii_case(code))
+        && !machine
+            .facts
+            .code
+            .as_deref()
+            .is_some_and(|shown| shown.eq_ignore_ascii_case(code))
     {
         let shown = machine.facts.code.unwrap_or_else(|| "none".into());
         return Err(Refusal::conflict(format!(
