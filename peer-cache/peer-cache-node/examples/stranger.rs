@@ -81,9 +81,9 @@ async fn main() -> Result<(), Failure> {
             }
         }
     };
-    match timeout(lasts, attack).await {
-        Ok(Err(error)) => return Err(error),
-        Ok(Ok(())) | Err(_) => {}
+    // it goes on until its time is over
+    if let Ok(ended) = timeout(lasts, attack).await {
+        ended?;
     }
     println!("{{\"through\": {}}}", through.load(Ordering::Relaxed));
     Ok(())

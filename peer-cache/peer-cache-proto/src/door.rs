@@ -176,6 +176,7 @@ pub fn is_own(address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small test inputs")]
 mod tests {
     use super::*;
 
