@@ -12,6 +12,7 @@ mod endpoint;
 mod event;
 mod fallback;
 mod fetch;
+mod frames;
 mod identity;
 mod keeper;
 mod origin;

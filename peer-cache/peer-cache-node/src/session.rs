@@ -29,6 +29,7 @@ use crate::{
     Event, Role,
     door::Place,
     endpoint,
+    frames::{FrameReader, write_frame, write_frames},
     serve::serve_requests,
     share::{Share, SwarmEvent},
     shared::{OUTBOX_MAX, Peer, Shared, Standing, lock},
@@ -163,7 +164,7 @@ async fn greet(
     .map_err(|e| broken(e.into()))?;
     // priorities order the streams of one connection; a closed stream has none to set
     let _ = send.set_priority(CONTROL_PRIORITY);
-    let mut frames = FrameReader(recv);
+    let mut frames = FrameReader::of(recv);
     let said = shared.hello();
     let credentials = said.credentials.clone();
     write_frame(&mut send, &Frame::Hello(said))
@@ -572,55 +573,3 @@ pub(crate) fn join_everywhere(shared: &Shared, share: &Share) {
 
 /// Peers with whom a share was exchanged.
 pub(crate) type Joined = Mutex<BTreeSet<peer_cache_proto::PeerId>>;
-
-pub(crate) struct FrameReader(quinn::RecvStream);
-
-impl FrameReader {
-    /// The next frame, if it is no longer than this.
-    pub(crate) async fn next(&mut self, longest: usize) -> io::Result<Frame> {
-        let length = self.length(longest).await?;
-        self.body(length).await
-    }
-
-    /// How long the next frame is.
-    async fn length(&mut self, longest: usize) -> io::Result<usize> {
-        let mut length = [0; 4];
-        self.0
-            .read_exact(&mut length)
-            .await
-            .map_err(io::Error::other)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > longest {
-            return Err(io::Error::other(format!(
-                "a frame of {length} bytes, at most {longest} are allowed"
-            )));
-        }
-        Ok(length)
-    }
-
-    async fn body(&mut self, length: usize) -> io::Result<Frame> {
-        let mut bytes = vec![0; length];
-        self.0
-            .read_exact(&mut bytes)
-            .await
-            .map_err(io::Error::other)?;
-        Frame::from_bytes(&bytes).map_err(io::Error::other)
-    }
-}
-
-async fn write_frame(send: &mut quinn::SendStream, frame: &Frame) -> io::Result<()> {
-    let bytes = frame.to_bytes();
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    let mut out = Vec::with_capacity(4 + bytes.len());
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&bytes);
-    send.write_all(&out).await.map_err(io::Error::other)
-}
-
-async fn write_frames(mut send: quinn::SendStream, mut queue: mpsc::Receiver<Frame>) {
-    while let Some(frame) = queue.recv().await {
-        if write_frame(&mut send, &frame).await.is_err() {
-            break;
-        }
-    }
-}

@@ -122,7 +122,7 @@ impl Door {
         place
     }
 
-    /// The hello was read. A member has a right here, or is what this program looked for.
+    /// The hello was read. A member has a right to be here.
     pub fn handle_greeted(&mut self, place: PlaceId, member: bool) -> Stay {
         let caller = self.greeting.remove(&place).map(|(_, address)| address);
         let Some(address) = caller.or_else(|| self.called.remove(&place)) else {
