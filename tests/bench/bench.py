@@ -4,6 +4,7 @@
 Every figure is a ratio within one run or a peak of memory, because machines are shared and noisy. Needs root for network namespaces
 (chain.agent); everything is made in a temporary folder and ended by process id."""
 
+import atexit
 import importlib.util
 import itertools
 import json
@@ -30,6 +31,8 @@ class Watched:
     def __init__(self, command, log, **more):
         self.out = open(log, "wb")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.out, **more)
+        # also when the measurement breaks off
+        atexit.register(self.end)
         self.peak_mib = 0.0
         threading.Thread(target=self.look, daemon=True).start()
 

@@ -4,6 +4,7 @@ A store's network of a source, one machine that is imaged, and one that attacks 
 can with a core that nobody else wants. Every link has 200 Mbit/s. Undisturbed runs come in turns with attacked ones, and all
 that is compared is of the same minutes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -58,26 +59,32 @@ def stranger(network, mode, seconds, addresses):
 
 
 def wave(network, ours, mode):
-    """Seconds until the honest machine has its image, the node's peak of memory, and how often the attacker got through."""
-    began = {}
+    """Seconds until the honest machine has its image, and the node's peak of memory."""
+    with contextlib.ExitStack() as attack:
+        peaks = []
 
-    def restarted():
-        """The attack begins when the node is up, and before the machine is."""
-        node = ours.chain.node.process.pid
-        began["peak"] = Peak(node).__enter__()
-        if mode:
-            began["attacker"] = stranger(network, mode, ATTACK_SECONDS, ADDRESSES)
-            time.sleep(LEAD_SECONDS)
+        def restarted():
+            """The attack begins when the node is up, and before the machine is."""
+            peaks.append(attack.enter_context(Peak(ours.chain.node.process.pid)))
+            if mode:
+                attack.enter_context(attacker(network, mode))
+                time.sleep(LEAD_SECONDS)
 
-    try:
         done = ours.run(300, after_restart=restarted)
+    return done.seconds(), peaks[0].mib
+
+
+@contextlib.contextmanager
+def attacker(network, mode):
+    program = stranger(network, mode, ATTACK_SECONDS, ADDRESSES)
+    try:
+        yield
+        # one that ended attacked nobody
+        if program.poll() is not None:
+            raise SystemExit(f"trust: stranger {mode} ended with {program.returncode} before it was told to")
     finally:
-        if "peak" in began:
-            began["peak"].__exit__()
-        if mode and "attacker" in began:
-            began["attacker"].terminate()
-            began["attacker"].wait()
-    return done.seconds(), began["peak"].mib
+        program.terminate()
+        program.wait()
 
 
 def attacks(network, ours):
