@@ -1,12 +1,13 @@
 //! Commands about sites, orders, machines, nodes and the ledger: the API in words.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use peer_cache_origin::HqClient;
 use reqwest::Method;
 use web_api::{
-    Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange,
-    SiteCreated, SiteInfo, SiteUnknown, WanChange, WanRules, WanWindow, parse_utc_offset,
+    DemoteSign, Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewPin, NewSite, NodeInfo,
+    OrderInfo, SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, WanChange,
+    WanRules, WanWindow, parse_utc_offset,
 };
 
 use crate::{HqChoice, Output, client};
@@ -18,6 +19,8 @@ pub(crate) enum Unknown {
     Wait,
     /// They are imaged.
     Admit,
+    /// They are imaged when somebody types the site's PIN at them.
+    Pin,
     /// They are sent to their own disks: known machines only.
     Refuse,
 }
@@ -27,6 +30,7 @@ impl From<Unknown> for SiteUnknown {
         match unknown {
             Unknown::Wait => Self::Wait,
             Unknown::Admit => Self::Admit,
+            Unknown::Pin => Self::Pin,
             Unknown::Refuse => Self::Refuse,
         }
     }
@@ -95,6 +99,27 @@ pub(crate) enum SiteCommand {
         /// The version's priority, 0 to 9: a lower one waits while a higher one is fetched.
         #[arg(long, requires = "version")]
         priority: Option<u8>,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Sets a PIN that admits machines when it is typed at them, and prints it. The old one ends.
+    Pin {
+        /// The site's name.
+        name: String,
+        /// So many machines it admits.
+        #[arg(long, default_value_t = 1)]
+        uses: u16,
+        /// So many hours it holds; 0 for no end but its uses.
+        #[arg(long, default_value_t = 24)]
+        hours: u16,
+        /// The PIN is in this file, 6 to 32 letters or digits. Without it HQ makes eight digits.
+        #[arg(long)]
+        file: Option<std::path::PathBuf>,
+        /// The site has no PIN from now on.
+        #[arg(long, conflicts_with = "file")]
+        remove: bool,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -194,6 +219,30 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             let rules = change_wan(&client::for_people(&hq)?, &name, &change).await?;
             output.print(&rules, wan_text)
         }
+        SiteCommand::Pin {
+            name,
+            uses,
+            hours,
+            file,
+            remove,
+            hq,
+            output,
+        } => {
+            let client = client::for_people(&hq)?;
+            let path = format!("/sites/{}/pin", quoted(&name));
+            if remove {
+                client.send(client.request(Method::DELETE, &path)).await?;
+                return Ok(());
+            }
+            let new = NewPin {
+                pin: file.map(|file| read_pin(&file)).transpose()?,
+                uses,
+                hours,
+            };
+            let request = client.request(Method::PUT, &path).json(&new);
+            let pin: SitePin = client.send(request).await?.json().await?;
+            output.print(&pin, |p| p.pin.clone())
+        }
         SiteCommand::Token { name, hq, output } => {
             let path = format!("/sites/{}/tokens", quoted(&name));
             let token: NewToken = client::for_people(&hq)?
@@ -202,6 +251,12 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             output.print(&token, |t| t.token.clone())
         }
     }
+}
+
+fn read_pin(file: &std::path::Path) -> Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("reading the PIN in {}", file.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 fn sites_text(sites: &[SiteInfo]) -> String {
@@ -339,6 +394,31 @@ pub(crate) enum MachineCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Lets a UUID or serial that several machines of a site carry count for nobody there: each is known by its other signs from
+    /// now on, and waits once more.
+    Demote {
+        /// One of the machines.
+        machine: Hex<16>,
+        /// The site's name.
+        #[arg(long)]
+        site: String,
+        /// What they have in common.
+        #[arg(long, value_enum)]
+        sign: SharedSign,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// What machines may have in common that were to have none.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SharedSign {
+    /// SMBIOS UUID.
+    Uuid,
+    /// SMBIOS serial.
+    Serial,
 }
 
 pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
@@ -368,6 +448,26 @@ pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
                 format!("{} may be imaged in {}", m.id, m.site)
             })
         }
+        MachineCommand::Demote {
+            machine,
+            site,
+            sign,
+            hq,
+            output,
+        } => {
+            let sign = match sign {
+                SharedSign::Uuid => SignKind::Uuid,
+                SharedSign::Serial => SignKind::Serial,
+            };
+            let path = format!("/machines/{machine}/demote");
+            let demoted: Machine = client::for_people(&hq)?
+                .post(&path, &DemoteSign { site, sign })
+                .await?;
+            output.print(&demoted, |m| {
+                let sign = sign.word();
+                format!("the {sign} of {} counts for nobody in {}", m.id, m.site)
+            })
+        }
     }
 }
 
@@ -395,6 +495,9 @@ pub(crate) struct NodesArguments {
     /// Revoke the node with this key.
     #[arg(long)]
     revoke: Option<Hex<32>>,
+    /// The site of a node that HQ has not met: a neighbour certified it while HQ was away, and it shows its key on its screen.
+    #[arg(long, requires = "revoke")]
+    site: Option<String>,
     #[command(flatten)]
     hq: HqChoice,
     #[command(flatten)]
@@ -404,7 +507,16 @@ pub(crate) struct NodesArguments {
 pub(crate) async fn nodes(arguments: NodesArguments) -> Result<()> {
     let client = client::for_people(&arguments.hq)?;
     if let Some(key) = arguments.revoke {
-        let request = client.request(Method::POST, &format!("/nodes/{key}/revoke"));
+        let of_site = match &arguments.site {
+            Some(name) => {
+                let path = format!("/sites/{}", quoted(name));
+                let site: SiteInfo = client.get(&path).await?;
+                format!("?site={}", site.id)
+            }
+            None => String::new(),
+        };
+        let path = format!("/nodes/{key}/revoke{of_site}");
+        let request = client.request(Method::POST, &path);
         client.send(request.json(&serde_json::json!({}))).await?;
     }
     let nodes: Vec<NodeInfo> = client.get("/nodes").await?;

@@ -8,9 +8,13 @@ use std::{
 use boot_proto::dhcp::{BootAnswer, BootClient};
 use boot_server::{BootEvent, BootFile, Booter};
 use image_format::{BundleFile, CHUNK_BYTES, ChunkCodec, Manifest, VerifiedObject};
-use peer_cache_node::PeerCache;
-use peer_cache_proto::{admission::Admission, machine::MachineFacts};
-use trust_format::{Digest, Verified};
+use peer_cache_node::{PeerCache, Site};
+use peer_cache_proto::{
+    admission::{Admission, Applicant},
+    machine::MachineFacts,
+    recognition::{Recognised, Recognition},
+};
+use trust_format::{Digest, PublicKey, Verified};
 use web_api::{Hex, NodeReport};
 
 use super::reports::Reports;
@@ -47,21 +51,24 @@ impl Booter for CacheBooter {
         if self.bundle().is_none() {
             return BootAnswer::Ignore("this node has no complete boot bundle yet".into());
         }
-        let facts = MachineFacts::new(
-            client.uuid.map(|u| u.smbios_order()),
-            None,
-            &[client.mac.0],
-            "",
-        );
-        let Some(machine) = facts.id() else {
+        let Some(who) = self.cache.site(|site| recognise(site, client)) else {
             return BootAnswer::Ignore("the machine says nothing of itself".into());
         };
+        let applicant = Applicant::plain(who);
         let admission = self
             .cache
-            .site(|s| s.channel().map(|c| s.book().admit(&machine, None, c)));
+            .site(|s| s.channel().map(|c| s.book().admit(&applicant, c)));
         match admission {
+            // it has just said so itself, and starts again
+            Some(_) if self.cache.disk_says_done(&who.machine) => BootAnswer::LocalDisk,
             // a machine that waits does so in the agent, where a person can read why
-            Some(Admission::Granted(_) | Admission::Wait) => BootAnswer::Agent,
+            Some(
+                Admission::Granted(_)
+                | Admission::Wait
+                | Admission::Pin
+                | Admission::Doubtful(_)
+                | Admission::EraseUnsure,
+            ) => BootAnswer::Agent,
             Some(Admission::Done { .. } | Admission::NoOrder | Admission::Unknown) => {
                 BootAnswer::LocalDisk
             }
@@ -115,6 +122,31 @@ impl Booter for CacheBooter {
             }
             other => tracing::debug!(?other, "boot"),
         }
+    }
+}
+
+/// Which machine a firmware's request comes from. The UUID in option 97 is in the order of SMBIOS or in that of the wire, as the
+/// firmware's maker read RFC 4578: the one that the site knows counts.
+fn recognise(site: &Site, client: &BootClient) -> Option<Recognised> {
+    let of = |uuid: Option<[u8; 16]>| {
+        let facts = MachineFacts::new(uuid, None, &[client.mac.0], "");
+        // firmware has no key: nobody's code is its
+        site.recognise(&facts, &PublicKey([0; 32]))
+    };
+    let is_known = |who: &Recognised| {
+        !matches!(
+            who.recognition,
+            Recognition::Newcomer | Recognition::Unknown
+        ) || site.book().has_heard_of(&who.machine)
+    };
+    let Some(uuid) = client.uuid else {
+        return of(None);
+    };
+    let printed = of(Some(uuid.smbios_order()));
+    let swapped = of(Some(uuid.wire_order())).filter(is_known);
+    match printed {
+        Some(printed) if is_known(&printed) => Some(printed),
+        printed => swapped.or(printed),
     }
 }
 

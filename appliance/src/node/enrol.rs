@@ -30,7 +30,9 @@ pub(crate) async fn enrol(
     let client = HqClient::for_node(&token.url, token.fingerprint, identity)?;
     let enrolled: Enrolled = client.post("/enrol", &request).await.context("enrolling")?;
     // the root came over TLS to the certificate that the token pins
-    let keys = TrustedKeys::pin(&enrolled.documents.root.0).context("HQ's root")?;
+    let newest = enrolled.documents.roots.last();
+    let root = newest.context("HQ showed no root")?;
+    let keys = TrustedKeys::pin(&root.0).context("HQ's root")?;
     let mut site = Site::new(keys);
     let learned = site.learn(&to_documents(&enrolled.documents));
     anyhow::ensure!(
@@ -70,5 +72,6 @@ pub(crate) fn to_facts(facts: &MachineFacts) -> Facts {
         macs: facts.macs.iter().copied().map(Hex).collect(),
         model: facts.model.clone(),
         code: None,
+        tpm: None,
     }
 }

@@ -74,14 +74,26 @@ impl Journal {
                 machine,
                 facts,
                 order,
+                by_pin,
             } => {
-                tracing::info!(machine.id = %machine, order, "admitted");
+                tracing::info!(machine.id = %machine, order, by_pin, "admitted");
                 let (machine, facts) = (Hex(machine.0), to_facts(&facts));
                 self.reports.add(NodeReport::Admitted {
                     machine,
                     facts,
                     order,
+                    by_pin,
                 });
+            }
+            Event::WrongPin { machine, is_locked } => {
+                let at = machine.map_or_else(|| "a machine".into(), |m| format!("machine {m}"));
+                let then = match is_locked {
+                    true => "the PIN is locked: set a new one",
+                    false => "it can be tried again",
+                };
+                tracing::warn!(is_locked, "wrong PIN at {at}");
+                let message = format!("a wrong PIN was typed at {at}: {then}");
+                self.reports.add(NodeReport::Trouble { message });
             }
             Event::Report { machine, report } => {
                 match serde_json::from_slice::<InstallReport>(&report) {

@@ -39,8 +39,9 @@ pub(crate) fn to_documents(documents: &NodeDocuments) -> Documents {
     let some = |b: &Base64| Some(b.0.clone()).filter(|b| !b.is_empty());
     let list = |l: &[Base64]| l.iter().map(|b| b.0.clone()).collect();
     Documents {
-        root: some(&documents.root),
+        roots: list(&documents.roots),
         channel: some(&documents.channel),
+        roster: some(&documents.roster),
         orders: list(&documents.orders),
         completions: list(&documents.completions),
     }
@@ -94,6 +95,7 @@ impl Sync {
         self.be_confirmed().await?;
         let known = SiteStanding {
             channel: self.cache.site(|s| s.channel().map_or(0, |c| c.number)),
+            roster: self.cache.site(|s| s.roster().map_or(0, |r| r.number)),
             orders: self.seen_orders,
         };
         let reports = self.reports.to_send();

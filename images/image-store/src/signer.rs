@@ -11,7 +11,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use image_format::Manifest;
 use thiserror::Error;
 use trust_format::{
-    Channel, Document, NodeCertificate, Order, PublicKey, Root, Signature, TrustRootError,
+    Channel, Document, NodeCertificate, Order, PublicKey, Root, Roster, Signature, TrustRootError,
     TrustedKeys, Verified, VerifyDocumentError,
 };
 use zeroize::Zeroizing;
@@ -155,6 +155,14 @@ impl Signer {
         channel: &Channel,
     ) -> Result<Verified<Channel>, VerifyDocumentError> {
         Verified::check(&sign(channel, &self.order), &self.trusted)
+    }
+
+    /// Signs which machines a site knows.
+    ///
+    /// # Errors
+    /// When the roster is over a limit of its format.
+    pub fn sign_roster(&self, roster: &Roster) -> Result<Verified<Roster>, VerifyDocumentError> {
+        Verified::check(&sign(roster, &self.order), &self.trusted)
     }
 
     /// Signs an instruction to image machines.

@@ -36,6 +36,8 @@ pub enum DocumentKind {
     Completion = 7,
     /// A node's sign of life.
     Beacon = 8,
+    /// Which machines a site knows.
+    Roster = 9,
 }
 
 /// Whose signature a document needs.
@@ -45,7 +47,7 @@ pub enum SignerRole {
     Root,
     /// One of the keys that sign images.
     Image,
-    /// One of the keys that sign channels and orders.
+    /// One of the keys that sign channels, rosters and orders.
     Order,
     /// One of the keys that certify nodes.
     Authority,

@@ -13,8 +13,8 @@ const NAME_BYTES_MAX: usize = 128;
 const HQ_URLS_MAX: usize = 4;
 const URL_BYTES_MAX: usize = 512;
 const TICKET_BYTES_MAX: usize = 512;
-/// Most machines that one channel names as admitted.
-pub const CHANNEL_ADMITTED_MAX: usize = 16_384;
+/// Longest node certificate with its signature.
+pub const CERTIFICATE_BYTES_MAX: usize = 768;
 /// Most keys that one channel names as revoked.
 pub const CHANNEL_REVOKED_MAX: usize = 16_384;
 
@@ -150,7 +150,9 @@ pub enum UnknownRule {
     Wait,
     /// It is imaged under the site's standing order.
     Admit,
-    /// It is sent to its own disk. Number 2 is kept for a PIN.
+    /// It is imaged when somebody types the site's PIN at it, and else waits.
+    Pin,
+    /// It is sent to its own disk.
     Refuse,
 }
 
@@ -182,21 +184,18 @@ pub struct Channel {
     pub revocation: u64,
     /// Keys of nodes that are no longer believed.
     pub revoked: Vec<PublicKey>,
-    /// What happens to machines that are not in `admitted`.
+    /// What happens to machines that the roster does not approve.
     pub unknown: UnknownRule,
     /// Whether nodes may certify the machines that they admitted while HQ is away.
     pub provisional: bool,
-    /// Machines that a person approved.
-    pub admitted: Vec<MachineId>,
     /// Where HQ is.
     pub hq: HqContact,
 }
 
 impl Document for Channel {
     const KIND: DocumentKind = DocumentKind::Channel;
-    const VERSION: u8 = 1;
-    const PAYLOAD_BYTES_MAX: usize =
-        CHANNEL_REVOKED_MAX * 32 + CHANNEL_ADMITTED_MAX * 16 + HQ_URLS_MAX * URL_BYTES_MAX + 1024;
+    const VERSION: u8 = 2;
+    const PAYLOAD_BYTES_MAX: usize = CHANNEL_REVOKED_MAX * 32 + HQ_URLS_MAX * URL_BYTES_MAX + 1024;
     const SIGNER: SignerRole = SignerRole::Order;
 
     fn encode(&self, out: &mut Writer) {
@@ -210,13 +209,10 @@ impl Document for Channel {
         out.u8(match self.unknown {
             UnknownRule::Wait => 0,
             UnknownRule::Admit => 1,
+            UnknownRule::Pin => 2,
             UnknownRule::Refuse => 3,
         });
-        out.flag(self.provisional).count(self.admitted.len());
-        for machine in &self.admitted {
-            out.raw(&machine.0);
-        }
-        out.count(self.hq.urls.len());
+        out.flag(self.provisional).count(self.hq.urls.len());
         for url in &self.hq.urls {
             out.bytes(url.as_bytes());
         }
@@ -235,14 +231,11 @@ impl Document for Channel {
         let unknown = match input.u8("rule for unknown machines")? {
             0 => UnknownRule::Wait,
             1 => UnknownRule::Admit,
+            2 => UnknownRule::Pin,
             3 => UnknownRule::Refuse,
             other => return Err(input.bad("rule for unknown machines", 1, other.into())),
         };
         let provisional = input.flag("provisional certificates")?;
-        let count = input.count(CHANNEL_ADMITTED_MAX, 16, "admitted machines")?;
-        let admitted = (0..count)
-            .map(|_| Ok(MachineId(input.array("admitted machine")?)))
-            .collect::<Result<_, _>>()?;
         let count = input.count(HQ_URLS_MAX, 4, "HQ addresses")?;
         let urls = (0..count)
             .map(|_| input.text(URL_BYTES_MAX, "HQ address"))
@@ -259,7 +252,6 @@ impl Document for Channel {
             revoked,
             unknown,
             provisional,
-            admitted,
             hq: HqContact { urls, fingerprint },
         })
     }
@@ -454,12 +446,16 @@ pub struct Completion {
     pub node: Option<PublicKey>,
     /// The ticket of the install, which carries the agent's key and its issuer's.
     pub ticket: Vec<u8>,
+    /// The certificate of the node that signed the ticket.
+    pub issuer: Vec<u8>,
+    /// Of the node that certified that node, when that is provisional.
+    pub issuers_issuer: Option<Vec<u8>>,
 }
 
 impl Document for Completion {
     const KIND: DocumentKind = DocumentKind::Completion;
-    const VERSION: u8 = 1;
-    const PAYLOAD_BYTES_MAX: usize = TICKET_BYTES_MAX + 128;
+    const VERSION: u8 = 2;
+    const PAYLOAD_BYTES_MAX: usize = TICKET_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX + 128;
     const SIGNER: SignerRole = SignerRole::Peer;
 
     fn encode(&self, out: &mut Writer) {
@@ -468,7 +464,11 @@ impl Document for Completion {
         if let Some(node) = &self.node {
             out.raw(&node.0);
         }
-        out.bytes(&self.ticket);
+        out.bytes(&self.ticket).bytes(&self.issuer);
+        out.flag(self.issuers_issuer.is_some());
+        if let Some(certificate) = &self.issuers_issuer {
+            out.bytes(certificate);
+        }
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -481,6 +481,15 @@ impl Document for Completion {
                 false => None,
             },
             ticket: input.bytes(TICKET_BYTES_MAX, "ticket")?.to_vec(),
+            issuer: input.bytes(CERTIFICATE_BYTES_MAX, "issuer")?.to_vec(),
+            issuers_issuer: match input.flag("issuer's issuer")? {
+                true => Some(
+                    input
+                        .bytes(CERTIFICATE_BYTES_MAX, "issuer's issuer")?
+                        .to_vec(),
+                ),
+                false => None,
+            },
         })
     }
 }

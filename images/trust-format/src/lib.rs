@@ -1,4 +1,5 @@
-//! The signed documents of a chain of stores: root, channel, order, node certificate, ticket and completion.
+//! The signed documents of a chain of stores: root, channel, roster, order, node certificate, ticket and
+//! completion.
 //! Here they are encoded, decoded and verified. No secret key, clock, file or socket ever comes in: who signs, signs elsewhere.
 //! Called by every other crate that has to decide whom to believe.
 //!
@@ -8,6 +9,7 @@ pub mod codec;
 mod document;
 mod documents;
 mod keys;
+mod roster;
 mod trusted;
 
 pub use document::{
@@ -15,10 +17,14 @@ pub use document::{
     Verified, VerifyDocumentError, peek,
 };
 pub use documents::{
-    CHANNEL_ADMITTED_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,
+    CERTIFICATE_BYTES_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,
     NodeCertificate, Order, Root, SiteId, Ticket, UnknownRule, ticket_life,
 };
 pub use keys::{PublicKey, Signature};
+pub use roster::{
+    CONSOLE_CODE_BYTES, KnownMachine, MACHINE_SIGNS_MAX, PinRule, ROSTER_MACHINES_MAX,
+    ROSTER_SHARED_SIGNS_MAX, Roster, Sign,
+};
 pub use trusted::{
     CheckNodeError, CheckedNode, TrustRootError, TrustedKeys, check_completion, check_ticket,
 };

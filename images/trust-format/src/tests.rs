@@ -30,6 +30,7 @@ const NODE_A: u8 = 5;
 const NODE_B: u8 = 6;
 const AGENT: u8 = 7;
 const SITE: SiteId = SiteId([9; 16]);
+const GOLDEN_PIN: &str = "05270b367e0920a2";
 
 fn root(number: u64) -> Root {
     Root {
@@ -58,7 +59,6 @@ fn channel() -> Channel {
         revoked: vec![public(&key(99))],
         unknown: UnknownRule::Admit,
         provisional: true,
-        admitted: vec![MachineId([4; 16])],
         hq: HqContact {
             urls: vec!["https://hq.example:8443".into()],
             fingerprint: [8; 32],
@@ -276,6 +276,156 @@ fn tickets_hold_for_one_agent_of_one_site() {
     eternal.life = Duration::from_secs(u64::from(u32::MAX));
     let eternal = sign(&eternal, &[&key(NODE_A)]);
     assert!(check_ticket(&eternal, &agent, &issuer, SITE).is_err());
+}
+
+fn roster() -> Roster {
+    let known = |id: u8| KnownMachine {
+        id: MachineId([id; 16]),
+        approved: id.is_multiple_of(2),
+        signs: vec![Sign::of_serial("S1"), Sign::of_mac(&[id; 6])],
+        tpm: (id > 1).then_some([id; 32]),
+        code: (id > 2).then_some(*b"K7Q-2MX"),
+    };
+    Roster {
+        site: SITE,
+        number: 4,
+        machines: (1..4).map(known).collect(),
+        shared: vec![Sign::of_uuid(&[3; 16])],
+        pin: Some(PinRule {
+            number: 2,
+            uses: 5,
+            life_hours: 24,
+            salt: [1; 16],
+            hash: [2; 32],
+        }),
+    }
+}
+
+#[test]
+fn a_roster_is_the_order_keys_and_lists_each_machine_once() {
+    let bytes = sign(&roster(), &[&key(ORDER)]);
+    let back: Verified<Roster> = Verified::check(&bytes, &keys()).unwrap();
+    assert_eq!(*back, roster());
+    assert_eq!(
+        back.machine(&MachineId([2; 16])),
+        Some(&roster().machines[1])
+    );
+    assert_eq!(back.machine(&MachineId([9; 16])), None);
+    assert!(Verified::<Roster>::check(&sign(&roster(), &[&key(AUTHORITY)]), &keys()).is_err());
+    let mut twice = roster();
+    twice.machines[1].id = MachineId([1; 16]);
+    assert!(Verified::<Roster>::check(&sign(&twice, &[&key(ORDER)]), &keys()).is_err());
+    let mut useless = roster();
+    useless.pin.iter_mut().for_each(|pin| pin.uses = 0);
+    assert!(Verified::<Roster>::check(&sign(&useless, &[&key(ORDER)]), &keys()).is_err());
+}
+
+#[test]
+fn the_largest_roster_fits_its_limit() {
+    let machine = |n: usize| KnownMachine {
+        id: MachineId((n as u128).to_be_bytes()),
+        approved: true,
+        signs: vec![Sign([7; 8]); MACHINE_SIGNS_MAX],
+        tpm: Some([1; 32]),
+        code: Some(*b"K7Q-2MX"),
+    };
+    let mut largest = roster();
+    largest.machines = (0..ROSTER_MACHINES_MAX).map(machine).collect();
+    largest.shared = vec![Sign([8; 8]); ROSTER_SHARED_SIGNS_MAX];
+    let bytes = sign(&largest, &[&key(ORDER)]);
+    assert!(bytes.len() < 1 << 20, "{}", bytes.len());
+    assert_eq!(
+        *Verified::<Roster>::check(&bytes, &keys()).unwrap(),
+        largest
+    );
+    largest.machines.push(machine(ROSTER_MACHINES_MAX));
+    let more = sign(&largest, &[&key(ORDER)]);
+    assert!(Verified::<Roster>::check(&more, &keys()).is_err());
+}
+
+#[test]
+fn a_pin_is_the_one_that_was_set() {
+    let salt = [4; 16];
+    let rule = PinRule {
+        hash: PinRule::hash("Süd 4711", &salt).unwrap(),
+        salt,
+        ..roster().pin.unwrap()
+    };
+    assert!(rule.is("Süd 4711") && rule.is(" Süd 4711\n"));
+    for wrong in ["Süd 4712", "süd 4711", "", "4711", &"9".repeat(33)] {
+        assert!(!rule.is(wrong), "{wrong}");
+    }
+    // RFC 9106's function with our cost: a change would lock every store's PIN
+    let golden = PinRule::hash("123456", &[0; 16]).unwrap();
+    assert_eq!(blake3::hash(&golden).to_hex()[..16], *GOLDEN_PIN);
+}
+
+/// A completion of `issuer`'s ticket, signed by the agent.
+fn completion(issuer: u8, certificates: (Vec<u8>, Option<Vec<u8>>)) -> Vec<u8> {
+    let (issuer_certificate, issuers_issuer) = certificates;
+    let done = Completion {
+        machine: MachineId([7; 16]),
+        order: 5,
+        image: Digest([1; 32]),
+        node: None,
+        ticket: sign(&ticket(issuer), &[&key(issuer)]),
+        issuer: issuer_certificate,
+        issuers_issuer,
+    };
+    sign(&done, &[&key(AGENT)])
+}
+
+/// Whoever was admitted once could otherwise say of every machine that its order is spent.
+#[test]
+fn a_completion_is_witnessed_by_a_node_of_the_site() {
+    let check = |bytes: &[u8]| check_completion(bytes, &keys(), SITE);
+    let a = sign(&certificate(NODE_A, Grade::Certified), &[&key(AUTHORITY)]);
+    let b = sign(&provisional(NODE_B, NODE_A), &[&key(NODE_A)]);
+    assert!(check(&completion(NODE_A, (a.clone(), None))).is_ok());
+    assert!(check(&completion(NODE_B, (b.clone(), Some(a.clone())))).is_ok());
+    // a ticket that the agent gave itself
+    let own = sign(&certificate(AGENT, Grade::Certified), &[&key(AGENT)]);
+    assert!(check(&completion(AGENT, (own, None))).is_err());
+    assert!(check(&completion(AGENT, (a.clone(), None))).is_err());
+    assert!(check(&completion(NODE_B, (b, None))).is_err());
+    let elsewhere = check_completion(
+        &completion(NODE_A, (a.clone(), None)),
+        &keys(),
+        SiteId([1; 16]),
+    );
+    assert!(matches!(elsewhere, Err(CheckNodeError::OtherSite { .. })));
+    // of another machine than the ticket's, or signed by another than the ticket's agent
+    let honest = peek::<Completion>(&completion(NODE_A, (a, None))).unwrap();
+    let other = Completion {
+        machine: MachineId([8; 16]),
+        ..honest.clone()
+    };
+    assert!(check(&sign(&other, &[&key(AGENT)])).is_err());
+    assert!(check(&sign(&honest, &[&key(NODE_B)])).is_err());
+}
+
+/// An agent whose boot media are years old is shown every root since.
+#[test]
+fn each_root_leads_to_the_next() {
+    let rooted = |number: u64, own: u8, before: u8| {
+        let mut next = root(number);
+        next.root_keys = vec![public(&key(own))];
+        sign(&next, &[&key(own), &key(before)])
+    };
+    let (first, second, third) = (rooted(1, 50, 50), rooted(2, 51, 50), rooted(3, 52, 51));
+    let media = TrustedKeys::pin(&first).unwrap();
+    assert!(
+        media.advance(&third).is_err(),
+        "it does not know these keys"
+    );
+    let newest = media
+        .advance(&second)
+        .and_then(|k| k.advance(&third))
+        .unwrap();
+    assert_eq!(newest.root().number, 3);
+    assert!(newest.follows(&second) && !newest.follows(&first));
+    assert!(!newest.follows(&rooted(2, 90, 90)), "somebody's own");
+    assert!(!newest.follows(&third));
 }
 
 #[test]

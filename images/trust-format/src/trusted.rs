@@ -100,6 +100,15 @@ impl TrustedKeys {
         })
     }
 
+    /// Whether `older` is a root before this one: it holds by its own keys, and its keys signed this one. Who trusts it can go
+    /// on from it to this one.
+    pub fn follows(&self, older: &[u8]) -> bool {
+        let is_led_on = |keys: Self| {
+            keys.root.number < self.root.number && keys.advance(self.root.as_bytes()).is_ok()
+        };
+        Self::pin(older).is_ok_and(is_led_on)
+    }
+
     /// The root they come from.
     pub fn root(&self) -> &Verified<Root> {
         &self.root
@@ -170,6 +179,25 @@ impl CheckedNode {
         keys: &TrustedKeys,
         channel: &Channel,
     ) -> Result<Self, CheckNodeError> {
+        let node = Self::check_signatures(connected, certificate, issuer, keys, channel.site)?;
+        let short = || node.certificate.node.short();
+        if node.issuer.is_some() && !channel.provisional {
+            return Err(CheckNodeError::ProvisionalForbidden(short()));
+        }
+        if let Some(revoked) = node.keys().find(|key| channel.revoked.contains(key)) {
+            return Err(CheckNodeError::Revoked(revoked.short()));
+        }
+        Ok(node)
+    }
+
+    /// Whether a node was certified for the site, whatever has become of it since.
+    fn check_signatures(
+        connected: &PublicKey,
+        certificate: &[u8],
+        issuer: Option<&[u8]>,
+        keys: &TrustedKeys,
+        site: SiteId,
+    ) -> Result<Self, CheckNodeError> {
         let (_, unverified) = decode_unverified::<NodeCertificate>(certificate)?;
         let node = match &unverified.grade {
             Grade::Certified => Self {
@@ -178,11 +206,6 @@ impl CheckedNode {
             },
             Grade::Provisional { issuer: key, .. } => {
                 let no_issuer = || CheckNodeError::NoIssuer(unverified.node.short());
-                if !channel.provisional {
-                    return Err(CheckNodeError::ProvisionalForbidden(
-                        unverified.node.short(),
-                    ));
-                }
                 let issuer: Verified<NodeCertificate> =
                     Verified::check(issuer.ok_or_else(no_issuer)?, keys)?;
                 if issuer.node != *key || issuer.grade != Grade::Certified {
@@ -194,19 +217,12 @@ impl CheckedNode {
                 }
             }
         };
-        for document in [Some(&node.certificate), node.issuer.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            if document.site != channel.site {
-                return Err(CheckNodeError::OtherSite {
-                    certified: document.site,
-                    here: channel.site,
-                });
-            }
-            if channel.revoked.contains(&document.node) {
-                return Err(CheckNodeError::Revoked(document.node.short()));
-            }
+        let documents = [Some(&node.certificate), node.issuer.as_ref()];
+        if let Some(other) = documents.into_iter().flatten().find(|d| d.site != site) {
+            return Err(CheckNodeError::OtherSite {
+                certified: other.site,
+                here: site,
+            });
         }
         if node.certificate.node != *connected {
             return Err(CheckNodeError::OtherKey {
@@ -215,6 +231,12 @@ impl CheckedNode {
             });
         }
         Ok(node)
+    }
+
+    /// Its own key, and its issuer's when it is provisional: a node is revoked with either.
+    pub fn keys(&self) -> impl Iterator<Item = PublicKey> {
+        let issuer = self.issuer.as_ref().map(|issuer| issuer.node);
+        [Some(self.certificate.node), issuer].into_iter().flatten()
     }
 
     /// Its certificate.
@@ -260,18 +282,27 @@ pub fn check_ticket(
     Ok(ticket)
 }
 
-/// Believes a completion: signed by the agent that its ticket names, for the ticket's machine, order and site. That the
-/// ticket's issuer is a node of the site is for the caller to know: it comes from one, or has its certificate.
+/// Believes a completion: signed by the agent that its ticket names, for the ticket's machine, order and site; the ticket by
+/// a node that was certified for the site. A node that was revoked since had the right then: forgetting what it witnessed
+/// would have its machines imaged once more.
 ///
 /// # Errors
 /// [`CheckNodeError`].
 pub fn check_completion(
     bytes: &[u8],
+    keys: &TrustedKeys,
     site: SiteId,
 ) -> Result<Verified<Completion>, CheckNodeError> {
     let claimed: Completion = peek(bytes)?;
-    let issuer = peek::<Ticket>(&claimed.ticket)?.issuer;
-    let ticket: Verified<Ticket> = Verified::check_by(&claimed.ticket, &issuer)?;
+    let unverified: Ticket = peek(&claimed.ticket)?;
+    let issuer = CheckedNode::check_signatures(
+        &unverified.issuer,
+        &claimed.issuer,
+        claimed.issuers_issuer.as_deref(),
+        keys,
+        site,
+    )?;
+    let ticket = check_ticket(&claimed.ticket, &unverified.agent, &issuer, site)?;
     let completion: Verified<Completion> = Verified::check_by(bytes, &ticket.agent)?;
     if completion.machine != ticket.machine || completion.order != ticket.order {
         return Err(CheckNodeError::OtherKey {
@@ -280,12 +311,6 @@ pub fn check_completion(
                 "machine {} under order {}",
                 completion.machine, completion.order
             ),
-        });
-    }
-    if ticket.site != site {
-        return Err(CheckNodeError::OtherSite {
-            certified: ticket.site,
-            here: site,
         });
     }
     Ok(completion)

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use peer_cache_node::{Event, PeerCache};
+use peer_cache_node::{AdmissionWish, Event, PeerCache};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::{
     machine::console_code,
     wire::{AdmissionAnswer, Documents, TicketProof},
 };
 use tokio::sync::{mpsc, watch};
-use trust_format::{Digest, Order, PublicKey, peek};
+use trust_format::{Digest, MachineId, Order, PublicKey, Ticket, peek};
 use web_api::{AgentTicket, Base64, Hex, InstallReport};
 
 use crate::{
     install::{InstallOptions, NODE_WITHIN},
+    pins::Pins,
     screen::say,
 };
 
@@ -24,7 +25,9 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct Admitted {
     pub(crate) node: PublicKey,
     pub(crate) order: Order,
-    pub(crate) ticket: Vec<u8>,
+    /// As the node knows this machine.
+    pub(crate) machine: MachineId,
+    pub(crate) proof: TicketProof,
 }
 
 /// Asks every node that comes up until one admits this machine; nothing when its order is spent.
@@ -41,12 +44,25 @@ pub(crate) async fn be_admitted(
         .as_deref()
         .and_then(|v| v.parse::<Hex<32>>().ok())
         .map(|h| Digest(h.0));
+    let ask = AdmissionWish {
+        facts: options.facts.clone(),
+        version: wish,
+        finished,
+        pin: None,
+    };
     let deadline = tokio::time::sleep(NODE_WITHIN);
     tokio::pin!(deadline);
     let mut found = false;
+    let mut asked_for_pin: Option<(PublicKey, Pins)> = None;
     loop {
         let event = tokio::select! {
             event = events.recv() => event.context("the peer cache ended")?,
+            (by, pin) = typed(&mut asked_for_pin) => {
+                say("the PIN is looked at");
+                let pin = Some(pin.to_string());
+                cache.ask_admission(&by, AdmissionWish { pin, ..ask.clone() });
+                continue;
+            }
             () = &mut deadline, if !found => bail!("no node was found within {} s: is one running here, and does the switch let beacons pass?", NODE_WITHIN.as_secs()),
         };
         match event {
@@ -65,7 +81,7 @@ pub(crate) async fn be_admitted(
                         "trusts root {root} because this node showed it (no --root was given)"
                     ));
                 }
-                cache.ask_admission(&key, options.facts.clone(), wish, finished.clone());
+                cache.ask_admission(&key, ask.clone());
             }
             Event::Admission { by, answer } => match answer {
                 AdmissionAnswer::Granted { proof, order } => {
@@ -81,8 +97,8 @@ pub(crate) async fn be_admitted(
                         bail!("the order is refused: {}", learned.refused.join("; "));
                     }
                     check_wish(options.version.as_deref(), &document)?;
-                    let ticket = proof.ticket.clone();
-                    take_ticket(cache, origin, proof);
+                    let machine = peek::<Ticket>(&proof.ticket).context("the ticket")?.machine;
+                    take_ticket(cache, origin, proof.clone());
                     let at = cache
                         .peers()
                         .into_iter()
@@ -97,7 +113,8 @@ pub(crate) async fn be_admitted(
                     return Ok(Some(Admitted {
                         node: by,
                         order: document,
-                        ticket,
+                        machine,
+                        proof,
                     }));
                 }
                 AdmissionAnswer::Done { order } => {
@@ -113,10 +130,32 @@ pub(crate) async fn be_admitted(
                     anyhow::ensure!(options.wait, "nothing is ordered for this machine");
                     say("waiting: nothing is ordered for this machine yet");
                 }
+                AdmissionAnswer::Pin { reason } => {
+                    anyhow::ensure!(
+                        options.wait || options.pins.is_there(),
+                        "not admitted: {reason}"
+                    );
+                    say(&format!("waiting: {reason}"));
+                    say(&format!("code {}", console_code(&cache.key())));
+                    asked_for_pin = Some(match asked_for_pin {
+                        Some((_, pins)) => (by, pins),
+                        None => (by, options.pins.open()?),
+                    });
+                }
+                // without a ticket there is none that could be void
+                AdmissionAnswer::AskAgain { .. } => {}
                 AdmissionAnswer::Refused { reason } => bail!("refused by the node: {reason}"),
             },
             _ => {}
         }
+    }
+}
+
+/// The node that asked for the PIN last, and what was typed; never, while nobody asks.
+async fn typed(asked: &mut Option<(PublicKey, Pins)>) -> (PublicKey, zeroize::Zeroizing<String>) {
+    match asked {
+        Some((by, pins)) => (*by, pins.next().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `lamplighter-agent image`: a target that somebody names.
 
-use std::{net::SocketAddr, path::Path};
+use std::{io::IsTerminal, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result};
 use peer_cache_node::Site;
@@ -10,6 +10,7 @@ use trust_format::TrustedKeys;
 use crate::{
     ImageArguments,
     install::{InstallOptions, TargetChoice, install},
+    pins::PinSource,
     screen::say,
 };
 
@@ -36,6 +37,11 @@ pub(crate) async fn by_hand(arguments: ImageArguments) -> Result<()> {
         uefi: None,
         ram_bytes: None,
         wait: !arguments.no_wait,
+        pins: match (arguments.pin_file, std::io::stdin().is_terminal()) {
+            (Some(file), _) => PinSource::File(file),
+            (None, true) => PinSource::Consoles(vec!["/dev/tty".into()]),
+            (None, false) => PinSource::Nobody,
+        },
     };
     let (cache, outcome) = Box::pin(install(options)).await?;
     if let Some(path) = &arguments.json {
@@ -90,15 +96,18 @@ pub(crate) async fn resolve(text: &str) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// A target that somebody names is a machine of its own: the computer's identity and the target's path make it one.
+/// A target that somebody names is a machine of its own: the computer's identity and the target's path make it one. With a
+/// second sign, because who starts the program stands before it.
 fn facts_by_hand(target: &Path) -> MachineFacts {
     let computer = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let path = std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
-    let name = blake3::hash(format!("{}\0{}", computer.trim(), path.display()).as_bytes()).to_hex();
+    let name = blake3::hash(format!("{}\0{}", computer.trim(), path.display()).as_bytes());
+    let [a, b, c, d, e, ..] = *name.as_bytes();
     MachineFacts::new(
         None,
-        Some(&format!("by-hand-{}", &name[..24])),
-        &[],
+        Some(&format!("by-hand-{}", &name.to_hex()[..24])),
+        // locally administered
+        &[[0x02, a, b, c, d, e]],
         &format!("by hand: {}", path.display()),
     )
 }

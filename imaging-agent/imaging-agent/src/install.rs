@@ -16,7 +16,7 @@ use peer_cache_origin::HqOrigin;
 use peer_cache_proto::{
     fallback::NO_NODE_DEADLINE,
     machine::MachineFacts,
-    wire::{AdmissionAnswer, Credentials, Documents, PEER_PORT},
+    wire::{AdmissionAnswer, Credentials, Documents, PEER_PORT, TicketProof},
 };
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +27,7 @@ use crate::{
     admission::{be_admitted, know_hq, send_reports, take_ticket},
     costs::CpuSeconds,
     customise::NodeInstall,
+    pins::PinSource,
     resume::{find_places, finished_orders},
     screen::{Bar, say},
     slab::open_slab,
@@ -60,6 +61,7 @@ pub(crate) struct InstallOptions {
     pub(crate) uefi: Option<bool>,
     pub(crate) ram_bytes: Option<u64>,
     pub(crate) wait: bool,
+    pub(crate) pins: PinSource,
 }
 
 /// Where the image goes.
@@ -96,7 +98,8 @@ struct Running {
     /// The node that admitted us.
     node: PublicKey,
     order: Order,
-    ticket: Vec<u8>,
+    /// The first ticket, which says what this install is; later ones only make it last.
+    proof: TicketProof,
     machine: MachineId,
     started: Instant,
     report: watch::Sender<InstallReport>,
@@ -184,8 +187,8 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
         options,
         node: admitted.node,
         order: admitted.order,
-        ticket: admitted.ticket,
-        machine,
+        proof: admitted.proof,
+        machine: admitted.machine,
         started,
         report,
         new_node: None,
@@ -399,7 +402,9 @@ impl Running {
             order: self.order.number,
             image: self.order.image,
             node,
-            ticket: self.ticket.clone(),
+            ticket: self.proof.ticket.clone(),
+            issuer: self.proof.issuer.clone(),
+            issuers_issuer: self.proof.issuers_issuer.clone(),
         })
     }
 
@@ -489,9 +494,6 @@ impl Running {
             }
             Event::NodeIsBack { key } => {
                 say(&format!("node {} is here: it fetches", key.short()));
-                // the one that admitted this machine may be gone for good, and the ticket's life goes on
-                let facts = self.options.facts.clone();
-                self.cache.ask_admission(&key, facts, None, Vec::new());
             }
             Event::Admission {
                 answer: AdmissionAnswer::Granted { proof, .. },

@@ -8,6 +8,7 @@ mod costs;
 mod customise;
 mod init;
 mod install;
+mod pins;
 mod ram;
 mod resume;
 mod screen;
@@ -65,6 +66,9 @@ pub(crate) struct ImageArguments {
     /// The root document to trust. Without it the first root that the node shows is trusted, and said so.
     #[arg(long)]
     root: Option<PathBuf>,
+    /// A file with the site's PIN, for a site that asks for one. Without it the PIN is asked for on the terminal.
+    #[arg(long)]
+    pin_file: Option<PathBuf>,
     /// Ends instead of waiting when the machine is not admitted at once.
     #[arg(long)]
     no_wait: bool,

@@ -15,6 +15,7 @@ use crate::{
         reboot::{self, End},
     },
     install::{InstallOptions, TargetChoice, install},
+    pins::PinSource,
     screen::say,
 };
 
@@ -81,6 +82,7 @@ pub(crate) async fn run() -> Result<()> {
         ram_bytes: Some(found.memory_bytes),
         target: TargetChoice::Disk(disk),
         wait: true,
+        pins: PinSource::Consoles(console::active_paths()),
     };
     let (cache, _) = Box::pin(install(options)).await?;
     cache.close().await;

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use image_format::{ChunkId, Form, Manifest};
 use peer_cache_node::{
-    Arrived, ChunkKeeper, Event, Identity, Kept, PeerCache, PeerCacheConfig, Role, Site,
-    UploadRules,
+    AdmissionWish, Arrived, ChunkKeeper, Event, Identity, Kept, PeerCache, PeerCacheConfig, Role,
+    Site, UploadRules,
 };
 use peer_cache_proto::{
     machine::MachineFacts,
@@ -106,7 +106,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         match event {
             Event::PeerUp {
                 key, node: true, ..
-            } => cache.ask_admission(&key, facts.clone(), None, vec![]),
+            } => {
+                let facts = facts.clone();
+                let wish = AdmissionWish {
+                    facts,
+                    ..AdmissionWish::default()
+                };
+                cache.ask_admission(&key, wish);
+            }
             Event::Admission {
                 answer: AdmissionAnswer::Granted { proof, order },
                 ..

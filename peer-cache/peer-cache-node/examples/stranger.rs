@@ -26,7 +26,7 @@ use std::{
 
 use image_format::{Form, PartId};
 use peer_cache_node::{
-    Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules, slab::Slab,
+    AdmissionWish, Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules, slab::Slab,
 };
 use peer_cache_proto::{
     machine::MachineFacts,
@@ -263,7 +263,13 @@ async fn be_admitted(
     let key = cache.dial(node).await?;
     let serial = format!("STRANGER{}", std::process::id());
     let facts = MachineFacts::new(None, Some(&serial), &[], "stranger");
-    cache.ask_admission(&key, facts, None, vec![]);
+    cache.ask_admission(
+        &key,
+        AdmissionWish {
+            facts,
+            ..AdmissionWish::default()
+        },
+    );
     let admitted = async {
         while let Some(event) = events.recv().await {
             if let Event::Admission { answer, .. } = event {

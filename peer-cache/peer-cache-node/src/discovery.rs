@@ -195,10 +195,10 @@ fn hear(shared: &Shared, bytes: &[u8], from: SocketAddr) {
     let Ok(beacon) = Verified::<Beacon>::check_by(bytes, &claimed) else {
         return;
     };
-    if lock(&shared.site)
-        .id()
-        .is_some_and(|site| site != beacon.site)
-    {
+    let is_of_here = lock(&shared.site)
+        .channel()
+        .is_none_or(|c| c.site == beacon.site && !c.revoked.contains(&claimed));
+    if !is_of_here {
         return;
     }
     let connected = shared.peers().into_iter().find(|p| p.key == claimed);
@@ -211,6 +211,12 @@ fn hear(shared: &Shared, bytes: &[u8], from: SocketAddr) {
         SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), beacon.port, 0, v6.scope_id()).into(),
     };
     shared.know(claimed, address);
+    if !lock(&shared.known).contains_key(&claimed) {
+        return;
+    }
+    // whoever is heard can be reached again, however long it could not
+    lock(&shared.heard).insert(claimed);
+    shared.heard_of_peers.notify_one();
 }
 
 impl Shared {
@@ -230,6 +236,7 @@ impl Shared {
 struct Attempt {
     first_seen: Instant,
     next: Instant,
+    last: Instant,
     back_off: Duration,
 }
 
@@ -245,6 +252,7 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
         }
         let connected: Vec<PublicKey> = shared.peers().iter().map(|p| p.key).collect();
         let known = lock(&shared.known).clone();
+        let heard = std::mem::take(&mut *lock(&shared.heard));
         attempts.retain(|key, _| known.contains_key(key) && !connected.contains(key));
         let now = Instant::now();
         for (key, address) in known {
@@ -254,8 +262,12 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
             let attempt = attempts.entry(key).or_insert(Attempt {
                 first_seen: now,
                 next: now,
+                last: now,
                 back_off: BACK_OFF_MIN,
             });
+            if heard.contains(&key) {
+                attempt.next = attempt.next.min(attempt.last + BEACON_EVERY);
+            }
             let ours =
                 me < key || attempt.first_seen.elapsed() > DIAL_ANYWAY_AFTER || no_ticket(&shared);
             if !ours || now < attempt.next {
@@ -265,6 +277,7 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
                 u64::from(me.0[0]) << 8 | u64::from(me.0[1]),
                 u64::try_from(attempt.back_off.as_millis()).unwrap_or(0),
             ) % 300;
+            attempt.last = now;
             attempt.next = now + attempt.back_off + Duration::from_millis(jitter);
             attempt.back_off = (attempt.back_off * 2).min(BACK_OFF_MAX);
             let shared = shared.clone();

@@ -61,6 +61,15 @@ pub enum Event {
         facts: MachineFacts,
         /// Under which order.
         order: u64,
+        /// Whether somebody typed the site's PIN at it.
+        by_pin: bool,
+    },
+    /// Somebody typed a wrong PIN.
+    WrongPin {
+        /// At which machine, as it says of itself.
+        machine: Option<MachineId>,
+        /// Whether the PIN is locked now.
+        is_locked: bool,
     },
     /// An agent reported on its install.
     Report {
@@ -70,7 +79,7 @@ pub enum Event {
         report: Vec<u8>,
     },
     /// New documents were learned.
-    Learned(Learned),
+    Learned(Box<Learned>),
     /// Every chunk of a manifest is here.
     Complete {
         /// Which.

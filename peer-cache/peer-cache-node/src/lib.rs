@@ -2,6 +2,7 @@
 //! Decides nothing: every choice is a core's in `peer-cache-proto`.
 //! Called by the appliance's node and by the imaging agent.
 
+mod admit;
 mod buffers;
 mod congestion;
 mod discovery;
@@ -41,7 +42,7 @@ use peer_cache_proto::{
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use trust_format::{Digest, Document, PublicKey, Verified};
+use trust_format::{Digest, Document, MachineId, PublicKey, Ticket, Verified, peek};
 
 pub use durable::write_durably;
 pub use endpoint::{crypto_provider, network_threads};
@@ -94,6 +95,19 @@ pub struct PeerCacheConfig {
     pub always_on: bool,
     /// How much it gives to its neighbours.
     pub uploads: UploadRules,
+}
+
+/// What an agent asks of a node.
+#[derive(Debug, Clone, Default)]
+pub struct AdmissionWish {
+    /// Which machine it runs on.
+    pub facts: MachineFacts,
+    /// Only this version.
+    pub version: Option<Digest>,
+    /// Orders that the machine's own disk says are finished.
+    pub finished: Vec<u64>,
+    /// The site's PIN, as it was typed at the machine.
+    pub pin: Option<String>,
 }
 
 /// How much a machine gives to its neighbours; by default all it can.
@@ -158,6 +172,9 @@ impl PeerCache {
         }
         if uploads.give_way {
             tokio::spawn(pressure::follow(shared.uploads.clone()));
+        }
+        if shared.role == Role::Agent {
+            tokio::spawn(admit::renew(shared.clone()));
         }
         if shared.role == Role::Agent && shared.origin.is_some() {
             tokio::spawn(fallback::watch(shared.clone()));
@@ -259,8 +276,11 @@ impl PeerCache {
         }
     }
 
-    /// Takes a ticket that a node gave, and shows it to everybody.
+    /// Takes a ticket that a node gave, and shows it to everybody. It is renewed in good time; each new one comes as an
+    /// [`Event::Admission`] and is to be taken like the first.
     pub fn set_ticket(&self, proof: TicketProof) {
+        let life = peek::<Ticket>(&proof.ticket).map_or(Duration::ZERO, |ticket| ticket.life);
+        lock(&self.shared.renewal).handle_ticket(self.shared.now(), life);
         self.set_credentials(Credentials::Agent {
             ticket: Some(proof),
         });
@@ -270,21 +290,27 @@ impl PeerCache {
     }
 
     /// Asks a node to be admitted. The answer is an [`Event::Admission`]; there may be several.
-    pub fn ask_admission(
-        &self,
-        node: &PublicKey,
-        facts: MachineFacts,
-        wish: Option<Digest>,
-        finished: Vec<u64>,
-    ) {
-        self.send_to(
-            node,
-            Frame::AdmitMe {
-                facts,
-                wish,
-                finished,
-            },
-        );
+    pub fn ask_admission(&self, node: &PublicKey, wish: AdmissionWish) {
+        *lock(&self.shared.asked) = Some((wish.facts.clone(), wish.version));
+        let AdmissionWish {
+            facts,
+            version: wish,
+            finished,
+            pin,
+        } = wish;
+        let frame = Frame::AdmitMe {
+            facts,
+            wish,
+            finished,
+            pin,
+        };
+        self.send_to(node, frame);
+    }
+
+    /// Whether a machine's disk said a moment ago that there is nothing to do. Anybody can say so of any machine: good for
+    /// answering its firmware, and for nothing else.
+    pub fn disk_says_done(&self, machine: &MachineId) -> bool {
+        lock(&self.shared.disks_say).done(machine)
     }
 
     /// Asks a node for a certificate. The answer is an [`Event::Certificate`] or [`Event::NotCertified`].

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     download::repair,
     share::Share,
-    shared::{Peer, Shared, Standing, lock},
+    shared::{Peer, Shared, lock},
 };
 
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ async fn serve(
         .map_err(std::io::Error::other)?;
     let request = Request::from_bytes(&bytes).map_err(std::io::Error::other)?;
     send.set_priority(ANSWER_PRIORITY)?;
-    if matches!(peer.standing(), Standing::Stranger) {
+    if !peer.standing().is_member() {
         sleep(REFUSED_AFTER).await;
     }
     let answered = match shared.may_be_served(peer) {

@@ -13,10 +13,9 @@ use std::{
 
 use peer_cache_proto::{
     door::Stay,
-    machine::console_code,
     wire::{
-        Credentials, Documents, FRAME_BYTES_MAX, Frame, GREETING_BYTES_MAX, HAVE_RANGES_MAX, Hello,
-        PROTOCOL_VERSION, PartRanges, STRANGER_FRAME_BYTES_MAX,
+        AdmissionAnswer, Credentials, Documents, FRAME_BYTES_MAX, Frame, GREETING_BYTES_MAX,
+        HAVE_RANGES_MAX, Hello, PROTOCOL_VERSION, PartRanges, STRANGER_FRAME_BYTES_MAX,
     },
 };
 use thiserror::Error;
@@ -27,12 +26,13 @@ use tokio::{
 
 use crate::{
     Event, Role,
+    admit::{answer_waiting, handle_asking, tell_tally},
     door::Place,
     endpoint,
     frames::{FrameReader, write_frame, write_frames},
     serve::serve_requests,
     share::{Share, SwarmEvent},
-    shared::{OUTBOX_MAX, Peer, Shared, Standing, lock},
+    shared::{Asking, Judged, OUTBOX_MAX, Peer, Shared, Standing, lock},
     spread,
 };
 
@@ -195,7 +195,7 @@ async fn greet(
     if matches!(hello.credentials, Credentials::Node { .. }) {
         // orders and completions are for members, and each costs a signature
         let public = Documents {
-            root: documents.root,
+            roots: documents.roots,
             channel: documents.channel,
             ..Documents::default()
         };
@@ -203,7 +203,7 @@ async fn greet(
         pass_on(shared, &learned, None);
     }
     drop(room);
-    let standing = shared.judge(&key, &hello).map_err(refused)?;
+    let judged = shared.judge(&key, &hello).map_err(refused)?;
     let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
     let peer = Arc::new(Peer {
         id: shared.next_peer(),
@@ -221,7 +221,7 @@ async fn greet(
         waiting: Mutex::new(None),
     });
     register(shared, &peer)?;
-    let member = !matches!(standing, Standing::Stranger);
+    let member = judged.standing.is_member();
     match place.handle_greeted(member) {
         Stay::Stays => {}
         Stay::InsteadOf(other) => {
@@ -233,15 +233,22 @@ async fn greet(
             return Err(refused("there are enough peers here".into()));
         }
     }
-    if member {
-        shared.set_standing(&peer, standing);
-    }
+    settle(shared, &peer, judged);
     // a ticket that came meanwhile was shown to those who were registered
     if *lock(&shared.credentials) != credentials {
         peer.send(Frame::Hello(shared.hello()));
     }
     tokio::spawn(write_frames(send, queue));
     Ok((peer, frames))
+}
+
+/// A peer is from now on what its hello made it.
+fn settle(shared: &Shared, peer: &Peer, judged: Judged) {
+    shared.set_standing(peer, judged.standing);
+    if let Some(reason) = judged.ask_again {
+        let reason = format!("the ticket does not hold: {reason}");
+        peer.send(Frame::Admission(AdmissionAnswer::AskAgain { reason }));
+    }
 }
 
 /// One connection per peer: the one that is there stays, unless the peer has restarted since.
@@ -272,7 +279,7 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader, _pla
     let listening = tokio::spawn(listen(shared.clone(), peer.clone()));
     let ended = loop {
         let longest = match peer.standing() {
-            Standing::Stranger => STRANGER_FRAME_BYTES_MAX,
+            Standing::Stranger | Standing::Lapsed(_) => STRANGER_FRAME_BYTES_MAX,
             Standing::Node(_) | Standing::Agent(_) => FRAME_BYTES_MAX,
         };
         match frames.next(longest).await {
@@ -323,10 +330,8 @@ pub(crate) fn introduce(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     for share in shared.shares() {
         join(&share, peer);
     }
-    if peer.is_node() && shared.role == Role::Node {
-        let documents = lock(&shared.site).all_documents();
-        peer.send(Frame::Documents(documents));
-        spread::tell(shared, peer);
+    if shared.role == Role::Node {
+        tell_documents(shared, peer);
     }
     let hints = shared.hints_for(peer);
     if !hints.is_empty() {
@@ -340,6 +345,23 @@ pub(crate) fn introduce(shared: &Arc<Shared>, peer: &Arc<Peer>) {
             };
             other.send(Frame::Peers(vec![hint]));
         }
+    }
+}
+
+/// Tells a member what a node of the site knows.
+fn tell_documents(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    let documents = match peer.is_node() {
+        true => lock(&shared.site).all_documents(),
+        false => lock(&shared.site).agents_documents(),
+    };
+    documents
+        .into_frames()
+        .into_iter()
+        .for_each(|frame| peer.send(frame));
+    if peer.is_node() {
+        let tally = lock(&shared.site).pin_tally().clone();
+        peer.send(Frame::PinTally(tally));
+        spread::tell(shared, peer);
     }
 }
 
@@ -371,18 +393,31 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             facts,
             wish,
             finished,
+            pin,
         } => {
-            if let Some(machine) = facts.id() {
-                lock(&shared.site).finished_by_its_disk(machine, &finished);
-            }
-            *lock(&peer.waiting) = Some((facts, wish));
-            answer_waiting(shared, peer);
+            let asking = Asking {
+                facts,
+                wish,
+                finished,
+                pin: false,
+            };
+            handle_asking(shared, peer, asking, pin).await;
         }
         Frame::Documents(documents) => handle_documents(shared, peer, documents),
-        Frame::Admission(answer) if peer.is_node() => shared.emit(Event::Admission {
-            by: peer.key,
-            answer,
-        }),
+        Frame::Admission(answer) if peer.is_node() => {
+            if matches!(answer, AdmissionAnswer::AskAgain { .. }) {
+                lock(&shared.renewal).handle_void();
+            }
+            shared.emit(Event::Admission {
+                by: peer.key,
+                answer,
+            });
+        }
+        Frame::PinTally(tally) if peer.is_node() && shared.role == Role::Node => {
+            if lock(&shared.site).pin_heard(&tally) {
+                tell_tally(shared, Some(peer));
+            }
+        }
         Frame::Certificate {
             certificate,
             issuer,
@@ -396,12 +431,12 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             shared.emit(Event::NotCertified { reason })
         }
         Frame::CertifyMe { node } => {
-            if let Standing::Agent(ticket) = peer.standing()
+            if let Standing::Agent(agent) = peer.standing()
                 && served
                 && shared.role == Role::Node
             {
                 let (shared, peer) = (shared.clone(), peer.clone());
-                tokio::spawn(async move { peer.send(shared.certify(&ticket, node).await) });
+                tokio::spawn(async move { peer.send(shared.certify(&agent.ticket, node).await) });
             }
         }
         Frame::Report(report) => {
@@ -462,9 +497,9 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
 
 fn handle_hello(shared: &Arc<Shared>, peer: &Arc<Peer>, hello: &Hello) {
     match shared.judge(&peer.key, hello) {
-        Ok(standing) => {
+        Ok(judged) => {
             let was_served = shared.may_be_served(peer);
-            shared.set_standing(peer, standing);
+            settle(shared, peer, judged);
             if !was_served {
                 introduce(shared, peer);
             }
@@ -480,7 +515,7 @@ fn handle_documents(shared: &Arc<Shared>, peer: &Arc<Peer>, documents: Documents
             completions: documents.completions,
             ..Documents::default()
         },
-        Standing::Stranger => return,
+        Standing::Stranger | Standing::Lapsed(_) => return,
     };
     let learned = lock(&shared.site).learn(&documents);
     pass_on(shared, &learned, Some(peer));
@@ -499,67 +534,33 @@ pub(crate) fn pass_on(
     if !learned.is_news() {
         return;
     }
-    let documents = lock(&shared.site).all_documents();
+    let for_agents = Documents {
+        completions: Vec::new(),
+        ..learned.fresh.clone()
+    };
     for peer in shared.peers() {
-        let own = from.is_some_and(|f| f.id == peer.id);
-        match peer.standing() {
-            Standing::Node(node) => {
-                let revoked = lock(&shared.site).channel().is_some_and(|c| {
-                    c.revoked.contains(&node.certificate().node)
-                        || node.issuer().is_some_and(|i| c.revoked.contains(&i.node))
-                });
-                if revoked {
-                    peer.connection.close(1u32.into(), b"revoked");
-                } else if !own && shared.role == Role::Node {
-                    peer.send(Frame::Documents(documents.clone()));
-                }
-            }
-            Standing::Agent(_) | Standing::Stranger => {}
+        let vouched_by = match peer.standing() {
+            Standing::Node(node) => node.keys().collect(),
+            Standing::Agent(agent) | Standing::Lapsed(agent) => agent.vouched_by.clone(),
+            Standing::Stranger => Vec::new(),
+        };
+        if shared.is_any_revoked(vouched_by.into_iter()) {
+            peer.connection.close(1u32.into(), b"revoked");
+            continue;
+        }
+        let is_told = shared.role == Role::Node && from.is_none_or(|f| f.id != peer.id);
+        let documents = match peer.standing() {
+            Standing::Node(_) if is_told => learned.fresh.clone(),
+            Standing::Agent(_) if is_told => for_agents.clone(),
+            _ => Documents::default(),
+        };
+        if documents != Documents::default() {
+            let frames = documents.into_frames();
+            frames.into_iter().for_each(|frame| peer.send(frame));
         }
         answer_waiting(shared, &peer);
     }
-    shared.emit(Event::Learned(learned.clone()));
-}
-
-/// Answers an agent that asked to be admitted, unless it would be told once more to wait.
-fn answer_waiting(shared: &Arc<Shared>, peer: &Arc<Peer>) {
-    use peer_cache_proto::wire::AdmissionAnswer;
-    let Some((facts, wish)) = lock(&peer.waiting).clone() else {
-        return;
-    };
-    let answer = shared.admit(peer, &facts, wish);
-    let machine = facts.id();
-    match &answer {
-        AdmissionAnswer::Wait { .. } | AdmissionAnswer::NoOrder => {
-            if let Some(machine) = machine {
-                let code = console_code(&peer.key);
-                shared.emit(Event::Waiting {
-                    machine,
-                    code,
-                    facts,
-                });
-            }
-        }
-        AdmissionAnswer::Granted { .. } => {
-            *lock(&peer.waiting) = None;
-            if let (Standing::Agent(ticket), Some(machine)) = (peer.standing(), machine) {
-                let order = ticket.order;
-                shared.emit(Event::Admitted {
-                    machine,
-                    facts,
-                    order,
-                });
-            }
-        }
-        AdmissionAnswer::Done { .. } | AdmissionAnswer::Refused { .. } => {
-            *lock(&peer.waiting) = None
-        }
-    }
-    let granted = matches!(answer, AdmissionAnswer::Granted { .. });
-    peer.send(Frame::Admission(answer));
-    if granted {
-        introduce(shared, peer);
-    }
+    shared.emit(Event::Learned(Box::new(learned.clone())));
 }
 
 /// Every share's peers hear that we hold or seek something new.

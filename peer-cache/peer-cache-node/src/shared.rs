@@ -1,7 +1,7 @@
 //! What all tasks of one peer cache share, and who may do what.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,33 +13,31 @@ use std::{
 use image_format::ChunkHash;
 use peer_cache_proto::{
     PeerId,
-    admission::Admission,
     beacon::{IssuerClocks, TicketLife},
     door::{PlaceId, Stay},
     election::Rank,
     fallback::Fallback,
     machine::MachineFacts,
+    pin::CHECKS_AT_ONCE,
+    renewal::Renewal,
     suspicion::{ACCUSED_FOR, Suspicions},
-    wire::{AdmissionAnswer, Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
+    wire::{Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use trust_format::{
-    CheckedNode, Digest, Grade, MachineId, NodeCertificate, PublicKey, Ticket, Verified,
-    check_ticket, peek, ticket_life,
+    CheckedNode, Digest, MachineId, PublicKey, Ticket, Verified, check_ticket, peek,
 };
 
 use crate::{
-    Event, PeerCacheConfig, Role, buffers::PartBuffers, door::Doorway, endpoint::widen,
-    identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads, share::Share,
-    site::Site, spread::Sharing,
+    Event, PeerCacheConfig, Role, admit::DisksSay, buffers::PartBuffers, door::Doorway,
+    endpoint::widen, identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads,
+    share::Share, site::Site, spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
 pub(crate) const OUTBOX_MAX: usize = 1024;
 /// Bytes that are being sent to one peer at most.
 const PIN_BYTES_MAX: u64 = 64 << 20;
-/// How long HQ has to certify a node before its neighbour does.
-const CERTIFY_BY_HQ_WITHIN: Duration = Duration::from_secs(4);
 
 /// What a connection may do.
 #[derive(Debug, Clone)]
@@ -49,7 +47,42 @@ pub(crate) enum Standing {
     /// A node of this site.
     Node(Arc<CheckedNode>),
     /// An agent with a ticket.
-    Agent(Arc<Verified<Ticket>>),
+    Agent(Arc<AdmittedAgent>),
+    /// A stranger whose ticket was over not long ago: it is renewed when it asks.
+    Lapsed(Arc<AdmittedAgent>),
+}
+
+impl Standing {
+    /// Whether it has more rights than anybody on the network.
+    pub(crate) fn is_member(&self) -> bool {
+        matches!(self, Self::Node(_) | Self::Agent(_))
+    }
+}
+
+/// What came of a hello.
+pub(crate) struct Judged {
+    pub(crate) standing: Standing,
+    /// Why the ticket that was shown opens nothing.
+    pub(crate) ask_again: Option<String>,
+}
+
+/// An agent's ticket and who answers for it.
+#[derive(Debug)]
+pub(crate) struct AdmittedAgent {
+    pub(crate) ticket: Verified<Ticket>,
+    /// The node that signed, and the one that certified that node: the ticket ends with either.
+    pub(crate) vouched_by: Vec<PublicKey>,
+}
+
+/// What an agent asks that waits for an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Asking {
+    pub(crate) facts: MachineFacts,
+    pub(crate) wish: Option<Digest>,
+    /// Orders that its disk says are finished.
+    pub(crate) finished: Vec<u64>,
+    /// Whether the site's PIN was typed at it.
+    pub(crate) pin: bool,
 }
 
 /// One live connection.
@@ -70,7 +103,7 @@ pub(crate) struct Peer {
     /// Bytes on their way to it.
     pub(crate) pinned: AtomicU64,
     /// An agent that waits for an answer.
-    pub(crate) waiting: Mutex<Option<(MachineFacts, Option<Digest>)>>,
+    pub(crate) waiting: Mutex<Option<Asking>>,
 }
 
 /// A request that a peer has not answered yet.
@@ -142,7 +175,9 @@ pub(crate) struct Shared {
     pub(crate) shares: Mutex<BTreeMap<Digest, Arc<Share>>>,
     pub(crate) peers: Mutex<BTreeMap<PeerId, Arc<Peer>>>,
     pub(crate) known: Mutex<BTreeMap<PublicKey, SocketAddr>>,
-    /// Something new is in `known`.
+    /// Whose beacons came since the last look; never more than are known.
+    pub(crate) heard: Mutex<BTreeSet<PublicKey>>,
+    /// Something new is in `known` or `heard`.
     pub(crate) heard_of_peers: Notify,
     pub(crate) clocks: Mutex<IssuerClocks>,
     /// Who sent wrong bytes to this program, and when.
@@ -159,6 +194,13 @@ pub(crate) struct Shared {
     pub(crate) keep_failed: Mutex<Option<Instant>>,
     /// Of an agent.
     pub(crate) fallback: Mutex<Fallback>,
+    /// Of an agent: its ticket's life.
+    pub(crate) renewal: Mutex<Renewal>,
+    /// Of an agent: what it asked last.
+    pub(crate) asked: Mutex<Option<(MachineFacts, Option<Digest>)>>,
+    /// A PIN is being checked.
+    pub(crate) pin_checks: Arc<Semaphore>,
+    pub(crate) disks_say: Mutex<DisksSay>,
     next_peer: AtomicU64,
 }
 
@@ -187,6 +229,7 @@ impl Shared {
             shares: Mutex::default(),
             peers: Mutex::default(),
             known: Mutex::default(),
+            heard: Mutex::default(),
             heard_of_peers: Notify::new(),
             clocks: Mutex::default(),
             accused: Mutex::default(),
@@ -198,6 +241,10 @@ impl Shared {
             sharing: Mutex::default(),
             keep_failed: Mutex::default(),
             fallback: Mutex::new(Fallback::new(Duration::ZERO)),
+            renewal: Mutex::default(),
+            asked: Mutex::default(),
+            pin_checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+            disks_say: Mutex::default(),
             next_peer: AtomicU64::new(1),
         }
     }
@@ -260,22 +307,23 @@ impl Shared {
     /// Whether a connection may be given objects and told who holds what.
     pub(crate) fn may_be_served(&self, peer: &Peer) -> bool {
         match peer.standing() {
-            Standing::Stranger => false,
-            Standing::Node(node) => !self.is_revoked(&node.certificate().node),
-            Standing::Agent(ticket) => {
-                !self.is_revoked(&ticket.issuer)
+            Standing::Stranger | Standing::Lapsed(_) => false,
+            Standing::Node(node) => !self.is_any_revoked(node.keys()),
+            Standing::Agent(agent) => {
+                !self.is_any_revoked(agent.vouched_by.iter().copied())
                     && matches!(
-                        lock(&self.clocks).judge(self.now(), &ticket),
+                        lock(&self.clocks).judge(self.now(), &agent.ticket),
                         TicketLife::Left(_)
                     )
             }
         }
     }
 
-    fn is_revoked(&self, key: &PublicKey) -> bool {
-        lock(&self.site)
-            .channel()
-            .is_some_and(|c| c.revoked.contains(key))
+    /// Whether the channel revokes one of these.
+    pub(crate) fn is_any_revoked(&self, mut keys: impl Iterator<Item = PublicKey>) -> bool {
+        let site = lock(&self.site);
+        let channel = site.channel();
+        channel.is_some_and(|c| keys.any(|key| c.revoked.contains(&key)))
     }
 
     pub(crate) fn is_accused(&self, key: &PublicKey) -> bool {
@@ -310,7 +358,7 @@ impl Shared {
     /// What a peer is from now on. With its first right it gets a member's place and a member's limits.
     pub(crate) fn set_standing(&self, peer: &Peer, standing: Standing) {
         let was = std::mem::replace(&mut *lock(&peer.standing), standing);
-        if matches!(was, Standing::Stranger) && !matches!(peer.standing(), Standing::Stranger) {
+        if !was.is_member() && peer.standing().is_member() {
             match self.doorway.handle_admitted(peer.place) {
                 Stay::Leaves => peer
                     .connection
@@ -320,16 +368,38 @@ impl Shared {
         }
     }
 
-    /// Judges what a peer says of itself.
+    /// Judges what a peer says of itself. A ticket that does not hold makes a stranger of its agent, which is told why: it
+    /// may ask anew.
     ///
     /// # Errors
-    /// Why it is not believed, in words.
-    pub(crate) fn judge(&self, key: &PublicKey, hello: &Hello) -> Result<Standing, String> {
+    /// Why a node is not believed, in words.
+    pub(crate) fn judge(&self, key: &PublicKey, hello: &Hello) -> Result<Judged, String> {
+        let plain = |standing| Judged {
+            standing,
+            ask_again: None,
+        };
         match &hello.credentials {
-            Credentials::Agent { ticket: None } => Ok(Standing::Stranger),
+            Credentials::Agent { ticket: None } => Ok(plain(Standing::Stranger)),
             Credentials::Agent {
                 ticket: Some(proof),
-            } => self.judge_ticket(key, proof),
+            } => {
+                let (standing, ask_again) = match self.judge_ticket(key, proof) {
+                    Ok(agent) => {
+                        let life = lock(&self.clocks).judge(self.now(), &agent.ticket);
+                        let over = Some("its life is over".to_owned());
+                        match life {
+                            TicketLife::Left(_) => (Standing::Agent(Arc::new(agent)), None),
+                            TicketLife::Lapsed => (Standing::Lapsed(Arc::new(agent)), over),
+                            TicketLife::Over => (Standing::Stranger, over),
+                        }
+                    }
+                    Err(reason) => (Standing::Stranger, Some(reason)),
+                };
+                Ok(Judged {
+                    standing,
+                    ask_again,
+                })
+            }
             Credentials::Node {
                 certificate,
                 issuer,
@@ -339,7 +409,7 @@ impl Shared {
                     Ok(node) => {
                         let uptime = Duration::from_millis(hello.uptime_ms);
                         lock(&self.clocks).handle_reading(self.now(), *key, hello.boot, uptime);
-                        Ok(Standing::Node(Arc::new(node)))
+                        Ok(plain(Standing::Node(Arc::new(node))))
                     }
                     Err(Some(error)) => Err(error.to_string()),
                     Err(None) => Err(
@@ -351,151 +421,19 @@ impl Shared {
         }
     }
 
-    fn judge_ticket(&self, key: &PublicKey, proof: &TicketProof) -> Result<Standing, String> {
-        let ticket = {
-            let site = lock(&self.site);
-            let claimed = peek::<Ticket>(&proof.ticket)
-                .map_err(|e| e.to_string())?
-                .issuer;
-            let issuer = site
-                .check_node(&claimed, &proof.issuer, proof.issuers_issuer.as_deref())
-                .map_err(|e| e.map_or("no channel yet".into(), |e| e.to_string()))?;
-            let id = site.id().ok_or("no site yet")?;
-            check_ticket(&proof.ticket, key, &issuer, id).map_err(|e| e.to_string())?
-        };
-        match lock(&self.clocks).judge(self.now(), &ticket) {
-            TicketLife::Left(_) => Ok(Standing::Agent(Arc::new(ticket))),
-            TicketLife::Over => Err("the ticket's life is over".into()),
-        }
-    }
-
-    /// Answers an agent that asks to be imaged.
-    pub(crate) fn admit(
-        &self,
-        peer: &Peer,
-        facts: &MachineFacts,
-        wish: Option<Digest>,
-    ) -> AdmissionAnswer {
-        let refused = |reason: &str| AdmissionAnswer::Refused {
-            reason: reason.into(),
-        };
-        let Some(machine) = facts.id() else {
-            return refused("this machine has no UUID, no serial and no MAC address to know it by");
-        };
-        let Credentials::Node {
-            certificate,
-            issuer,
-        } = lock(&self.credentials).clone()
-        else {
-            return refused("an agent admits nobody");
-        };
+    fn judge_ticket(&self, key: &PublicKey, proof: &TicketProof) -> Result<AdmittedAgent, String> {
         let site = lock(&self.site);
-        let Some(channel) = site.channel() else {
-            return refused("this node has no channel yet");
-        };
-        let renewed = match peer.standing() {
-            Standing::Agent(ticket) if ticket.machine == machine => {
-                site.book().order(ticket.order).cloned()
-            }
-            _ => None,
-        };
-        let still_open =
-            renewed.filter(|o| !site.book().completed(&machine).any(|n| n == o.number));
-        let admission = still_open.map_or_else(
-            || site.book().admit(&machine, wish.as_ref(), channel),
-            Admission::Granted,
-        );
-        match admission {
-            Admission::Wait => AdmissionAnswer::Wait {
-                reason: format!(
-                    "machine {machine} is not known in {}: approve it at HQ",
-                    channel.site_name
-                ),
-            },
-            Admission::Unknown => AdmissionAnswer::Refused {
-                reason: format!(
-                    "{} images machines that it knows, and machine {machine} is not among them",
-                    channel.site_name
-                ),
-            },
-            Admission::NoOrder => AdmissionAnswer::NoOrder,
-            Admission::Done { order } => AdmissionAnswer::Done { order },
-            Admission::Granted(order) => {
-                let ticket = Ticket {
-                    issuer: self.identity.public(),
-                    issuer_boot: self.boot,
-                    issued: self.now(),
-                    life: ticket_life::GIVEN,
-                    agent: peer.key,
-                    machine,
-                    site: channel.site,
-                    order: order.number,
-                };
-                let bytes = self.identity.sign(&ticket);
-                let Some(signed) = site.order(order.number) else {
-                    return refused("the order is gone");
-                };
-                let order = signed.as_bytes().to_vec();
-                if let Ok(ticket) = Verified::check_by(&bytes, &self.identity.public()) {
-                    self.set_standing(peer, Standing::Agent(Arc::new(ticket)));
-                }
-                lock(&self.clocks).handle_reading(
-                    self.now(),
-                    self.identity.public(),
-                    self.boot,
-                    self.now(),
-                );
-                AdmissionAnswer::Granted {
-                    proof: TicketProof {
-                        ticket: bytes,
-                        issuer: certificate,
-                        issuers_issuer: issuer,
-                    },
-                    order,
-                }
-            }
-        }
-    }
-
-    /// Certifies the node of a machine that an admitted agent images: HQ if it answers in time, else this node.
-    pub(crate) async fn certify(&self, ticket: &Ticket, node: PublicKey) -> Frame {
-        if let Some(origin) = &self.origin {
-            let asked = origin.certify(node, ticket.machine, ticket.order);
-            if let Ok(Some(certificate)) = tokio::time::timeout(CERTIFY_BY_HQ_WITHIN, asked).await {
-                return Frame::Certificate {
-                    certificate,
-                    issuer: None,
-                };
-            }
-        }
-        let not = |reason: &str| Frame::NotCertified {
-            reason: reason.into(),
-        };
-        let Credentials::Node {
-            certificate,
-            issuer: None,
-        } = lock(&self.credentials).clone()
-        else {
-            return not("this node is certified provisionally itself and HQ cannot be reached");
-        };
-        let site = lock(&self.site);
-        let Some(channel) = site.channel().filter(|c| c.provisional) else {
-            return not("this site allows no provisional certificates and HQ cannot be reached");
-        };
-        let document = NodeCertificate {
-            node,
-            site: channel.site,
-            machine: ticket.machine,
-            name: format!("machine-{}", &ticket.machine.to_string()[..8]),
-            grade: Grade::Provisional {
-                issuer: self.identity.public(),
-                order: ticket.order,
-            },
-        };
-        Frame::Certificate {
-            certificate: self.identity.sign(&document),
-            issuer: Some(certificate),
-        }
+        let claimed = peek::<Ticket>(&proof.ticket)
+            .map_err(|e| e.to_string())?
+            .issuer;
+        let issuer = site
+            .check_node(&claimed, &proof.issuer, proof.issuers_issuer.as_deref())
+            .map_err(|e| e.map_or("no channel yet".into(), |e| e.to_string()))?;
+        let id = site.id().ok_or("no site yet")?;
+        Ok(AdmittedAgent {
+            ticket: check_ticket(&proof.ticket, key, &issuer, id).map_err(|e| e.to_string())?,
+            vouched_by: issuer.keys().collect(),
+        })
     }
 
     /// Hints about everybody else that listens.
@@ -513,9 +451,9 @@ impl Shared {
 
     pub(crate) fn machine_of(&self, peer: &Peer) -> Option<MachineId> {
         match peer.standing() {
-            Standing::Agent(ticket) => Some(ticket.machine),
+            Standing::Agent(agent) => Some(agent.ticket.machine),
             Standing::Node(node) => Some(node.certificate().machine),
-            Standing::Stranger => None,
+            Standing::Stranger | Standing::Lapsed(_) => None,
         }
     }
 }

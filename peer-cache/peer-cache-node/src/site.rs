@@ -5,15 +5,24 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use crate::durable::write_durably;
 use image_format::Manifest;
-use peer_cache_proto::{admission::OrderBook, wire::Documents};
+use peer_cache_proto::{
+    admission::OrderBook,
+    machine::MachineFacts,
+    pin::{PinCounter, PinGate, PinTally},
+    recognition::{Recognised, recognise},
+    wire::{Documents, ROOTS_MAX},
+};
 use thiserror::Error;
 use trust_format::{
-    Channel, CheckNodeError, CheckedNode, Digest, MachineId, Order, PublicKey, SiteId, TrustedKeys,
-    Verified, VerifyDocumentError, check_completion,
+    Channel, CheckNodeError, CheckedNode, Completion, Digest, MachineId, Order, PinRule, PublicKey,
+    Root, Roster, SiteId, TrustedKeys, Verified, VerifyDocumentError, check_completion,
+    codec::{Reader, Writer},
+    peek,
 };
 
 /// Completions that are kept and passed on.
@@ -23,10 +32,16 @@ const COMPLETIONS_MAX: usize = 16_384;
 #[derive(Debug)]
 pub struct Site {
     keys: Option<TrustedKeys>,
+    /// Roots before the trusted one, each leading to the next.
+    older_roots: BTreeMap<u64, Vec<u8>>,
     channel: Option<Verified<Channel>>,
+    roster: Option<Verified<Roster>>,
     orders: BTreeMap<u64, Verified<Order>>,
     completions: BTreeMap<(MachineId, u64), Vec<u8>>,
     book: OrderBook,
+    pin: PinCounter,
+    /// From here this program counts how long a PIN is there.
+    opened: Instant,
     folder: Option<PathBuf>,
     /// Take the first root that a peer shows: for an agent that was started by hand and has no boot media.
     trust_first_root: bool,
@@ -39,10 +54,14 @@ pub struct Learned {
     pub root: bool,
     /// A newer channel.
     pub channel: bool,
+    /// A newer roster.
+    pub roster: bool,
     /// New orders.
     pub orders: Vec<u64>,
     /// New completions.
     pub completions: Vec<(MachineId, u64)>,
+    /// All that as it was signed, to be passed on.
+    pub fresh: Documents,
     /// What was refused, in words that name the document.
     pub refused: Vec<String>,
 }
@@ -50,7 +69,7 @@ pub struct Learned {
 impl Learned {
     /// Whether there is anything to pass on.
     pub fn is_news(&self) -> bool {
-        self.root || self.channel || !self.orders.is_empty() || !self.completions.is_empty()
+        self.fresh != Documents::default()
     }
 }
 
@@ -88,12 +107,8 @@ impl Site {
     pub fn new(keys: TrustedKeys) -> Self {
         Self {
             keys: Some(keys),
-            channel: None,
-            orders: BTreeMap::new(),
-            completions: BTreeMap::new(),
-            book: OrderBook::default(),
-            folder: None,
             trust_first_root: false,
+            ..Self::trusting_the_first_root()
         }
     }
 
@@ -102,10 +117,14 @@ impl Site {
         Self {
             keys: None,
             trust_first_root: true,
+            older_roots: BTreeMap::new(),
             channel: None,
+            roster: None,
             orders: BTreeMap::new(),
             completions: BTreeMap::new(),
             book: OrderBook::default(),
+            pin: PinCounter::default(),
+            opened: Instant::now(),
             folder: None,
         }
     }
@@ -125,9 +144,16 @@ impl Site {
                 Err(e) => Err(e),
             }
         };
+        if let Some(tally) = fs::read(folder.join("pin-tally"))
+            .ok()
+            .and_then(|bytes| PinTally::decode(&mut Reader::new(&bytes)).ok())
+        {
+            site.pin = PinCounter::resume(tally, Duration::ZERO);
+        }
         let documents = Documents {
-            root: None,
+            roots: list("roots")?,
             channel: fs::read(folder.join("channel")).ok(),
+            roster: fs::read(folder.join("roster")).ok(),
             orders: list("orders")?,
             completions: list("completions")?,
         };
@@ -145,14 +171,20 @@ impl Site {
     /// When the folder cannot be written.
     pub fn save_to(&mut self, folder: &Path) -> io::Result<()> {
         self.folder = Some(folder.to_owned());
-        for name in ["orders", "completions"] {
+        for name in ["roots", "orders", "completions"] {
             fs::create_dir_all(folder.join(name))?;
+        }
+        for (number, root) in &self.older_roots {
+            write_durably(&folder.join("roots").join(number.to_string()), root)?;
         }
         if let Some(keys) = &self.keys {
             write_durably(&folder.join("root"), keys.root().as_bytes())?;
         }
         if let Some(channel) = &self.channel {
             write_durably(&folder.join("channel"), channel.as_bytes())?;
+        }
+        if let Some(roster) = &self.roster {
+            write_durably(&folder.join("roster"), roster.as_bytes())?;
         }
         for (number, order) in &self.orders {
             write_durably(
@@ -191,11 +223,46 @@ impl Site {
         &self.book
     }
 
-    /// A machine's own disk says that it finished orders.
-    pub fn finished_by_its_disk(&mut self, machine: MachineId, orders: &[u64]) {
-        for order in orders {
-            self.book.complete(machine, *order);
+    /// Which machines the site knows, when this program may know it.
+    pub fn roster(&self) -> Option<&Verified<Roster>> {
+        self.roster.as_ref()
+    }
+
+    /// Which machine an agent runs on; nothing of one that says nothing of itself.
+    pub fn recognise(&self, facts: &MachineFacts, agent: &PublicKey) -> Option<Recognised> {
+        recognise(facts, None, agent, self.roster.as_deref())
+    }
+
+    /// The site's PIN, and whether a try of it is looked at.
+    pub fn pin_gate(&self) -> (PinGate, Option<&PinRule>) {
+        let rule = self.roster.as_ref().and_then(|r| r.pin.as_ref());
+        (self.pin.gate(self.opened.elapsed(), rule), rule)
+    }
+
+    /// This node saw a try of the PIN of this number.
+    pub(crate) fn pin_tried(&mut self, me: PublicKey, number: u64, is_right: bool) {
+        self.pin.handle_try(me, number, is_right);
+        self.keep_tally();
+    }
+
+    /// What another node saw of the PIN. Returns whether that is news.
+    pub(crate) fn pin_heard(&mut self, tally: &PinTally) -> bool {
+        let is_news = self.pin.handle_tally(tally);
+        if is_news {
+            self.keep_tally();
         }
+        is_news
+    }
+
+    /// What is known of the PIN, to be told.
+    pub(crate) fn pin_tally(&self) -> &PinTally {
+        self.pin.tally()
+    }
+
+    fn keep_tally(&self) {
+        let mut out = Writer::new();
+        self.pin.tally().encode(&mut out);
+        self.persist("pin-tally", &out.finish());
     }
 
     /// An order as it was signed.
@@ -223,43 +290,46 @@ impl Site {
         digests
     }
 
-    /// Root and channel: what anybody may see.
+    /// Roots and channel: what anybody may see.
     pub fn public_documents(&self) -> Documents {
+        let newest = self.keys.iter().map(|k| k.root().as_bytes().to_vec());
         Documents {
-            root: self.keys.as_ref().map(|k| k.root().as_bytes().to_vec()),
+            roots: self.older_roots.values().cloned().chain(newest).collect(),
             channel: self.channel.as_ref().map(|c| c.as_bytes().to_vec()),
             ..Documents::default()
         }
     }
 
-    /// Everything: what certified nodes of the site tell each other.
-    pub fn all_documents(&self) -> Documents {
-        let newest = |n: usize| n.saturating_sub(peer_cache_proto::wire::DOCUMENTS_MAX);
+    /// What an agent with a ticket may see as well: what the node that it puts on the disk needs to light the next machine.
+    pub fn agents_documents(&self) -> Documents {
         Documents {
+            roster: self.roster.as_ref().map(|r| r.as_bytes().to_vec()),
             orders: self
                 .orders
                 .values()
-                .skip(newest(self.orders.len()))
                 .map(|o| o.as_bytes().to_vec())
                 .collect(),
-            completions: self
-                .completions
-                .values()
-                .skip(newest(self.completions.len()))
-                .cloned()
-                .collect(),
             ..self.public_documents()
+        }
+    }
+
+    /// Everything: what certified nodes of the site tell each other.
+    pub fn all_documents(&self) -> Documents {
+        Documents {
+            completions: self.completions.values().cloned().collect(),
+            ..self.agents_documents()
         }
     }
 
     /// Takes what is true and new.
     pub fn learn(&mut self, documents: &Documents) -> Learned {
         let mut learned = Learned::default();
-        if let Some(root) = &documents.root {
-            self.learn_root(root, &mut learned);
-        }
+        self.learn_roots(&documents.roots, &mut learned);
         if let Some(channel) = &documents.channel {
             self.learn_channel(channel, &mut learned);
+        }
+        if let Some(roster) = &documents.roster {
+            self.learn_roster(roster, &mut learned);
         }
         for order in &documents.orders {
             self.learn_order(order, &mut learned);
@@ -270,30 +340,76 @@ impl Site {
         learned
     }
 
+    /// Goes on from root to root, and keeps those on the way for others whose boot media are older.
+    fn learn_roots(&mut self, roots: &[Vec<u8>], learned: &mut Learned) {
+        let before = self.public_documents().roots;
+        let number = |root: &&Vec<u8>| peek::<Root>(root).map_or(0, |root| root.number);
+        let mut roots: Vec<&Vec<u8>> = roots.iter().collect();
+        roots.sort_by_key(number);
+        for root in &roots {
+            self.learn_root(root, learned);
+        }
+        for root in roots.iter().rev() {
+            self.remember_root(root);
+        }
+        let after = self.public_documents().roots;
+        if after != before {
+            learned.fresh.roots = after;
+        }
+    }
+
     fn learn_root(&mut self, root: &[u8], learned: &mut Learned) {
         let advanced = match &self.keys {
+            Some(keys) if keys.root().as_bytes() == root => return,
+            Some(_) if self.older_roots.values().any(|known| known == root) => return,
+            Some(keys) if keys.follows(root) => return,
             Some(keys) => keys.advance(root),
             None if self.trust_first_root => TrustedKeys::pin(root),
             None => return,
         };
         match advanced {
             Ok(keys) => {
-                let same = self
-                    .keys
-                    .as_ref()
-                    .is_some_and(|k| k.root().digest() == keys.root().digest());
-                self.keys = Some(keys);
-                if !same {
-                    learned.root = true;
-                    self.persist("root", root);
+                if let Some(old) = self.keys.replace(keys) {
+                    self.keep_root(old.root().number, old.root().as_bytes());
                 }
+                learned.root = true;
+                self.persist("root", root);
             }
             Err(error) => learned.refused.push(error.to_string()),
         }
     }
 
+    /// Keeps a root that leads to the oldest one here.
+    fn remember_root(&mut self, root: &[u8]) {
+        let oldest = match self.older_roots.values().next() {
+            Some(bytes) => TrustedKeys::pin(bytes).ok(),
+            None => self.keys.clone(),
+        };
+        let claimed = peek::<Root>(root).map(|root| root.number);
+        if let (Some(oldest), Ok(number)) = (oldest, claimed)
+            && number < oldest.root().number
+            && oldest.follows(root)
+        {
+            self.keep_root(number, root);
+        }
+    }
+
+    fn keep_root(&mut self, number: u64, root: &[u8]) {
+        self.older_roots.insert(number, root.to_vec());
+        self.persist(&format!("roots/{number}"), root);
+        // with the trusted one they are as many as may be shown
+        while self.older_roots.len() >= ROOTS_MAX {
+            if let Some((oldest, _)) = self.older_roots.pop_first() {
+                self.unpersist(&format!("roots/{oldest}"));
+            }
+        }
+    }
+
     fn learn_channel(&mut self, bytes: &[u8], learned: &mut Learned) {
         let Some(keys) = &self.keys else { return };
+        if self.channel.as_ref().is_some_and(|c| c.as_bytes() == bytes) {
+            return;
+        }
         let channel: Verified<Channel> = match Verified::check(bytes, keys) {
             Ok(channel) => channel,
             Err(error) => return learned.refused.push(error.to_string()),
@@ -317,10 +433,48 @@ impl Site {
         self.persist("channel", bytes);
         self.channel = Some(channel);
         learned.channel = true;
+        learned.fresh.channel = Some(bytes.to_vec());
+    }
+
+    fn learn_roster(&mut self, bytes: &[u8], learned: &mut Learned) {
+        let Some(keys) = &self.keys else { return };
+        if self.roster.as_ref().is_some_and(|r| r.as_bytes() == bytes) {
+            return;
+        }
+        let roster: Verified<Roster> = match Verified::check(bytes, keys) {
+            Ok(roster) => roster,
+            Err(error) => return learned.refused.push(error.to_string()),
+        };
+        // without a channel it is not known yet which site this is
+        let Some(site) = self.id() else { return };
+        if roster.site != site {
+            let words = format!("roster of site {} in site {site}", roster.site);
+            return learned.refused.push(words);
+        }
+        if let Some(known) = &self.roster {
+            if roster.number < known.number {
+                let (new, known) = (roster.number, known.number);
+                let words = format!("roster {new} is older than roster {known}");
+                return learned.refused.push(words);
+            }
+            if roster.number == known.number {
+                return;
+            }
+        }
+        self.pin
+            .handle_rule(self.opened.elapsed(), roster.pin.as_ref());
+        self.persist("roster", bytes);
+        self.roster = Some(roster);
+        learned.roster = true;
+        learned.fresh.roster = Some(bytes.to_vec());
     }
 
     fn learn_order(&mut self, bytes: &[u8], learned: &mut Learned) {
         let Some(keys) = &self.keys else { return };
+        // known ones cost no signature
+        if peek::<Order>(bytes).is_ok_and(|o| self.orders.contains_key(&o.number)) {
+            return;
+        }
         match Verified::<Order>::check(bytes, keys) {
             Err(error) => learned.refused.push(error.to_string()),
             Ok(order) if self.id().is_some_and(|site| site != order.site) => {
@@ -328,9 +482,19 @@ impl Site {
                     .refused
                     .push(format!("order {} of site {}", order.number, order.site));
             }
-            Ok(order) if self.orders.contains_key(&order.number) => {}
             Ok(order) => {
                 let number = order.number;
+                let is_full = self.orders.len() >= peer_cache_proto::admission::ORDERS_MAX;
+                if is_full
+                    && self
+                        .orders
+                        .keys()
+                        .next()
+                        .is_some_and(|oldest| number < *oldest)
+                {
+                    // it would be forgotten at once, and be news again at the next telling
+                    return;
+                }
                 self.book.add_order((*order).clone());
                 self.persist(&format!("orders/{number}"), bytes);
                 self.orders.insert(number, order);
@@ -340,24 +504,31 @@ impl Site {
                     }
                 }
                 learned.orders.push(number);
+                learned.fresh.orders.push(bytes.to_vec());
             }
         }
     }
 
     fn learn_completion(&mut self, bytes: &[u8], learned: &mut Learned) {
-        let Some(site) = self.id() else { return };
-        match check_completion(bytes, site) {
+        let (Some(site), Some(keys)) = (self.id(), &self.keys) else {
+            return;
+        };
+        let is_known = |c: Completion| self.completions.contains_key(&(c.machine, c.order));
+        if peek::<Completion>(bytes).is_ok_and(is_known) {
+            return;
+        }
+        match check_completion(bytes, keys, site) {
             Err(error) => learned.refused.push(error.to_string()),
             Ok(completion) => {
                 let key = (completion.machine, completion.order);
-                if self.completions.contains_key(&key) || self.completions.len() >= COMPLETIONS_MAX
-                {
+                if self.completions.len() >= COMPLETIONS_MAX {
                     return;
                 }
                 self.book.complete(completion.machine, completion.order);
                 self.persist(&format!("completions/{}-{}", key.0, key.1), bytes);
                 self.completions.insert(key, bytes.to_vec());
                 learned.completions.push(key);
+                learned.fresh.completions.push(bytes.to_vec());
             }
         }
     }

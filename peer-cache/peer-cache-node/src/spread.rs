@@ -60,7 +60,7 @@ impl Sharing {
 fn machine_of(peer: &Peer) -> Option<MachineId> {
     match peer.standing() {
         Standing::Node(node) => Some(node.certificate().machine),
-        Standing::Agent(_) | Standing::Stranger => None,
+        Standing::Agent(_) | Standing::Lapsed(_) | Standing::Stranger => None,
     }
 }
 

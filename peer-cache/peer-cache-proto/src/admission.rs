@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trust_format::{Channel, Digest, MachineId, Order, UnknownRule};
 
+use crate::recognition::{Doubt, Recognised, Recognition};
+
 /// Orders of one site that a node keeps; the highest numbers stay.
 pub const ORDERS_MAX: usize = 1024;
 /// Machines of one site whose completions a node keeps.
@@ -16,6 +18,32 @@ pub struct OrderBook {
     completed: BTreeMap<MachineId, BTreeSet<u64>>,
 }
 
+/// An agent that asks to be imaged.
+#[derive(Debug, Clone, Copy)]
+pub struct Applicant<'a> {
+    /// Which machine it runs on.
+    pub who: Recognised,
+    /// Whether the site's PIN was typed at it.
+    pub pin: bool,
+    /// Orders that the machine's own disk says are finished. It is believed for this agent and for no other: anybody can say
+    /// so of any machine.
+    pub finished: &'a [u64],
+    /// Only this version.
+    pub wish: Option<&'a Digest>,
+}
+
+impl Applicant<'_> {
+    /// A machine of which nobody asks for more than what the site means for it.
+    pub fn plain(who: Recognised) -> Self {
+        Self {
+            who,
+            pin: false,
+            finished: &[],
+            wish: None,
+        }
+    }
+}
+
 /// The answer to a machine that asks to be imaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
@@ -23,6 +51,12 @@ pub enum Admission {
     Granted(Order),
     /// It waits until a person decides.
     Wait,
+    /// It waits until a person has looked at it: it may not be the machine that it names.
+    Doubtful(Doubt),
+    /// It waits until a person has looked at it: the order erases, and the machine has too few signs of its own.
+    EraseUnsure,
+    /// It waits until somebody types the site's PIN at it.
+    Pin,
     /// The site images known machines only, and does not know this one.
     Unknown,
     /// Nothing is ordered for it.
@@ -72,206 +106,69 @@ impl OrderBook {
         self.completed.get(machine).into_iter().flatten().copied()
     }
 
-    /// Decides. `wish` restricts the orders to one version.
+    /// Decides.
     ///
     /// The order with the highest number that applies counts. It is spent when this machine finished it; one that does
-    /// not say *erase* is also spent by any finished version on the machine.
-    pub fn admit(
-        &self,
-        machine: &MachineId,
-        wish: Option<&Digest>,
-        channel: &Channel,
-    ) -> Admission {
+    /// not say *erase* is also spent by any finished version on the machine. An order that names the machine admits it, if
+    /// it is that machine.
+    pub fn admit(&self, applicant: &Applicant<'_>, channel: &Channel) -> Admission {
+        let machine = &applicant.who.machine;
         let applies = |order: &&Order| {
             order.site == channel.site
                 && order.machine.is_none_or(|m| m == *machine)
-                && wish.is_none_or(|w| *w == order.image)
+                && applicant.wish.is_none_or(|w| *w == order.image)
         };
+        let may_enter =
+            applicant.who.approved || applicant.pin || channel.unknown == UnknownRule::Admit;
         let Some(order) = self.orders.values().rev().find(applies) else {
-            return match self.knows(machine, channel) {
+            return match may_enter {
                 true => Admission::NoOrder,
                 false => Self::of_unknown(channel),
             };
         };
-        let done = self.completed.get(machine);
-        let spent = done.is_some_and(|d| match order.erase {
-            true => d.contains(&order.number),
-            false => !d.is_empty(),
-        });
-        if spent {
+        if self.is_spent(order, applicant) {
             return Admission::Done {
                 order: order.number,
             };
         }
-        match order.machine.is_some() || self.knows(machine, channel) {
-            true => Admission::Granted(order.clone()),
-            false => Self::of_unknown(channel),
+        // who types the PIN stands before the machine
+        if let Recognition::Doubtful(doubt) = applicant.who.recognition
+            && !applicant.pin
+        {
+            return Admission::Doubtful(doubt);
         }
+        if order.machine.is_none() && !may_enter {
+            return Self::of_unknown(channel);
+        }
+        match order.erase && !applicant.pin && !applicant.who.recognition.may_erase() {
+            true => Admission::EraseUnsure,
+            false => Admission::Granted(order.clone()),
+        }
+    }
+
+    fn is_spent(&self, order: &Order, applicant: &Applicant<'_>) -> bool {
+        let done = self.completed.get(&applicant.who.machine);
+        let all = || done.into_iter().flatten().chain(applicant.finished);
+        match order.erase {
+            true => all().any(|n| *n == order.number),
+            false => all().next().is_some(),
+        }
+    }
+
+    /// Whether orders or completions name a machine.
+    pub fn has_heard_of(&self, machine: &MachineId) -> bool {
+        self.completed.contains_key(machine)
+            || self.orders.values().any(|o| o.machine == Some(*machine))
     }
 
     fn of_unknown(channel: &Channel) -> Admission {
         match channel.unknown {
             UnknownRule::Refuse => Admission::Unknown,
+            UnknownRule::Pin => Admission::Pin,
             UnknownRule::Wait | UnknownRule::Admit => Admission::Wait,
         }
-    }
-
-    fn knows(&self, machine: &MachineId, channel: &Channel) -> bool {
-        channel.unknown == UnknownRule::Admit || channel.admitted.contains(machine)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use trust_format::{HqContact, SiteId};
-
-    use super::*;
-
-    const SITE: SiteId = SiteId([1; 16]);
-    const TILL: MachineId = MachineId([2; 16]);
-    const OTHER: MachineId = MachineId([3; 16]);
-    const V1: Digest = Digest([1; 32]);
-    const V2: Digest = Digest([2; 32]);
-
-    fn channel(unknown: UnknownRule, admitted: &[MachineId]) -> Channel {
-        Channel {
-            site: SITE,
-            site_name: String::new(),
-            number: 1,
-            image: None,
-            bundle: None,
-            release_floor: 0,
-            revocation: 0,
-            revoked: vec![],
-            unknown,
-            provisional: true,
-            admitted: admitted.to_vec(),
-            hq: HqContact {
-                urls: vec![],
-                fingerprint: [0; 32],
-            },
-        }
-    }
-
-    fn order(number: u64, image: Digest, machine: Option<MachineId>, erase: bool) -> Order {
-        Order {
-            site: SITE,
-            number,
-            image,
-            machine,
-            erase,
-        }
-    }
-
-    fn book(orders: &[Order]) -> OrderBook {
-        let mut book = OrderBook::default();
-        orders.iter().for_each(|o| book.add_order(o.clone()));
-        book
-    }
-
-    fn granted(admission: Admission) -> Option<u64> {
-        match admission {
-            Admission::Granted(order) => Some(order.number),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn strangers_wait_unless_the_site_says_otherwise() {
-        let book = book(&[order(1, V1, None, false)]);
-        assert_eq!(
-            book.admit(&TILL, None, &channel(UnknownRule::Wait, &[OTHER])),
-            Admission::Wait
-        );
-        assert_eq!(
-            granted(book.admit(&TILL, None, &channel(UnknownRule::Wait, &[TILL]))),
-            Some(1)
-        );
-        assert_eq!(
-            granted(book.admit(&TILL, None, &channel(UnknownRule::Admit, &[]))),
-            Some(1)
-        );
-        assert_eq!(
-            OrderBook::default().admit(&TILL, None, &channel(UnknownRule::Admit, &[])),
-            Admission::NoOrder
-        );
-    }
-
-    #[test]
-    fn where_known_machines_only_are_imaged_others_are_sent_away() {
-        let refuse = |admitted: &[MachineId]| channel(UnknownRule::Refuse, admitted);
-        let all = book(&[order(1, V1, None, false)]);
-        assert_eq!(
-            all.admit(&TILL, None, &refuse(&[OTHER])),
-            Admission::Unknown
-        );
-        assert_eq!(granted(all.admit(&TILL, None, &refuse(&[TILL]))), Some(1));
-        let none = OrderBook::default();
-        assert_eq!(none.admit(&TILL, None, &refuse(&[])), Admission::Unknown);
-        // an order that names it makes it known
-        let its = book(&[order(1, V1, Some(TILL), false)]);
-        assert_eq!(granted(its.admit(&TILL, None, &refuse(&[]))), Some(1));
-    }
-
-    #[test]
-    fn an_order_for_a_machine_is_its_admission() {
-        let book = book(&[order(1, V1, Some(TILL), false)]);
-        let wait = channel(UnknownRule::Wait, &[]);
-        assert_eq!(granted(book.admit(&TILL, None, &wait)), Some(1));
-        assert_eq!(book.admit(&OTHER, None, &wait), Admission::Wait);
-    }
-
-    #[test]
-    fn an_order_is_spent_once_per_machine() {
-        let mut book = book(&[order(1, V1, None, true)]);
-        let admit = channel(UnknownRule::Admit, &[]);
-        assert!(book.complete(TILL, 1) && !book.complete(TILL, 1));
-        assert_eq!(
-            book.admit(&TILL, None, &admit),
-            Admission::Done { order: 1 }
-        );
-        assert_eq!(granted(book.admit(&OTHER, None, &admit)), Some(1));
-        // replayed
-        book.add_order(order(1, V1, None, true));
-        assert_eq!(
-            book.admit(&TILL, None, &admit),
-            Admission::Done { order: 1 }
-        );
-    }
-
-    #[test]
-    fn a_finished_version_is_replaced_by_erase_alone() {
-        let mut book = book(&[order(1, V1, None, false), order(2, V2, None, false)]);
-        let admit = channel(UnknownRule::Admit, &[]);
-        book.complete(TILL, 1);
-        assert_eq!(
-            book.admit(&TILL, None, &admit),
-            Admission::Done { order: 2 }
-        );
-        book.add_order(order(3, V2, None, true));
-        assert_eq!(granted(book.admit(&TILL, None, &admit)), Some(3));
-        book.complete(TILL, 3);
-        assert_eq!(
-            book.admit(&TILL, None, &admit),
-            Admission::Done { order: 3 }
-        );
-    }
-
-    #[test]
-    fn a_wish_restricts_and_another_sites_order_means_nothing() {
-        let mut foreign = order(9, V1, None, true);
-        foreign.site = SiteId([8; 16]);
-        let book = book(&[
-            order(1, V1, None, false),
-            order(2, V2, None, false),
-            foreign,
-        ]);
-        let admit = channel(UnknownRule::Admit, &[]);
-        assert_eq!(granted(book.admit(&TILL, None, &admit)), Some(2));
-        assert_eq!(granted(book.admit(&TILL, Some(&V1), &admit)), Some(1));
-        assert_eq!(
-            book.admit(&TILL, Some(&Digest([7; 32])), &admit),
-            Admission::NoOrder
-        );
-    }
-}
+mod tests;

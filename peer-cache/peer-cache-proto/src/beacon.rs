@@ -79,7 +79,9 @@ impl Beacon {
 pub enum TicketLife {
     /// It does, for this long.
     Left(Duration),
-    /// Its life is over.
+    /// Its life is over, by less than a life: it opens nothing, and any certified node may renew it.
+    Lapsed,
+    /// It is over for good.
     Over,
 }
 
@@ -133,6 +135,7 @@ impl IssuerClocks {
         };
         match ticket.life.checked_sub(age) {
             Some(left) if !left.is_zero() => TicketLife::Left(left),
+            _ if age < ticket.life * 2 => TicketLife::Lapsed,
             _ => TicketLife::Over,
         }
     }
@@ -195,7 +198,9 @@ mod tests {
             clocks.judge(1049 * SECOND, &ticket()),
             TicketLife::Left(SECOND)
         );
-        assert_eq!(clocks.judge(1050 * SECOND, &ticket()), TicketLife::Over);
+        assert_eq!(clocks.judge(1050 * SECOND, &ticket()), TicketLife::Lapsed);
+        assert_eq!(clocks.judge(1109 * SECOND, &ticket()), TicketLife::Lapsed);
+        assert_eq!(clocks.judge(1110 * SECOND, &ticket()), TicketLife::Over);
     }
 
     #[test]
@@ -204,7 +209,8 @@ mod tests {
         clocks.handle_reading(1000 * SECOND, NODE, 4, 110 * SECOND);
         clocks.handle_reading(1100 * SECOND, NODE, 4, 110 * SECOND);
         clocks.handle_reading(1100 * SECOND, NODE, 3, 999 * SECOND);
-        assert_eq!(clocks.judge(1100 * SECOND, &ticket()), TicketLife::Over);
+        assert_eq!(clocks.judge(1100 * SECOND, &ticket()), TicketLife::Lapsed);
+        assert_eq!(clocks.judge(1110 * SECOND, &ticket()), TicketLife::Over);
     }
 
     #[test]
@@ -220,6 +226,6 @@ mod tests {
             clocks.judge(1069 * SECOND, &ticket()),
             TicketLife::Left(SECOND)
         );
-        assert_eq!(clocks.judge(1070 * SECOND, &ticket()), TicketLife::Over);
+        assert_eq!(clocks.judge(1070 * SECOND, &ticket()), TicketLife::Lapsed);
     }
 }

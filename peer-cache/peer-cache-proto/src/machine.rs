@@ -1,7 +1,7 @@
 //! Which machine this is, from what its firmware says.
 
 use trust_format::{
-    MachineId, PublicKey,
+    MachineId, PublicKey, Sign,
     codec::{DecodeError, Reader, Writer},
 };
 
@@ -91,17 +91,34 @@ impl MachineFacts {
 
     /// The machine's identity: by UUID, else by serial, else by its lowest MAC address; none of a machine that says nothing.
     pub fn id(&self) -> Option<MachineId> {
-        let (kind, value): (&str, &[u8]) = match (&self.uuid, &self.serial, self.macs.first()) {
-            (Some(uuid), _, _) => ("uuid", uuid),
-            (None, Some(serial), _) => ("serial", serial.as_bytes()),
-            (None, None, Some(mac)) => ("mac", mac),
-            (None, None, None) => return None,
-        };
+        self.id_beside(&[])
+    }
+
+    /// The same where some signs count as absent, because several machines carry them.
+    pub fn id_beside(&self, shared: &[Sign]) -> Option<MachineId> {
+        let uuid = self.uuid.iter().map(|u| ("uuid", &u[..], Sign::of_uuid(u)));
+        let serial = self.serial.iter();
+        let serial = serial.map(|s| ("serial", s.as_bytes(), Sign::of_serial(s)));
+        let macs = self.macs.iter().map(|m| ("mac", &m[..], Sign::of_mac(m)));
+        let mut signs = uuid.chain(serial).chain(macs);
+        let (kind, value, _) = signs.find(|(_, _, sign)| !shared.contains(sign))?;
         let mut hasher = blake3::Hasher::new_derive_key("lamplighter machine 2026");
         hasher.update(kind.as_bytes()).update(&[0]).update(value);
         let mut id = [0; 16];
         id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Some(MachineId(id))
+    }
+
+    /// Signs that one machine carries for its life, unless its maker was careless: UUID and serial.
+    pub fn strong_signs(&self) -> Vec<Sign> {
+        let uuid = self.uuid.iter().map(Sign::of_uuid);
+        let serial = self.serial.iter().map(|s| Sign::of_serial(s));
+        uuid.chain(serial).collect()
+    }
+
+    /// Signs that move from machine to machine with an adapter.
+    pub fn mac_signs(&self) -> Vec<Sign> {
+        self.macs.iter().map(Sign::of_mac).collect()
     }
 
     pub(crate) fn encode(&self, out: &mut Writer) {

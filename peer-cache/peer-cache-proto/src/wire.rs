@@ -4,11 +4,15 @@
 
 use image_format::{ChunkHash, PartId};
 use trust_format::{
-    Digest, PublicKey,
+    Digest, PinRule, PublicKey,
     codec::{DecodeError, Reader, Writer},
 };
 
-use crate::{election::Rank, machine::MachineFacts};
+use crate::{
+    election::Rank,
+    machine::MachineFacts,
+    pin::{COUNTING_NODES_MAX, PinCount, PinTally},
+};
 
 mod members;
 mod request;
@@ -17,7 +21,7 @@ pub use members::Members;
 pub use request::*;
 
 /// Version of everything in this module. Programs of different versions do not talk.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Application protocol of the QUIC handshake (RFC 7301).
 pub const ALPN: &[u8] = b"lamplighter/1";
 /// UDP port of a node's QUIC endpoint.
@@ -38,8 +42,14 @@ const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 const CERTIFICATE_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 512;
 const NUMBERS_MAX: usize = 1024;
-/// Documents in one [`Frame::Documents`].
-pub const DOCUMENTS_MAX: usize = 1024;
+/// Orders, and completions, in one [`Frame::Documents`]; more are sent as several frames.
+pub const DOCUMENTS_MAX: usize = 128;
+/// Roots that are shown in a row: who has an older one than the oldest needs new boot media.
+pub const ROOTS_MAX: usize = 32;
+/// Longest root on the wire, with every signature that it may carry.
+const ROOT_BYTES_MAX: usize = 4096;
+/// Longest completion on the wire: it carries the certificates that prove it.
+const COMPLETION_BYTES_MAX: usize = 2560;
 
 /// Why a node or agent is worth talking to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +127,16 @@ pub enum AdmissionAnswer {
         /// In words.
         reason: String,
     },
+    /// The site's PIN has to be typed at the machine; it goes into the next [`Frame::AdmitMe`].
+    Pin {
+        /// What the person at the machine reads.
+        reason: String,
+    },
+    /// The ticket that was shown opens nothing (any more): the agent asks anew.
+    AskAgain {
+        /// In words.
+        reason: String,
+    },
 }
 
 /// Where another peer may be.
@@ -190,6 +210,8 @@ pub enum Frame {
         wish: Option<Digest>,
         /// Orders that the machine's own disk says are finished.
         finished: Vec<u64>,
+        /// The site's PIN, as it was typed at the machine.
+        pin: Option<String>,
     },
     /// The answer.
     Admission(AdmissionAnswer),
@@ -253,15 +275,19 @@ pub enum Frame {
         /// For which chunk, if it is known.
         chunk: Option<ChunkHash>,
     },
+    /// How often the site's PIN was tried and used.
+    PinTally(PinTally),
 }
 
 /// Signed documents that nodes hand to each other and to agents. The reader verifies each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Documents {
-    /// The root.
-    pub root: Option<Vec<u8>>,
+    /// Roots, oldest first, each signed by the keys of the one before: who trusts any of them goes on to the newest.
+    pub roots: Vec<Vec<u8>>,
     /// The channel.
     pub channel: Option<Vec<u8>>,
+    /// The roster; for members only.
+    pub roster: Option<Vec<u8>>,
     /// Orders.
     pub orders: Vec<Vec<u8>>,
     /// Completions.
@@ -278,6 +304,7 @@ impl Frame {
                 facts,
                 wish,
                 finished,
+                pin,
             } => {
                 facts.encode(out.u8(1));
                 put_optional(&mut out, wish.as_ref().map(|d| &d.0[..]));
@@ -285,6 +312,7 @@ impl Frame {
                 finished.iter().for_each(|n| {
                     out.u64(*n);
                 });
+                put_optional(&mut out, pin.as_ref().map(|pin| pin.as_bytes()));
             }
             Self::Admission(answer) => answer.encode(out.u8(2)),
             Self::CertifyMe { node } => {
@@ -325,6 +353,7 @@ impl Frame {
                     out.raw(&chunk.0);
                 }
             }
+            Self::PinTally(tally) => tally.encode(out.u8(15)),
         }
         out.finish()
     }
@@ -385,6 +414,7 @@ impl Frame {
                     false => None,
                 },
             },
+            15 => Self::PinTally(PinTally::decode(&mut input)?),
             other => return Err(input.bad("frame type", 1, other.into())),
         };
         input.finish()?;
@@ -432,10 +462,15 @@ fn decode_admit_me(input: &mut Reader<'_>) -> Result<Frame, DecodeError> {
     let finished = (0..count)
         .map(|_| input.u64("finished order"))
         .collect::<Result<_, _>>()?;
+    let pin = match input.flag("pin")? {
+        true => Some(input.text(*PinRule::LETTERS.end() * 4, "pin")?),
+        false => None,
+    };
     Ok(Frame::AdmitMe {
         facts,
         wish,
         finished,
+        pin,
     })
 }
 
@@ -533,6 +568,12 @@ impl AdmissionAnswer {
             Self::Refused { reason } => {
                 out.u8(4).bytes(clip(reason));
             }
+            Self::Pin { reason } => {
+                out.u8(5).bytes(clip(reason));
+            }
+            Self::AskAgain { reason } => {
+                out.u8(6).bytes(clip(reason));
+            }
         }
     }
 
@@ -552,6 +593,12 @@ impl AdmissionAnswer {
             4 => Self::Refused {
                 reason: input.text(TEXT_BYTES_MAX, "reason")?,
             },
+            5 => Self::Pin {
+                reason: input.text(TEXT_BYTES_MAX, "reason")?,
+            },
+            6 => Self::AskAgain {
+                reason: input.text(TEXT_BYTES_MAX, "reason")?,
+            },
             other => return Err(input.bad("answer", 1, other.into())),
         })
     }
@@ -559,32 +606,100 @@ impl AdmissionAnswer {
 
 impl Documents {
     fn encode(&self, out: &mut Writer) {
-        put_optional(out, self.root.as_deref());
+        put_list(out, &self.roots);
         put_optional(out, self.channel.as_deref());
-        for list in [&self.orders, &self.completions] {
-            out.count(list.len());
-            list.iter().for_each(|d| {
-                out.bytes(d);
-            });
-        }
+        put_optional(out, self.roster.as_deref());
+        put_list(out, &self.orders);
+        put_list(out, &self.completions);
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let root = read_optional(input, DOCUMENT_BYTES_MAX, "root")?;
-        let channel = read_optional(input, DOCUMENT_BYTES_MAX, "channel")?;
-        let mut list = |field| {
-            let count = input.count(DOCUMENTS_MAX, 4, field)?;
-            (0..count)
-                .map(|_| Ok(input.bytes(CERTIFICATE_BYTES_MAX, field)?.to_vec()))
-                .collect::<Result<Vec<_>, DecodeError>>()
-        };
-        let orders = list("order")?;
-        let completions = list("completion")?;
         Ok(Self {
-            root,
+            roots: read_list(input, ROOTS_MAX, ROOT_BYTES_MAX, "root")?,
+            channel: read_optional(input, DOCUMENT_BYTES_MAX, "channel")?,
+            roster: read_optional(input, DOCUMENT_BYTES_MAX, "roster")?,
+            orders: read_list(input, DOCUMENTS_MAX, CERTIFICATE_BYTES_MAX, "order")?,
+            completions: read_list(input, DOCUMENTS_MAX, COMPLETION_BYTES_MAX, "completion")?,
+        })
+    }
+
+    /// The same in as many frames as it takes: root, channel and roster in the first.
+    pub fn into_frames(self) -> Vec<Frame> {
+        let Self {
+            roots,
             channel,
+            roster,
             orders,
             completions,
+        } = self;
+        let mut orders = orders.chunks(DOCUMENTS_MAX);
+        let mut completions = completions.chunks(DOCUMENTS_MAX);
+        let some = |list: Option<&[Vec<u8>]>| list.unwrap_or_default().to_vec();
+        let mut frames = vec![Frame::Documents(Self {
+            roots,
+            channel,
+            roster,
+            orders: some(orders.next()),
+            completions: some(completions.next()),
+        })];
+        loop {
+            let more = Self {
+                orders: some(orders.next()),
+                completions: some(completions.next()),
+                ..Self::default()
+            };
+            if more == Self::default() {
+                return frames;
+            }
+            frames.push(Frame::Documents(more));
+        }
+    }
+}
+
+fn put_list(out: &mut Writer, documents: &[Vec<u8>]) {
+    out.count(documents.len());
+    for document in documents {
+        out.bytes(document);
+    }
+}
+
+fn read_list(
+    input: &mut Reader<'_>,
+    count_max: usize,
+    bytes_max: usize,
+    field: &'static str,
+) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let count = input.count(count_max, 4, field)?;
+    (0..count)
+        .map(|_| Ok(input.bytes(bytes_max, field)?.to_vec()))
+        .collect()
+}
+
+impl PinTally {
+    /// Appends it: on the wire, and where a node keeps it.
+    pub fn encode(&self, out: &mut Writer) {
+        out.u64(self.number).count(self.counts.len());
+        for (node, count) in &self.counts {
+            out.raw(&node.0).u32(count.wrong).u32(count.used);
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let number = input.u64("PIN number")?;
+        let count = input.count(COUNTING_NODES_MAX, 40, "counts")?;
+        let counts = (0..count).map(|_| {
+            let node = PublicKey(input.array("node")?);
+            let wrong = input.u32("wrong tries")?;
+            let used = input.u32("uses")?;
+            Ok((node, PinCount { wrong, used }))
+        });
+        Ok(Self {
+            number,
+            counts: counts.collect::<Result<_, DecodeError>>()?,
         })
     }
 }

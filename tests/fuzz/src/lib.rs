@@ -7,17 +7,20 @@ use peer_cache_proto::{
     beacon::Beacon,
     wire::{ANSWER_BYTES, Answer, Frame, REQUEST_BYTES, Request},
 };
-use trust_format::{Channel, Completion, NodeCertificate, Order, Root, Ticket, TrustedKeys, peek};
+use trust_format::{
+    Channel, Completion, NodeCertificate, Order, Root, Roster, Ticket, TrustedKeys, peek,
+};
 
 /// A target: takes any bytes and returns.
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their corpus.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("root", |b| ignore(TrustedKeys::pin(b))),
     ("root-unsigned", |b| ignore(peek::<Root>(b))),
     ("manifest", |b| ignore(peek::<Manifest>(b))),
     ("channel", |b| ignore(peek::<Channel>(b))),
+    ("roster", |b| ignore(peek::<Roster>(b))),
     ("order", |b| ignore(peek::<Order>(b))),
     ("certificate", |b| ignore(peek::<NodeCertificate>(b))),
     ("ticket", |b| ignore(peek::<Ticket>(b))),

@@ -16,9 +16,9 @@ pub use node::{
     NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest, SiteStanding,
 };
 pub use people::{
-    AdmissionState, ApiError, ImageKind, ImageVersion, LedgerLine, Machine, MissingObjects,
-    NewOrder, NewSite, NodeInfo, OrderInfo, SiteChange, SiteCreated, SiteInfo, SiteUnknown,
-    TokenInfo,
+    AdmissionState, ApiError, DemoteSign, ImageKind, ImageVersion, LedgerLine, Machine,
+    MissingObjects, NewOrder, NewPin, NewSite, NodeInfo, OrderInfo, SignKind, SiteChange,
+    SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo,
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use text::{Base64, Hex};

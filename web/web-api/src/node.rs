@@ -35,10 +35,12 @@ pub struct Enrolled {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeDocuments {
-    /// The root.
-    pub root: Base64,
+    /// Roots, oldest first, each signed by the keys of the one before.
+    pub roots: Vec<Base64>,
     /// The channel.
     pub channel: Base64,
+    /// The roster.
+    pub roster: Base64,
     /// Orders, newest last.
     pub orders: Vec<Base64>,
     /// Completions.
@@ -200,6 +202,8 @@ pub const LIFE_HELD_SECONDS: u64 = 10;
 pub struct SiteStanding {
     /// The number of the site's channel.
     pub channel: u64,
+    /// The number of the site's roster.
+    pub roster: u64,
     /// How many orders the site has.
     pub orders: u64,
 }

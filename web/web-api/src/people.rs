@@ -24,8 +24,64 @@ pub enum SiteUnknown {
     Wait,
     /// It is imaged under the site's standing order.
     Admit,
+    /// It is imaged when somebody types the site's PIN at it, and else waits for approval.
+    Pin,
     /// It is sent to its own disk.
     Refuse,
+}
+
+/// `PUT /api/v1/sites/{name}/pin`: a new PIN; the old one ends, and with it its wrong tries and uses.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPin {
+    /// 6 to 32 letters or digits; without one HQ makes eight digits.
+    #[serde(default)]
+    pub pin: Option<String>,
+    /// So many machines it admits.
+    pub uses: u16,
+    /// So long it holds; 0 for no end but its uses.
+    pub hours: u16,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SitePin {
+    /// Shown this once.
+    pub pin: String,
+    /// So many machines it admits.
+    pub uses: u16,
+    /// When it ends, in seconds since 1970 by HQ's clock; 0 for no end.
+    pub until_unix_seconds: u64,
+}
+
+/// A sign of a machine that others may carry as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignKind {
+    /// SMBIOS UUID.
+    Uuid,
+    /// SMBIOS serial.
+    Serial,
+}
+
+impl SignKind {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Uuid => "UUID",
+            Self::Serial => "serial",
+        }
+    }
+}
+
+/// `POST /api/v1/machines/{id}/demote`: this sign of the machine counts for nobody in the site from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DemoteSign {
+    /// The site's name.
+    pub site: String,
+    /// Which.
+    pub sign: SignKind,
 }
 
 /// `POST /api/v1/sites`.
@@ -207,7 +263,8 @@ pub struct NodeInfo {
     pub name: String,
     /// Its machine.
     pub machine: Hex<16>,
-    /// How it came: `enrolled` by a token, `certified` by HQ while its machine was imaged, `confirmed` after a neighbour certified it.
+    /// How it came: `enrolled` by a token, `certified` by HQ while its machine was imaged, `confirmed` after a neighbour certified it,
+    /// `forestalled` when it was revoked before HQ met it.
     pub origin: String,
     /// Whether it is revoked.
     pub revoked: bool,

@@ -19,6 +19,9 @@ pub struct Facts {
     /// What it shows on its screen while it waits, such as `K7Q-2MX`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// The key of its TPM, proved to the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Hex<32>>,
 }
 
 /// How far an install is.
@@ -86,6 +89,9 @@ pub enum NodeReport {
         facts: Facts,
         /// Under which order.
         order: u64,
+        /// Whether somebody typed the site's PIN at it.
+        #[serde(default)]
+        by_pin: bool,
     },
     /// An install goes on.
     Install {

@@ -10,6 +10,7 @@ pub(crate) mod leases;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod orders;
+pub(crate) mod rosters;
 mod schema;
 pub(crate) mod sites;
 pub(crate) mod tokens;

@@ -16,6 +16,7 @@ mod objects;
 mod orders;
 mod page;
 mod reports;
+mod rosters;
 mod routes;
 mod sites;
 mod tls;

@@ -6,12 +6,12 @@ use axum::{
     Json,
     extract::{RawQuery, State},
 };
-use trust_format::{CHANNEL_ADMITTED_MAX, MachineId, SiteId};
+use trust_format::{MachineId, SiteId};
 use web_api::{Machine, SiteInfo};
 
 use crate::{
     Hq,
-    database::{machines, sites as site_table},
+    database::{machines, rosters, sites as site_table},
     error::Refusal,
     input::Named,
     sites,
@@ -64,23 +64,21 @@ pub(crate) async fn approve(
     let Some((site, machine)) = seen.pop() else {
         return Err(Refusal::missing(format!("machine {id}")));
     };
-    if let Some((_, code)) = asked("code")
-        && !machine
-            .facts
-            .code
-            .as_deref()
-            .is_some_and(|shown| shown.eq_ignore_ascii_case(code))
-    {
-        let shown = machine.facts.code.unwrap_or_else(|| "none".into());
-        return Err(Refusal::conflict(format!(
-            "machine {id} was last heard of with code {shown}, not {code}: look at its screen again"
-        )));
+    let known = machines::find(&mut change, site, id)
+        .await?
+        .unwrap_or_default();
+    match asked("code") {
+        Some((_, code)) => check_code(id, &machine, code)?,
+        None if known.approved || known.admitted => {
+            return Err(Refusal::conflict(format!(
+                "machine {id} is known already; if one that names itself so waits, approve that one by the code on its screen"
+            )));
+        }
+        None => {}
     }
-    let approved = site_table::approved(&mut change, site).await?;
-    if approved.len() >= CHANNEL_ADMITTED_MAX && !approved.contains(&id) {
-        return Err(Refusal::conflict(format!(
-            "the site's list of approved machines is full: {CHANNEL_ADMITTED_MAX}"
-        )));
+    rosters::saw(&mut change, site, id, &machine.facts).await?;
+    if let (Some(_), Some(code)) = (asked("code"), &machine.facts.code) {
+        rosters::set_code(&mut change, site, id, code).await?;
     }
     machines::approve(&mut change, site, id).await?;
     let mut record = sites::of(&mut change, site).await?;
@@ -95,4 +93,16 @@ pub(crate) async fn approve(
     machine
         .map(Json)
         .ok_or_else(|| Refusal::missing(format!("machine {id}")))
+}
+
+/// The machine that waits has to show this code.
+fn check_code(id: MachineId, machine: &Machine, code: &str) -> Result<(), Refusal> {
+    let shown = machine.facts.code.as_deref();
+    if shown.is_some_and(|shown| shown.eq_ignore_ascii_case(code)) {
+        return Ok(());
+    }
+    let shown = shown.unwrap_or("none");
+    Err(Refusal::conflict(format!(
+        "machine {id} was last heard of with code {shown}, not {code}: look at its screen again"
+    )))
 }

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State, http::StatusCode};
+use axum::{
+    Extension, Json,
+    extract::{RawQuery, State},
+    http::StatusCode,
+};
 use sqlx::SqliteConnection;
 use trust_format::{
     CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, TrustedKeys, Verified, peek,
@@ -45,17 +49,38 @@ pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<NodeInfo>
 pub(crate) async fn revoke(
     State(hq): State<Arc<Hq>>,
     key: Named,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<NodeInfo>, Refusal> {
     let key = PublicKey(
         key.parse::<Hex<32>>("node's key (64 hexadecimal digits)")?
             .0,
     );
     let mut change = hq.database.write().await?;
+    let site = query.as_deref().and_then(|q| q.strip_prefix("site="));
+    if let (Some(site), None) = (site, nodes::find(&mut change, &key).await?) {
+        let site = site.parse().map_err(Refusal::bad)?;
+        let site = sites::of(&mut change, site).await?;
+        forestall(&mut change, site.id, key).await?;
+    }
     sites::revoke_node(&mut change, &hq, &key).await?;
     let info = nodes::info_of(&mut change, &key).await?;
     change.commit().await?;
     info.map(Json)
         .ok_or_else(|| Refusal::missing(format!("node {}", key.short())))
+}
+
+/// A node that a neighbour certified while HQ was away, and that HQ has not met, is put down to be revoked.
+async fn forestall(db: &mut SqliteConnection, site: SiteId, key: PublicKey) -> Result<(), Refusal> {
+    let record = NodeRecord {
+        key,
+        site,
+        name: format!("never met: {}", key.short()),
+        machine: MachineId([0; 16]),
+        certificate: Vec::new(),
+        revoked: false,
+        reports: 0,
+    };
+    Ok(nodes::insert(db, &record, Origin::Forestalled, None).await?)
 }
 
 /// Everything that a node needs to know of its site.
@@ -66,9 +91,11 @@ async fn documents(
     node: &PublicKey,
 ) -> Result<NodeDocuments, Refusal> {
     let wrap = |documents: Vec<Vec<u8>>| documents.into_iter().map(Base64).collect();
+    let record = sites::of(db, site).await?;
     Ok(NodeDocuments {
-        root: Base64(keys.root().as_bytes().to_vec()),
-        channel: Base64(sites::of(db, site).await?.channel),
+        roots: vec![Base64(keys.root().as_bytes().to_vec())],
+        channel: Base64(record.channel),
+        roster: Base64(record.roster),
         orders: wrap(orders::documents(db, site, ORDERS_GIVEN_MAX).await?),
         completions: wrap(machines::completions(db, site, COMPLETIONS_GIVEN_MAX).await?),
         peers: nodes::peers(db, site, node, PEERS_GIVEN_MAX).await?,
@@ -286,7 +313,9 @@ pub(crate) async fn certify(
     // the same rule by which a node admits; an order that names the machine admits it
     let named = applies(&mut change, node.site, request.order, machine).await?;
     let site = sites::of(&mut change, node.site).await?;
-    if named.is_none() && site.unknown != SiteUnknown::Admit {
+    // where a PIN admits, the node saw it typed
+    let by_rule = matches!(site.unknown, SiteUnknown::Admit | SiteUnknown::Pin);
+    if named.is_none() && !by_rule {
         let known = machines::find(&mut change, node.site, machine).await?;
         if !known.is_some_and(|m| m.approved) {
             return Err(refused(format!("machine {machine} is not approved")));

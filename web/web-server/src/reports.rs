@@ -20,7 +20,7 @@ use crate::{
         machines::MachineRecord,
         nodes,
         nodes::NodeRecord,
-        orders, unix_seconds,
+        orders, rosters, unix_seconds,
     },
     error::Refusal,
     input::{Input, clip},
@@ -92,7 +92,7 @@ pub(crate) async fn take(
             continue;
         }
         stored = numbered.number;
-        store(&mut change, &known, numbered.report).await?;
+        store(&mut change, &hq, &known, numbered.report).await?;
     }
     called_home(&mut change, &known).await?;
     let address = (request.peer_port != 0)
@@ -120,6 +120,7 @@ pub(crate) async fn take(
 
 async fn store(
     db: &mut SqliteConnection,
+    hq: &Hq,
     node: &NodeRecord,
     report: NodeReport,
 ) -> Result<(), Refusal> {
@@ -127,19 +128,30 @@ async fn store(
     match report {
         NodeReport::Waiting { machine, mut facts } => {
             clip_facts(&mut facts);
-            touch(db, site, MachineId(machine.0), |m| m.facts = facts).await
+            waits(db, node, MachineId(machine.0), facts).await
         }
         NodeReport::Admitted {
             machine,
             mut facts,
-            order: _,
+            order,
+            by_pin,
         } => {
             clip_facts(&mut facts);
-            touch(db, site, MachineId(machine.0), |m| {
-                m.facts = facts;
+            let id = MachineId(machine.0);
+            if by_pin {
+                let message = format!("machine {id} was admitted under order {order} by the PIN");
+                events::add(db, site, &node.name, EventKind::Boot, &message).await?;
+            }
+            touch(db, site, id, |m| {
+                m.facts = facts.clone();
                 m.admitted = true;
             })
-            .await
+            .await?;
+            if rosters::saw(db, site, id, &facts).await? {
+                let mut record = sites::of(db, site).await?;
+                sites::refresh(db, hq, &mut record).await?;
+            }
+            Ok(())
         }
         NodeReport::Install {
             machine,
@@ -148,7 +160,7 @@ async fn store(
             clip_install(&mut report);
             touch(db, site, MachineId(machine.0), |m| m.install = Some(report)).await
         }
-        NodeReport::Completion { document } => complete(db, node, &document.0).await,
+        NodeReport::Completion { document } => complete(db, hq, node, &document.0).await,
         NodeReport::Holds { version, mut from } => {
             clip_senders(&mut from);
             let from: Vec<_> = from
@@ -188,6 +200,33 @@ async fn store(
     }
 }
 
+/// A machine that the site knows waits for a person only when it may be another one: people are told, once for each screen.
+async fn waits(
+    db: &mut SqliteConnection,
+    node: &NodeRecord,
+    id: MachineId,
+    facts: Facts,
+) -> Result<(), Refusal> {
+    let known = machines::find(db, node.site, id).await?;
+    let is_other = known.is_some_and(|m| {
+        (m.approved || m.admitted) && m.facts.code != facts.code && !are_alike(&m.facts, &facts)
+    });
+    if is_other {
+        let code = facts.code.as_deref().unwrap_or("none");
+        let message = format!(
+            "a machine with code {code} names itself {id}, and other signs of it are different: a new board, a copy, or two boards with one UUID; look at it, then approve it by its code, or let the UUID count for nobody (machine demote)"
+        );
+        events::add(db, node.site, &node.name, EventKind::Trouble, &message).await?;
+    }
+    touch(db, node.site, id, |m| m.facts = facts).await
+}
+
+/// Whether two sets of facts have two signs in common.
+fn are_alike(a: &Facts, b: &Facts) -> bool {
+    let (a, b) = (rosters::signs_of(a), rosters::signs_of(b));
+    a.iter().filter(|sign| b.contains(sign)).count() > 1
+}
+
 /// Writes what is news of a machine, known or not.
 async fn touch(
     db: &mut SqliteConnection,
@@ -210,10 +249,11 @@ async fn touch(
 /// Stores a proof that holds; of one that does not, people are told.
 async fn complete(
     db: &mut SqliteConnection,
+    hq: &Hq,
     node: &NodeRecord,
     document: &[u8],
 ) -> Result<(), Refusal> {
-    let completion = match check_completion(document, node.site) {
+    let completion = match check_completion(document, hq.signer.trusted(), node.site) {
         Ok(completion) => completion,
         Err(error) => {
             let message = format!("sent a completion that does not hold: {error}");

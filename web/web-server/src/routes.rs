@@ -19,7 +19,7 @@ use crate::{
     access::{Access, admin_only, fetcher_only, newcomer_only, node_only},
     agents,
     error::Refusal,
-    images, leases, machines, nodes, objects, orders, page, reports, sites, wan,
+    images, leases, machines, nodes, objects, orders, page, reports, rosters, sites, wan,
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -101,6 +101,24 @@ fn routes_of_people() -> Vec<Route> {
             "/api/v1/sites/{name}/tokens",
             Admin,
             sites::create_token,
+        ),
+        route(
+            Method::PUT,
+            "/api/v1/sites/{name}/pin",
+            Admin,
+            rosters::set_pin,
+        ),
+        route(
+            Method::DELETE,
+            "/api/v1/sites/{name}/pin",
+            Admin,
+            rosters::remove_pin,
+        ),
+        route(
+            post.clone(),
+            "/api/v1/machines/{id}/demote",
+            Admin,
+            rosters::demote,
         ),
         route(
             Method::DELETE,

@@ -18,6 +18,7 @@ use crate::{
     database::{self, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
     error::{Refusal, random},
     input::{Input, Named, checked_name},
+    rosters,
 };
 
 /// How long an enrolment token holds, by HQ's clock.
@@ -102,7 +103,7 @@ pub(crate) async fn change(
     Ok(Json(site))
 }
 
-/// Writes the site, with a channel of the next number when anything in it changed, and wakes its nodes: they look when this
+/// Writes the site, with a channel or a roster of the next number when anything in it changed, and wakes its nodes: they look when this
 /// transaction has ended.
 pub(crate) async fn refresh(
     db: &mut SqliteConnection,
@@ -122,10 +123,10 @@ pub(crate) async fn refresh(
         unknown: match site.unknown {
             SiteUnknown::Wait => UnknownRule::Wait,
             SiteUnknown::Admit => UnknownRule::Admit,
+            SiteUnknown::Pin => UnknownRule::Pin,
             SiteUnknown::Refuse => UnknownRule::Refuse,
         },
         provisional: site.provisional,
-        admitted: sites::approved(db, site.id).await?,
         hq: HqContact {
             urls: hq.urls.clone(),
             fingerprint: hq.fingerprint,
@@ -138,6 +139,7 @@ pub(crate) async fn refresh(
         site.channel_number = channel.number;
         site.channel = hq.signer.sign_channel(&channel)?.as_bytes().to_vec();
     }
+    rosters::refresh(db, hq, site).await?;
     sites::update(db, site).await?;
     Ok(())
 }
@@ -251,8 +253,10 @@ pub(crate) async fn standing(
     db: &mut SqliteConnection,
     site: SiteId,
 ) -> Result<SiteStanding, Refusal> {
+    let record = of(db, site).await?;
     Ok(SiteStanding {
-        channel: of(db, site).await?.channel_number,
+        channel: record.channel_number,
+        roster: record.roster_number,
         orders: database::orders::count(db, site).await?,
     })
 }

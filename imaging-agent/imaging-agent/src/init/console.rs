@@ -94,6 +94,12 @@ fn copy_to_consoles(mut reader: impl Read) {
     }
 }
 
+/// Where somebody may type.
+pub(crate) fn active_paths() -> Vec<std::path::PathBuf> {
+    let dev = |name: &String| std::path::Path::new("/dev").join(name);
+    active_consoles().iter().map(dev).collect()
+}
+
 fn active_consoles() -> Vec<String> {
     let names = fs::read_to_string(ACTIVE_CONSOLES).unwrap_or_default();
     let names: Vec<String> = names.split_whitespace().map(str::to_owned).collect();

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use image_format::{CHUNK_BYTES, ChunkCodec, ChunkRecord, Manifest, ObjectHash, VerifiedObject};
 use image_store::{ImportOptions, ObjectSink, Signer, import};
 use peer_cache_node::{
-    BoxFuture, ChunkKeeper, Event, FetchObjectError, HolderView, Identity, Lease, LeaseError,
-    Origin, PeerCache, PeerCacheConfig, Role, Site, UploadRules,
+    AdmissionWish, BoxFuture, ChunkKeeper, Event, FetchObjectError, HolderView, Identity, Lease,
+    LeaseError, Origin, PeerCache, PeerCacheConfig, Role, Site, UploadRules,
     slab::{SLAB_BYTES_MIN, Slab},
 };
 use peer_cache_proto::{
@@ -29,8 +29,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 use trust_format::{
-    Channel, Digest, Grade, HqContact, MachineId, NodeCertificate, Order, PublicKey, SiteId,
-    TrustedKeys, UnknownRule, Verified,
+    Channel, Digest, Grade, HqContact, KnownMachine, MachineId, NodeCertificate, Order, PinRule,
+    PublicKey, Roster, SiteId, TrustedKeys, UnknownRule, Verified,
 };
 
 pub(crate) const SITE: SiteId = SiteId([1; 16]);
@@ -113,7 +113,6 @@ impl Hq {
             revoked: vec![],
             unknown: UnknownRule::Admit,
             provisional: true,
-            admitted: vec![],
             hq: HqContact {
                 urls: vec![],
                 fingerprint: [0; 32],
@@ -125,6 +124,36 @@ impl Hq {
             .unwrap()
             .as_bytes()
             .to_vec()
+    }
+
+    /// Machines by their facts, all approved.
+    pub(crate) fn roster(&self, number: u64, known: &[MachineFacts]) -> Vec<u8> {
+        let machine = |facts: &MachineFacts| KnownMachine {
+            id: facts.id().unwrap(),
+            approved: true,
+            signs: [facts.strong_signs(), facts.mac_signs()].concat(),
+            tpm: None,
+            code: None,
+        };
+        self.roster_of(number, known.iter().map(machine).collect(), None)
+    }
+
+    pub(crate) fn roster_of(
+        &self,
+        number: u64,
+        mut machines: Vec<KnownMachine>,
+        pin: Option<PinRule>,
+    ) -> Vec<u8> {
+        machines.sort_unstable_by_key(|m| m.id);
+        let roster = Roster {
+            site: SITE,
+            number,
+            machines,
+            shared: vec![],
+            pin,
+        };
+        let signed = self.signer.sign_roster(&roster).unwrap();
+        signed.as_bytes().to_vec()
     }
 
     pub(crate) fn order(&self, number: u64, erase: bool) -> Vec<u8> {
@@ -405,6 +434,13 @@ pub(crate) fn another_agent(hq: &Arc<Hq>) -> Member {
     agent(hq)
 }
 
+pub(crate) fn wish(n: u8) -> AdmissionWish {
+    AdmissionWish {
+        facts: facts(n),
+        ..AdmissionWish::default()
+    }
+}
+
 pub(crate) fn facts(n: u8) -> MachineFacts {
     MachineFacts::new(Some([n; 16]), None, &[], "test")
 }
@@ -427,15 +463,15 @@ impl Member {
             .dial(by.cache.local_addr().unwrap())
             .await
             .unwrap();
-        self.cache.ask_admission(&node, facts(n), None, vec![]);
+        self.cache.ask_admission(&node, wish(n));
         let AdmissionAnswer::Granted { proof, order } = self.admission().await else {
             panic!("not granted")
         };
-        let learned = self.cache.learn(&Documents {
+        self.cache.learn(&Documents {
             orders: vec![order],
             ..Documents::default()
         });
-        assert_eq!(learned.orders, [1]);
+        assert!(self.cache.site(|s| s.order(1).is_some()));
         self.cache.set_ticket(proof.clone());
         proof
     }

@@ -13,6 +13,7 @@ mod door;
 mod fallback;
 mod hostile;
 mod spread;
+mod trust;
 mod wan;
 
 use std::{
@@ -141,17 +142,13 @@ async fn strangers_wait_until_somebody_says_yes() {
         .dial(node.cache.local_addr().unwrap())
         .await
         .unwrap();
-    agent.cache.ask_admission(&key, facts(9), None, vec![]);
+    agent.cache.ask_admission(&key, wish(9));
     assert!(matches!(
         agent.admission().await,
         AdmissionAnswer::Wait { .. }
     ));
-    let yes = hq.channel(2, |c| {
-        c.unknown = UnknownRule::Wait;
-        c.admitted = vec![facts(9).id().unwrap()];
-    });
     node.cache.learn(&Documents {
-        channel: Some(yes),
+        roster: Some(hq.roster(1, &[facts(9)])),
         ..Documents::default()
     });
     let AdmissionAnswer::Granted { proof, .. } = agent.admission().await else {
@@ -267,9 +264,7 @@ async fn a_ticket_that_comes_in_the_middle_of_a_greeting_is_shown() {
         let mut agent = agent(&hq);
         let admitting = agent.cache.dial(first.cache.local_addr().unwrap());
         let admitting = admitting.await.unwrap();
-        agent
-            .cache
-            .ask_admission(&admitting, facts(1), None, vec![]);
+        agent.cache.ask_admission(&admitting, wish(1));
         let AdmissionAnswer::Granted { proof, .. } = agent.admission().await else {
             panic!("not granted")
         };
@@ -348,6 +343,8 @@ async fn an_order_is_spent_and_all_nodes_hear_of_it() {
         image: hq.manifest.digest(),
         node: None,
         ticket: proof.ticket,
+        issuer: proof.issuer,
+        issuers_issuer: proof.issuers_issuer,
     };
     agent
         .cache
@@ -368,7 +365,7 @@ async fn an_order_is_spent_and_all_nodes_hear_of_it() {
         .dial(b.cache.local_addr().unwrap())
         .await
         .unwrap();
-    replay.cache.ask_admission(&key, facts(7), None, vec![]);
+    replay.cache.ask_admission(&key, wish(7));
     assert_eq!(replay.admission().await, AdmissionAnswer::Done { order: 1 });
 }
 

@@ -45,6 +45,7 @@ fn every_frame() -> Vec<Frame> {
             facts: MachineFacts::new(Some([5; 16]), Some("SN-1"), &[[2; 6], [3; 6]], "Till 9000"),
             wish: Some(manifest),
             finished: vec![1, 5],
+            pin: Some("Süd-4711".into()),
         },
         Frame::Admission(AdmissionAnswer::Granted {
             proof: proof(),
@@ -57,6 +58,12 @@ fn every_frame() -> Vec<Frame> {
         Frame::Admission(AdmissionAnswer::Done { order: 3 }),
         Frame::Admission(AdmissionAnswer::Refused {
             reason: "no".into(),
+        }),
+        Frame::Admission(AdmissionAnswer::Pin {
+            reason: "type it".into(),
+        }),
+        Frame::Admission(AdmissionAnswer::AskAgain {
+            reason: "revoked".into(),
         }),
         Frame::CertifyMe {
             node: PublicKey([1; 32]),
@@ -78,8 +85,9 @@ fn every_frame() -> Vec<Frame> {
         },
         Frame::Claim { manifest, term: 4 },
         Frame::Documents(Documents {
-            root: Some(vec![1; 50]),
+            roots: vec![vec![1; 50], vec![5; 60]],
             channel: None,
+            roster: Some(vec![6; 70]),
             orders: vec![vec![2; 20], vec![3; 30]],
             completions: vec![vec![4; 40]],
         }),
@@ -100,6 +108,10 @@ fn every_frame() -> Vec<Frame> {
             peer: PublicKey([9; 32]),
             chunk: None,
         },
+        Frame::PinTally(PinTally {
+            number: 3,
+            counts: [(PublicKey([8; 32]), PinCount { wrong: 2, used: 1 })].into(),
+        }),
         Frame::Members(Members {
             placement: 7,
             words: vec![crate::spread::Word {
@@ -116,6 +128,33 @@ fn frames_survive_the_wire() {
     for frame in every_frame() {
         assert_eq!(Frame::from_bytes(&frame.to_bytes()).unwrap(), frame);
     }
+}
+
+/// Every document of a store that has been there for years, in frames that fit.
+#[test]
+fn many_documents_go_in_frames_of_their_own() {
+    let all = Documents {
+        roots: vec![vec![1; ROOT_BYTES_MAX]; ROOTS_MAX],
+        channel: Some(vec![2; DOCUMENT_BYTES_MAX / 2]),
+        roster: Some(vec![3; DOCUMENT_BYTES_MAX / 2]),
+        orders: (0..1024u32).map(|n| n.to_le_bytes().to_vec()).collect(),
+        completions: vec![vec![4; COMPLETION_BYTES_MAX]; 300],
+    };
+    let mut again = Documents::default();
+    for frame in all.clone().into_frames() {
+        let bytes = frame.to_bytes();
+        assert!(bytes.len() <= FRAME_BYTES_MAX);
+        let Frame::Documents(some) = Frame::from_bytes(&bytes).unwrap() else {
+            panic!("another frame")
+        };
+        again.roots.extend(some.roots);
+        again.channel = again.channel.or(some.channel);
+        again.roster = again.roster.or(some.roster);
+        again.orders.extend(some.orders);
+        again.completions.extend(some.completions);
+    }
+    assert_eq!(again, all);
+    assert_eq!(Documents::default().into_frames().len(), 1);
 }
 
 #[test]

@@ -16,8 +16,9 @@ use peer_cache_proto::{
     },
 };
 use trust_format::{
-    Channel, Completion, Digest, Document, Grade, HqContact, MachineId, NodeCertificate, Order,
-    PublicKey, Root, Signature, SiteId, Ticket, UnknownRule,
+    Channel, Completion, Digest, Document, Grade, HqContact, KnownMachine, MachineId,
+    NodeCertificate, Order, PinRule, PublicKey, Root, Roster, Sign, Signature, SiteId, Ticket,
+    UnknownRule,
 };
 
 const KEY: PublicKey = PublicKey([7; 32]);
@@ -123,6 +124,7 @@ fn frames() -> Vec<Frame> {
             facts: MachineFacts::new(Some([1; 16]), Some("SN"), &[[2; 6]], "x"),
             wish: None,
             finished: vec![4],
+            pin: Some("471100".into()),
         },
         Frame::Admission(AdmissionAnswer::Granted {
             proof,
@@ -137,8 +139,9 @@ fn frames() -> Vec<Frame> {
             chunk: None,
         },
         Frame::Documents(Documents {
-            root: Some(vec![1; 9]),
+            roots: vec![vec![1; 9]],
             channel: None,
+            roster: Some(vec![3; 9]),
             orders: vec![vec![2; 9]],
             completions: vec![],
         }),
@@ -175,7 +178,6 @@ fn main() -> std::io::Result<()> {
         revoked: vec![KEY],
         unknown: UnknownRule::Admit,
         provisional: true,
-        admitted: vec![MachineId([1; 16])],
         hq: HqContact {
             urls: vec!["https://hq.example".into()],
             fingerprint: [8; 32],
@@ -204,6 +206,27 @@ fn main() -> std::io::Result<()> {
         image: Digest([1; 32]),
         node: Some(KEY),
         ticket: envelope(&ticket),
+        issuer: envelope(&certificate),
+        issuers_issuer: None,
+    };
+    let roster = Roster {
+        site: SiteId([2; 16]),
+        number: 1,
+        machines: vec![KnownMachine {
+            id: MachineId([1; 16]),
+            approved: true,
+            signs: vec![Sign::of_serial("SN"), Sign::of_mac(&[2; 6])],
+            tpm: Some([7; 32]),
+            code: Some(*b"K7Q-2MX"),
+        }],
+        shared: vec![Sign::of_uuid(&[1; 16])],
+        pin: Some(PinRule {
+            number: 1,
+            uses: 3,
+            life_hours: 24,
+            salt: [1; 16],
+            hash: [2; 32],
+        }),
     };
     let beacon = Beacon {
         node: KEY,
@@ -238,6 +261,7 @@ fn main() -> std::io::Result<()> {
         ("root-unsigned", envelope(&root)),
         ("manifest", envelope(&manifest())),
         ("channel", envelope(&channel)),
+        ("roster", envelope(&roster)),
         ("order", envelope(&order)),
         ("certificate", envelope(&certificate)),
         ("ticket", envelope(&ticket)),

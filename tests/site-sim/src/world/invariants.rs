@@ -189,7 +189,7 @@ impl World {
         };
         let left = match me.clocks.judge(now, &ticket) {
             TicketLife::Left(left) => left,
-            TicketLife::Over => Duration::ZERO,
+            TicketLife::Lapsed | TicketLife::Over => Duration::ZERO,
         };
         let expected = TICKET_LIFE.saturating_sub(age);
         // beacons count in milliseconds

@@ -5,8 +5,9 @@
 //! had before the cut.
 
 use peer_cache_proto::{
-    admission::{Admission, OrderBook},
+    admission::{Admission, Applicant, OrderBook},
     beacon::TicketLife,
+    recognition::{Recognised, Recognition},
 };
 use trust_format::{
     Channel, Digest, HqContact, MachineId, Order, SiteId, Ticket, UnknownRule, ticket_life,
@@ -56,7 +57,6 @@ impl Documents {
             revoked: vec![],
             unknown: UnknownRule::Admit,
             provisional: true,
-            admitted: vec![],
             hq: HqContact {
                 urls: vec![],
                 fingerprint: [0; 32],
@@ -113,16 +113,20 @@ impl World {
     /// A machine meets a node: admitted under the standing order, unless that is spent. A node that admitted it gives it a ticket.
     pub(crate) fn ask_admission(&mut self, agent: usize, node: usize) {
         let now = self.now;
-        let Some(documents) = &mut self.documents else {
+        let Some(documents) = &self.documents else {
             return;
         };
-        // as its disk says
-        if self.members[agent].finished_at.is_some() {
-            documents.book.complete(machine(agent), ORDER);
-        }
-        let decided = documents
-            .book
-            .admit(&machine(agent), None, &documents.channel);
+        let is_finished = self.members[agent].finished_at.is_some();
+        let applicant = Applicant {
+            // as its disk says
+            finished: if is_finished { &[ORDER] } else { &[] },
+            ..Applicant::plain(Recognised {
+                machine: machine(agent),
+                recognition: Recognition::Newcomer,
+                approved: false,
+            })
+        };
+        let decided = documents.book.admit(&applicant, &documents.channel);
         let issuer = &self.members[node];
         let ticket = match decided {
             Admission::Granted(_) if self.members[agent].finished_at.is_some() => {
@@ -142,7 +146,7 @@ impl World {
                 order: order.number,
             }),
             Admission::Done { .. } => None,
-            Admission::Wait | Admission::NoOrder | Admission::Unknown => {
+            _ => {
                 let what = format!("invariant_standing_orders_stand: {agent} is told to wait");
                 self.violation.get_or_insert(what);
                 None

@@ -25,6 +25,8 @@ pub(crate) enum Origin {
     Enrolled,
     Certified,
     Confirmed,
+    /// Revoked before HQ met it.
+    Forestalled,
 }
 
 impl Origin {
@@ -33,6 +35,7 @@ impl Origin {
             Self::Enrolled => "enrolled",
             Self::Certified => "certified",
             Self::Confirmed => "confirmed",
+            Self::Forestalled => "forestalled",
         }
     }
 }

@@ -5,7 +5,7 @@ use sqlx::SqlitePool;
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 const STEP_1: &str = "
 CREATE TABLE sites (
@@ -162,6 +162,30 @@ CREATE INDEX agents_of_site ON agents (site, until);
 PRAGMA user_version = 3;
 ";
 
+/// By what machines are known again, and PINs.
+const STEP_4: &str = "
+ALTER TABLE sites ADD COLUMN roster_number BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sites ADD COLUMN roster BLOB NOT NULL DEFAULT x'';
+ALTER TABLE sites ADD COLUMN pin_number BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sites ADD COLUMN pin TEXT;
+ALTER TABLE machines ADD COLUMN tpm TEXT;
+ALTER TABLE machines ADD COLUMN code TEXT;
+CREATE TABLE machine_signs (
+    site TEXT NOT NULL REFERENCES sites (id),
+    machine TEXT NOT NULL,
+    sign TEXT NOT NULL,
+    seen BIGINT NOT NULL,
+    PRIMARY KEY (site, machine, sign)
+);
+CREATE TABLE shared_signs (
+    site TEXT NOT NULL REFERENCES sites (id),
+    sign TEXT NOT NULL,
+    what TEXT NOT NULL,
+    PRIMARY KEY (site, sign)
+);
+PRAGMA user_version = 4;
+";
+
 /// Makes the tables in a new file, and brings those of an older program up. Returns the number that the file has then.
 pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -171,7 +195,7 @@ pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     if found >= VERSION {
         return Ok(found);
     }
-    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3]) {
+    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4]) {
         if found < number {
             sqlx::raw_sql(step).execute(&mut *change).await?;
         }

@@ -1,7 +1,7 @@
 //! Sites and what their channels are made of.
 
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
-use trust_format::{MachineId, PublicKey, SiteId};
+use trust_format::{PublicKey, SiteId};
 use web_api::{Hex, SiteInfo, SiteUnknown};
 
 use super::{Result, big, flag, key, number, parsed, parsed_option, undecodable};
@@ -19,6 +19,9 @@ pub(crate) struct SiteRecord {
     pub(crate) channel_number: u64,
     /// The signed document; empty before the first.
     pub(crate) channel: Vec<u8>,
+    pub(crate) roster_number: u64,
+    /// The signed document; empty before the first.
+    pub(crate) roster: Vec<u8>,
 }
 
 fn record(row: &SqliteRow) -> Result<SiteRecord> {
@@ -28,6 +31,7 @@ fn record(row: &SqliteRow) -> Result<SiteRecord> {
         unknown: match row.try_get("unknown")? {
             "wait" => SiteUnknown::Wait,
             "admit" => SiteUnknown::Admit,
+            "pin" => SiteUnknown::Pin,
             "refuse" => SiteUnknown::Refuse,
             _ => return Err(undecodable("unknown")),
         },
@@ -37,6 +41,8 @@ fn record(row: &SqliteRow) -> Result<SiteRecord> {
         revocation: number(row, "revocation")?,
         channel_number: number(row, "channel_number")?,
         channel: row.try_get("channel")?,
+        roster_number: number(row, "roster_number")?,
+        roster: row.try_get("roster")?,
     })
 }
 
@@ -44,6 +50,7 @@ fn word(unknown: SiteUnknown) -> &'static str {
     match unknown {
         SiteUnknown::Wait => "wait",
         SiteUnknown::Admit => "admit",
+        SiteUnknown::Pin => "pin",
         SiteUnknown::Refuse => "refuse",
     }
 }
@@ -71,7 +78,7 @@ pub(crate) async fn insert(
 pub(crate) async fn update(db: &mut SqliteConnection, site: &SiteRecord) -> Result<()> {
     sqlx::query(
         "UPDATE sites SET unknown = $2, provisional = $3, release_floor = $4, image = $5, revocation = $6,
-         channel_number = $7, channel = $8 WHERE id = $1",
+         channel_number = $7, channel = $8, roster_number = $9, roster = $10 WHERE id = $1",
     )
     .bind(site.id.to_string())
     .bind(word(site.unknown))
@@ -81,6 +88,8 @@ pub(crate) async fn update(db: &mut SqliteConnection, site: &SiteRecord) -> Resu
     .bind(big(site.revocation))
     .bind(big(site.channel_number))
     .bind(&site.channel)
+    .bind(big(site.roster_number))
+    .bind(&site.roster)
     .execute(db)
     .await?;
     Ok(())
@@ -149,13 +158,4 @@ pub(crate) async fn revoked(db: &mut SqliteConnection, site: SiteId) -> Result<V
             .fetch_all(db)
             .await?;
     rows.iter().map(|row| key(row, "node_key")).collect()
-}
-
-/// Machines of the site that a person approved.
-pub(crate) async fn approved(db: &mut SqliteConnection, site: SiteId) -> Result<Vec<MachineId>> {
-    let rows = sqlx::query("SELECT id FROM machines WHERE site = $1 AND approved = 1 ORDER BY id")
-        .bind(site.to_string())
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(|row| parsed(row, "id")).collect()
 }

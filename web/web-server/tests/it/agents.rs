@@ -189,6 +189,8 @@ async fn only_a_ticket_of_the_sites_own_node_for_this_agent_and_an_open_order_is
         image: digest(store.image.version),
         node: None,
         ticket: store.node.key.sign(&ticket),
+        issuer: store.node.enrolled.certificate.0.clone(),
+        issuers_issuer: None,
     }));
     let done = NodeReport::Completion { document };
     store.node.report(1, vec![done]).await;

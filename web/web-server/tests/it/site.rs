@@ -119,7 +119,7 @@ async fn channel_numbers_grow_with_every_change_and_only_then() {
 }
 
 #[tokio::test]
-async fn a_waiting_machine_is_approved_into_the_channel() {
+async fn a_waiting_machine_is_approved_into_the_roster() {
     let world = World::new().await;
     let site = world.site("north", SiteUnknown::Wait).await.site;
     let other = world.site("south", SiteUnknown::Wait).await.site;
@@ -142,6 +142,7 @@ async fn a_waiting_machine_is_approved_into_the_channel() {
     let answer = north.report(1, vec![waiting("Till <b>3000</b>")]).await;
     let standing = SiteStanding {
         channel: 1,
+        roster: 1,
         orders: 0,
     };
     assert_eq!((answer.stored, answer.standing), (1, standing));
@@ -174,22 +175,23 @@ async fn a_waiting_machine_is_approved_into_the_channel() {
         let sentence = call.refused(409);
         assert!(sentence.contains("K7Q-2MX"), "{sentence}");
     }
-    assert!(north.channel(&keys).await.admitted.is_empty());
+    assert!(north.roster(&keys).await.machines.is_empty());
     let exact = format!("{exact}&code=k7q-2mx");
     let approved: Machine = world.admin.raw(Method::POST, &exact, vec![]).await.json();
     assert_eq!(
         (approved.site.as_str(), approved.admission),
         ("north", AdmissionState::Admitted)
     );
-    let channel = north.channel(&keys).await;
-    assert_eq!(
-        (channel.number, channel.admitted.as_slice()),
-        (2, &[MachineId(machine.0)][..])
-    );
-    assert!(south.channel(&keys).await.admitted.is_empty());
+    let roster = north.roster(&keys).await;
+    let known = &roster.machines[0];
+    assert_eq!((roster.number, roster.machines.len()), (2, 1));
+    assert_eq!((known.id, known.approved), (MachineId(machine.0), true));
+    assert_eq!(known.code, Some(*b"K7Q-2MX"));
+    assert_eq!(known.signs.len(), 3, "UUID, serial and MAC");
+    assert!(south.roster(&keys).await.machines.is_empty());
     // waiting again changes no admission
     let answer = north.report(3, vec![waiting("Till")]).await;
-    assert_eq!(answer.standing.channel, 2);
+    assert_eq!((answer.standing.channel, answer.standing.roster), (1, 2));
     let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
     let mine = machines.iter().find(|m| m.site == "north").unwrap();
     assert_eq!(
@@ -336,6 +338,8 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
             image: digest(version),
             node: Some(new.public),
             ticket,
+            issuer: node.enrolled.certificate.0.clone(),
+            issuers_issuer: None,
         }))
     };
     let report = |state| NodeReport::Install {
@@ -346,6 +350,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
         machine,
         facts: facts("till"),
         order,
+        by_pin: false,
     };
     node.report(
         1,

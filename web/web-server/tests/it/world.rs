@@ -19,7 +19,7 @@ use serde_json::json;
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use trust_format::{
-    Channel, Digest, Document, MachineId, NodeCertificate, PublicKey, Signature, SiteId,
+    Channel, Digest, Document, MachineId, NodeCertificate, PublicKey, Roster, Signature, SiteId,
     TrustedKeys, Verified, codec::Writer,
 };
 use web_api::*;
@@ -332,6 +332,7 @@ pub(crate) fn enrol(token: &EnrolmentToken, name: &str) -> EnrolRequest {
 pub(crate) fn facts(model: &str) -> Facts {
     Facts {
         code: None,
+        tpm: None,
         uuid: Some(Hex([1; 16])),
         serial: Some("S1".into()),
         macs: vec![Hex([2, 0, 0, 0, 0, 1])],
@@ -353,6 +354,10 @@ impl Node {
 
     pub(crate) async fn channel(&self, keys: &TrustedKeys) -> Verified<Channel> {
         Verified::check(&self.documents().await.channel.0, keys).unwrap()
+    }
+
+    pub(crate) async fn roster(&self, keys: &TrustedKeys) -> Verified<Roster> {
+        Verified::check(&self.documents().await.roster.0, keys).unwrap()
     }
 
     pub(crate) async fn ask_lease(&self, manifest: Hex<32>) -> Answer {

@@ -1,0 +1,378 @@
+//! Agents that ask to be imaged: the shell around `peer_cache_proto::{admission, recognition, pin, renewal}`.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use peer_cache_proto::{
+    admission::{Admission, Applicant},
+    machine::{MachineFacts, console_code},
+    pin::PinGate,
+    recognition::Recognised,
+    wire::{AdmissionAnswer, Credentials, Frame, TicketProof},
+};
+use trust_format::{
+    Channel, Grade, MachineId, NodeCertificate, Order, PublicKey, Ticket, UnknownRule, Verified,
+    ticket_life,
+};
+
+use crate::{
+    Event, Role,
+    session::introduce,
+    shared::{AdmittedAgent, Asking, Peer, Shared, Standing, lock},
+};
+
+/// How long HQ has to certify a node before its neighbour does.
+const CERTIFY_BY_HQ_WITHIN: Duration = Duration::from_secs(4);
+/// An agent looks so often whether its ticket has to be renewed.
+const RENEWAL_EVERY: Duration = Duration::from_secs(1);
+/// What a disk said of itself is remembered for so long: until its machine has started again.
+const DISK_SAYS_FOR: Duration = Duration::from_secs(300);
+const DISKS_MAX: usize = 256;
+
+/// Machines whose disks said a moment ago that there is nothing to do. For whoever answers their firmware, and for nothing
+/// else: an agent can say it of any machine.
+#[derive(Debug, Default)]
+pub(crate) struct DisksSay(BTreeMap<MachineId, Instant>);
+
+impl DisksSay {
+    fn handle(&mut self, machine: MachineId) {
+        self.0.retain(|_, since| since.elapsed() < DISK_SAYS_FOR);
+        if self.0.len() < DISKS_MAX {
+            self.0.insert(machine, Instant::now());
+        }
+    }
+
+    pub(crate) fn done(&self, machine: &MachineId) -> bool {
+        let since = self.0.get(machine);
+        since.is_some_and(|since| since.elapsed() < DISK_SAYS_FOR)
+    }
+}
+
+/// An agent asks: its PIN is checked, if it has one, and it is answered now and whenever the answer changes.
+pub(crate) async fn handle_asking(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    mut asking: Asking,
+    pin: Option<String>,
+) {
+    if let Some(pin) = pin {
+        match check_pin(shared, peer, &asking.facts, pin).await {
+            Ok(()) => asking.pin = true,
+            Err(reason) => peer.send(Frame::Admission(AdmissionAnswer::Pin { reason })),
+        }
+        if !asking.pin {
+            return;
+        }
+    }
+    *lock(&peer.waiting) = Some(asking);
+    answer_waiting(shared, peer);
+}
+
+/// Whether this is the site's PIN. Each wrong try counts in the whole site.
+async fn check_pin(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    facts: &MachineFacts,
+    pin: String,
+) -> Result<(), String> {
+    if shared.role != Role::Node {
+        return Err(PinGate::None.words().into());
+    }
+    // one after the other: each takes memory, and a try that is being checked may lock the next one out
+    let checks = shared.pin_checks.clone();
+    let Ok(turn) = checks.acquire_owned().await else {
+        return Err(PinGate::None.words().into());
+    };
+    let rule = match lock(&shared.site).pin_gate() {
+        (PinGate::Open, Some(rule)) => rule.clone(),
+        (gate, _) => return Err(gate.words().into()),
+    };
+    let number = rule.number;
+    let checked = tokio::task::spawn_blocking(move || {
+        let is_right = rule.is(&pin);
+        drop(zeroize::Zeroizing::new(pin));
+        is_right
+    });
+    let is_right = checked.await.unwrap_or(false);
+    lock(&shared.site).pin_tried(shared.identity.public(), number, is_right);
+    drop(turn);
+    tell_tally(shared, None);
+    if is_right {
+        return Ok(());
+    }
+    let gate = lock(&shared.site).pin_gate().0;
+    let machine = lock(&shared.site).recognise(facts, &peer.key);
+    shared.emit(Event::WrongPin {
+        machine: machine.map(|m| m.machine),
+        is_locked: gate == PinGate::Locked,
+    });
+    Err(match gate {
+        PinGate::Open => "this is not the site's PIN: try again".into(),
+        shut => shut.words().into(),
+    })
+}
+
+/// Tells nodes what is known of the PIN.
+pub(crate) fn tell_tally(shared: &Shared, except: Option<&Peer>) {
+    let tally = lock(&shared.site).pin_tally().clone();
+    if tally.counts.is_empty() || shared.role != Role::Node {
+        return;
+    }
+    for peer in shared.peers().iter().filter(|p| p.is_node()) {
+        if except.is_none_or(|e| e.id != peer.id) {
+            peer.send(Frame::PinTally(tally.clone()));
+        }
+    }
+}
+
+/// Answers an agent that asked to be admitted.
+pub(crate) fn answer_waiting(shared: &Arc<Shared>, peer: &Arc<Peer>) {
+    let Some(asking) = lock(&peer.waiting).clone() else {
+        return;
+    };
+    let (answer, who) = shared.admit(peer, &asking);
+    let machine = who.map(|who| who.machine);
+    match &answer {
+        AdmissionAnswer::Wait { .. } | AdmissionAnswer::NoOrder | AdmissionAnswer::Pin { .. } => {
+            if let Some(machine) = machine {
+                shared.emit(Event::Waiting {
+                    machine,
+                    code: console_code(&peer.key),
+                    facts: asking.facts,
+                });
+            }
+        }
+        AdmissionAnswer::Granted { .. } => {
+            *lock(&peer.waiting) = None;
+            if let (Standing::Agent(agent), Some(machine)) = (peer.standing(), machine) {
+                shared.emit(Event::Admitted {
+                    machine,
+                    facts: asking.facts,
+                    order: agent.ticket.order,
+                    by_pin: asking.pin,
+                });
+            }
+        }
+        AdmissionAnswer::Done { .. } => {
+            *lock(&peer.waiting) = None;
+            if let Some(machine) = machine.filter(|_| !asking.finished.is_empty()) {
+                lock(&shared.disks_say).handle(machine);
+            }
+        }
+        AdmissionAnswer::Refused { .. } | AdmissionAnswer::AskAgain { .. } => {
+            *lock(&peer.waiting) = None;
+        }
+    }
+    let granted = matches!(answer, AdmissionAnswer::Granted { .. });
+    peer.send(Frame::Admission(answer));
+    if granted {
+        introduce(shared, peer);
+    }
+}
+
+/// Keeps an agent's ticket alive.
+pub(crate) async fn renew(shared: Arc<Shared>) {
+    let mut every = tokio::time::interval(RENEWAL_EVERY);
+    loop {
+        every.tick().await;
+        let nodes: Vec<_> = shared.peers().into_iter().filter(|p| p.is_node()).collect();
+        let keys: Vec<PublicKey> = nodes.iter().map(|p| p.key).collect();
+        let next = lock(&shared.renewal).handle_timeout(shared.now(), &keys);
+        let asked = lock(&shared.asked).clone();
+        if let (Some(key), Some((facts, wish))) = (next, asked)
+            && let Some(node) = nodes.iter().find(|p| p.key == key)
+        {
+            tracing::debug!(peer.id = %key.short(), "asks for its ticket to be renewed");
+            node.send(Frame::AdmitMe {
+                facts,
+                wish,
+                finished: Vec::new(),
+                pin: None,
+            });
+        }
+    }
+}
+
+fn wait(reason: String) -> AdmissionAnswer {
+    AdmissionAnswer::Wait { reason }
+}
+
+/// What the person at the machine reads when it is not admitted.
+fn in_words(admission: &Admission, machine: MachineId, channel: &Channel) -> AdmissionAnswer {
+    let site = &channel.site_name;
+    match admission {
+        Admission::Wait => wait(format!(
+            "machine {machine} is not known in {site}: approve it at HQ"
+        )),
+        Admission::Doubtful(doubt) => wait(format!(
+            "machine {machine} of {site} is asked for, but {}: approve it at HQ by its code",
+            doubt.words()
+        )),
+        Admission::EraseUnsure => wait(format!(
+            "the order erases, and machine {machine} has too few signs to be sure of: approve it at HQ by its code"
+        )),
+        Admission::Pin => AdmissionAnswer::Pin {
+            reason: format!(
+                "machine {machine} is not known in {site}: type the site's PIN, or approve it at HQ"
+            ),
+        },
+        Admission::Unknown => AdmissionAnswer::Refused {
+            reason: format!(
+                "{site} images machines that it knows, and machine {machine} is not among them"
+            ),
+        },
+        Admission::NoOrder | Admission::Granted(_) => AdmissionAnswer::NoOrder,
+        Admission::Done { order } => AdmissionAnswer::Done { order: *order },
+    }
+}
+
+impl Shared {
+    /// Answers an agent that asks to be imaged, and says which machine it is taken for.
+    fn admit(&self, peer: &Peer, asking: &Asking) -> (AdmissionAnswer, Option<Recognised>) {
+        let refused = |reason: &str| {
+            let reason = reason.to_owned();
+            (AdmissionAnswer::Refused { reason }, None)
+        };
+        let Credentials::Node {
+            certificate,
+            issuer,
+        } = lock(&self.credentials).clone()
+        else {
+            return refused("an agent admits nobody");
+        };
+        let renewed = self.renewable(peer);
+        let site = lock(&self.site);
+        let Some(who) = site.recognise(&asking.facts, &peer.key) else {
+            return refused("this machine has no UUID, no serial and no MAC address to know it by");
+        };
+        let Some(channel) = site.channel() else {
+            return refused("this node has no channel yet");
+        };
+        let applicant = Applicant {
+            who,
+            pin: asking.pin,
+            finished: &asking.finished,
+            wish: asking.wish.as_ref(),
+        };
+        let admission = match renewed {
+            Some((machine, order)) if machine == who.machine => Admission::Granted(order),
+            _ => site.book().admit(&applicant, channel),
+        };
+        let Admission::Granted(order) = admission else {
+            let asks_for_pin = matches!(admission, Admission::Doubtful(_) | Admission::EraseUnsure)
+                && channel.unknown == UnknownRule::Pin;
+            let answer = match in_words(&admission, who.machine, channel) {
+                AdmissionAnswer::Wait { reason } if asks_for_pin => AdmissionAnswer::Pin { reason },
+                answer => answer,
+            };
+            return (answer, Some(who));
+        };
+        let Some(signed) = site.order(order.number).map(|o| o.as_bytes().to_vec()) else {
+            return refused("the order is gone");
+        };
+        let ticket = Ticket {
+            issuer: self.identity.public(),
+            issuer_boot: self.boot,
+            issued: self.now(),
+            life: ticket_life::GIVEN,
+            agent: peer.key,
+            machine: who.machine,
+            site: channel.site,
+            order: order.number,
+        };
+        drop(site);
+        let answer = self.give(peer, &ticket, signed, (certificate, issuer));
+        (answer, Some(who))
+    }
+
+    /// The machine and order of a ticket that this agent had a moment ago, and that nothing speaks against.
+    fn renewable(&self, peer: &Peer) -> Option<(MachineId, Order)> {
+        let (Standing::Agent(agent) | Standing::Lapsed(agent)) = peer.standing() else {
+            return None;
+        };
+        if self.is_any_revoked(agent.vouched_by.iter().copied()) {
+            return None;
+        }
+        let (machine, number) = (agent.ticket.machine, agent.ticket.order);
+        let site = lock(&self.site);
+        let order = site.book().order(number)?.clone();
+        let is_open = !site.book().completed(&machine).any(|n| n == number);
+        is_open.then_some((machine, order))
+    }
+
+    fn give(
+        &self,
+        peer: &Peer,
+        ticket: &Ticket,
+        order: Vec<u8>,
+        (certificate, issuer): (Vec<u8>, Option<Vec<u8>>),
+    ) -> AdmissionAnswer {
+        let me = self.identity.public();
+        let bytes = self.identity.sign(ticket);
+        let now = self.now();
+        lock(&self.clocks).handle_reading(now, me, self.boot, now);
+        if let Ok(ticket) = Verified::check_by(&bytes, &me) {
+            let issuers_issuer = issuer
+                .as_ref()
+                .and_then(|bytes| trust_format::peek::<NodeCertificate>(bytes).ok())
+                .map(|certificate| certificate.node);
+            let agent = AdmittedAgent {
+                ticket,
+                vouched_by: [Some(me), issuers_issuer].into_iter().flatten().collect(),
+            };
+            self.set_standing(peer, Standing::Agent(Arc::new(agent)));
+        }
+        AdmissionAnswer::Granted {
+            proof: TicketProof {
+                ticket: bytes,
+                issuer: certificate,
+                issuers_issuer: issuer,
+            },
+            order,
+        }
+    }
+
+    /// Certifies the node of a machine that an admitted agent images: HQ if it answers in time, else this node.
+    pub(crate) async fn certify(&self, ticket: &Ticket, node: PublicKey) -> Frame {
+        if let Some(origin) = &self.origin {
+            let asked = origin.certify(node, ticket.machine, ticket.order);
+            if let Ok(Some(certificate)) = tokio::time::timeout(CERTIFY_BY_HQ_WITHIN, asked).await {
+                return Frame::Certificate {
+                    certificate,
+                    issuer: None,
+                };
+            }
+        }
+        let not = |reason: &str| Frame::NotCertified {
+            reason: reason.into(),
+        };
+        let Credentials::Node {
+            certificate,
+            issuer: None,
+        } = lock(&self.credentials).clone()
+        else {
+            return not("this node is certified provisionally itself and HQ cannot be reached");
+        };
+        let site = lock(&self.site);
+        let Some(channel) = site.channel().filter(|c| c.provisional) else {
+            return not("this site allows no provisional certificates and HQ cannot be reached");
+        };
+        let document = NodeCertificate {
+            node,
+            site: channel.site,
+            machine: ticket.machine,
+            name: format!("machine-{}", &ticket.machine.to_string()[..8]),
+            grade: Grade::Provisional {
+                issuer: self.identity.public(),
+                order: ticket.order,
+            },
+        };
+        Frame::Certificate {
+            certificate: self.identity.sign(&document),
+            issuer: Some(certificate),
+        }
+    }
+}
