@@ -342,6 +342,14 @@ async fn an_older_database_is_brought_up() {
         .await;
     store.world.ledger_becomes(|bytes| bytes == 300_000).await;
     for statement in [
+        "DROP TABLE machine_signs",
+        "DROP TABLE shared_signs",
+        "ALTER TABLE machines DROP COLUMN tpm",
+        "ALTER TABLE machines DROP COLUMN code",
+        "ALTER TABLE sites DROP COLUMN pin",
+        "ALTER TABLE sites DROP COLUMN pin_number",
+        "ALTER TABLE sites DROP COLUMN roster",
+        "ALTER TABLE sites DROP COLUMN roster_number",
         "ALTER TABLE sites DROP COLUMN wan_budget",
         "ALTER TABLE sites DROP COLUMN wan_paused",
         "DROP TABLE wan_versions",
