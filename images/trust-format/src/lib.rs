@@ -18,7 +18,7 @@ pub use documents::{
     CHANNEL_ADMITTED_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,
     NodeCertificate, Order, Root, SiteId, Ticket, UnknownRule, ticket_life,
 };
-pub use keys::{PublicKey, Signature};
+pub use keys::{PublicKey, Signature, TpmKey};
 pub use trusted::{
     CheckNodeError, CheckedNode, TrustRootError, TrustedKeys, check_completion, check_ticket,
 };

@@ -16,6 +16,7 @@ pub mod machine;
 pub mod spread;
 pub mod suspicion;
 pub mod swarm;
+pub mod tpm;
 pub mod upload;
 pub mod wire;
 

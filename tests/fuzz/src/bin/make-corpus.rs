@@ -10,6 +10,7 @@ use imaging_plan::{InstallRecord, RecordState};
 use peer_cache_proto::{
     beacon::Beacon,
     machine::MachineFacts,
+    tpm::{PROOF_BYTES, SealedKey},
     wire::{
         AdmissionAnswer, Answer, Ask, Credentials, Documents, Frame, Hello, PartRanges, Request,
         TicketProof,
@@ -145,6 +146,21 @@ fn frames() -> Vec<Frame> {
     ]
 }
 
+/// Beside these lie a proof and answers of an emulated TPM 2.0, recorded by `tests/tpm.rs` of `peer-cache-node`.
+fn tpm_inputs() -> Vec<(&'static str, Vec<u8>)> {
+    let sealed = SealedKey {
+        parent: [3; 32],
+        public: vec![4; 46],
+        private: vec![5; 158],
+    };
+    vec![
+        ("tpm-proof", vec![7; PROOF_BYTES]),
+        ("sealed-key", sealed.to_bytes()),
+        // it is to be asked again
+        ("tpm-answer", vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x22]),
+    ]
+}
+
 fn main() -> std::io::Result<()> {
     let ticket = Ticket {
         issuer: KEY,
@@ -254,6 +270,7 @@ fn main() -> std::io::Result<()> {
         ),
     ];
     inputs.extend(frames().iter().map(|f| ("frame", f.to_bytes())));
+    inputs.extend(tpm_inputs());
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (n, (target, bytes)) in inputs.iter().enumerate() {
         let folder = corpus.join(target);
