@@ -25,6 +25,7 @@ mod shared;
 mod site;
 pub mod slab;
 mod spread;
+pub mod tpm;
 
 use std::{
     io,
