@@ -18,8 +18,8 @@ use trust_format::codec::DecodeError;
 use zeroize::Zeroizing;
 
 /// A TPM that tests itself, or that gave way, is asked so often.
-const TRIES_MAX: u32 = 6;
-/// Before the second try; each further one waits twice as long, 620 ms in all.
+const TRIES_MAX: u32 = 8;
+/// Before the second try; each further one waits twice as long, 2.5 s in all.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a TPM gave no answer to a command. After any of these it is asked nothing more: a late answer would be taken for another's.
@@ -104,10 +104,11 @@ impl Device {
             return Err(TransmitError::GivenUp { command: name });
         }
         for try_number in 0..TRIES_MAX {
+            if try_number > 0 {
+                std::thread::sleep(BUSY_PAUSE * 2_u32.pow(try_number - 1));
+            }
             match self.once(command) {
-                Ok(answer) if is_busy(&answer) => {
-                    std::thread::sleep(BUSY_PAUSE * 2_u32.pow(try_number));
-                }
+                Ok(answer) if is_busy(&answer) => {}
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     self.given_up = true;
