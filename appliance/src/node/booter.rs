@@ -131,7 +131,7 @@ fn recognise(site: &Site, client: &BootClient) -> Option<Recognised> {
     let of = |uuid: Option<[u8; 16]>| {
         let facts = MachineFacts::new(uuid, None, &[client.mac.0], "");
         // firmware has no key: nobody's code is its
-        site.recognise(&facts, &PublicKey([0; 32]))
+        site.recognise(&facts, None, &PublicKey([0; 32]))
     };
     let is_known = |who: &Recognised| {
         !matches!(

@@ -56,6 +56,7 @@ impl Journal {
                 machine,
                 code,
                 facts,
+                tpm,
             } => {
                 let now = Instant::now();
                 self.waiting
@@ -67,6 +68,7 @@ impl Journal {
                     tracing::info!(machine.id = %machine, code, "waits for approval");
                     let (machine, mut facts) = (Hex(machine.0), to_facts(&facts));
                     facts.code = Some(code);
+                    facts.tpm = tpm.map(|tpm| Hex(tpm.0));
                     self.reports.add(NodeReport::Waiting { machine, facts });
                 }
             }
@@ -75,9 +77,11 @@ impl Journal {
                 facts,
                 order,
                 by_pin,
+                tpm,
             } => {
                 tracing::info!(machine.id = %machine, order, by_pin, "admitted");
-                let (machine, facts) = (Hex(machine.0), to_facts(&facts));
+                let (machine, mut facts) = (Hex(machine.0), to_facts(&facts));
+                facts.tpm = tpm.map(|tpm| Hex(tpm.0));
                 self.reports.add(NodeReport::Admitted {
                     machine,
                     facts,

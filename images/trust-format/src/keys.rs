@@ -34,6 +34,23 @@ impl fmt::Debug for PublicKey {
     }
 }
 
+/// Which TPM it is: a digest of the key that only it can sign with, see `peer_cache_proto::tpm`. The same at every start of
+/// its computer and after the TPM was cleared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TpmKey(pub [u8; 32]);
+
+impl fmt::Display for TpmKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for TpmKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TpmKey({self})")
+    }
+}
+
 /// An Ed25519 signature.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);

@@ -20,7 +20,7 @@ pub use documents::{
     CERTIFICATE_BYTES_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,
     NodeCertificate, Order, Root, SiteId, Ticket, UnknownRule, ticket_life,
 };
-pub use keys::{PublicKey, Signature};
+pub use keys::{PublicKey, Signature, TpmKey};
 pub use roster::{
     CONSOLE_CODE_BYTES, KnownMachine, MACHINE_SIGNS_MAX, PinRule, ROSTER_MACHINES_MAX,
     ROSTER_SHARED_SIGNS_MAX, Roster, Sign,

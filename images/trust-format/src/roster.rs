@@ -9,6 +9,7 @@ use crate::{
     codec::{DecodeError, Reader, Writer},
     document::{Document, DocumentKind, SignerRole},
     documents::{MachineId, SiteId},
+    keys::TpmKey,
 };
 
 /// Most machines in one roster.
@@ -72,7 +73,7 @@ pub struct KnownMachine {
     /// What it was seen with; at most [`MACHINE_SIGNS_MAX`].
     pub signs: Vec<Sign>,
     /// Its TPM, once it has shown one: it outweighs every other sign.
-    pub tpm: Option<[u8; 32]>,
+    pub tpm: Option<TpmKey>,
     /// The console code of the agent that a person looked at when he approved it: this agent is the machine, whatever its
     /// signs say.
     pub code: Option<[u8; CONSOLE_CODE_BYTES]>,
@@ -173,7 +174,7 @@ impl Document for Roster {
             out.raw(&machine.id.0).flag(machine.approved);
             put_signs(out, &machine.signs);
             out.flag(machine.tpm.is_some());
-            out.raw(machine.tpm.as_ref().map_or(&[], |key| &key[..]));
+            out.raw(machine.tpm.as_ref().map_or(&[], |key| &key.0[..]));
             out.flag(machine.code.is_some());
             out.raw(machine.code.as_ref().map_or(&[], |code| &code[..]));
         }
@@ -228,7 +229,7 @@ fn read_machine(input: &mut Reader<'_>) -> Result<KnownMachine, DecodeError> {
         approved: input.flag("approval")?,
         signs: read_signs(input, MACHINE_SIGNS_MAX)?,
         tpm: match input.flag("TPM")? {
-            true => Some(input.array("TPM")?),
+            true => Some(TpmKey(input.array("TPM")?)),
             false => None,
         },
         code: match input.flag("console code")? {

@@ -283,7 +283,7 @@ fn roster() -> Roster {
         id: MachineId([id; 16]),
         approved: id.is_multiple_of(2),
         signs: vec![Sign::of_serial("S1"), Sign::of_mac(&[id; 6])],
-        tpm: (id > 1).then_some([id; 32]),
+        tpm: (id > 1).then_some(TpmKey([id; 32])),
         code: (id > 2).then_some(*b"K7Q-2MX"),
     };
     Roster {
@@ -326,7 +326,7 @@ fn the_largest_roster_fits_its_limit() {
         id: MachineId((n as u128).to_be_bytes()),
         approved: true,
         signs: vec![Sign([7; 8]); MACHINE_SIGNS_MAX],
-        tpm: Some([1; 32]),
+        tpm: Some(TpmKey([1; 32])),
         code: Some(*b"K7Q-2MX"),
     };
     let mut largest = roster();

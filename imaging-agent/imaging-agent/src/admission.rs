@@ -49,6 +49,7 @@ pub(crate) async fn be_admitted(
         version: wish,
         finished,
         pin: None,
+        tpm: options.tpm,
     };
     let deadline = tokio::time::sleep(NODE_WITHIN);
     tokio::pin!(deadline);

@@ -37,6 +37,8 @@ pub(crate) async fn by_hand(arguments: ImageArguments) -> Result<()> {
         uefi: None,
         ram_bytes: None,
         wait: !arguments.no_wait,
+        with_tpm: false,
+        tpm: None,
         pins: match (arguments.pin_file, std::io::stdin().is_terminal()) {
             (Some(file), _) => PinSource::File(file),
             (None, true) => PinSource::Consoles(vec!["/dev/tty".into()]),

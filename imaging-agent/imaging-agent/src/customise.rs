@@ -11,7 +11,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use imaging_plan::Layout;
 use nix::mount::{MsFlags, mount, umount};
-use peer_cache_node::{Identity, Site};
+use peer_cache_node::{
+    Identity, Site,
+    tpm::{OpenTpmError, Tpm},
+};
+use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::target::{Target, resize_ext4};
 
@@ -22,6 +27,10 @@ const UNIT: &str = "etc/systemd/system/lamplighter-node.service";
 const WANTED: &str = "etc/systemd/system/multi-user.target.wants/lamplighter-node.service";
 const UDEV_RULE: &str = "etc/udev/rules.d/70-lamplighter.rules";
 const USER: &str = "lamplighter";
+/// To whom Debian's and Red Hat's TPM packages give the device.
+const TPM_GROUP: &str = "tss";
+/// The drivers of every TPM that a firmware announces. A system without them could not unseal the node's key.
+const TPM_DRIVERS: [&str; 2] = ["/tpm_tis.ko", "/tpm_crb.ko"];
 /// System users of Debian and Red Hat end here; ours is the highest that is free.
 const USER_ID_MAX: u32 = 979;
 const USER_ID_MIN: u32 = 500;
@@ -83,11 +92,16 @@ impl NodeInstall {
             grow_ext4(root, bytes)?;
         }
         let user = add_user(root)?;
+        let tpm_group = join(root, TPM_GROUP)?;
         let program = inside(root, PROGRAM)?;
         write(&program, &self.program, 0o755)?;
         let state = inside(root, STATE)?;
         fs::create_dir_all(&state)?;
-        write(&state.join("identity"), &*self.identity.seed(), 0o600)?;
+        write(
+            &state.join("identity"),
+            &key_file(&self.identity, root),
+            0o600,
+        )?;
         write(&state.join("certificate"), &self.certificate, 0o644)?;
         if let Some(issuer) = &self.issuer {
             write(&state.join("issuer"), issuer, 0o644)?;
@@ -116,17 +130,83 @@ impl NodeInstall {
         own(&state, user)?;
         fs::set_permissions(&state, fs::Permissions::from_mode(0o700))?;
         write(&inside(root, UNIT)?, NODE_UNIT.as_bytes(), 0o644)?;
-        let rule = format!(
-            "SUBSYSTEM==\"block\", ENV{{ID_PART_ENTRY_NAME}}==\"{}\", OWNER=\"{USER}\", MODE=\"0600\"\n",
-            imaging_plan::SLAB_LABEL
-        );
-        write(&inside(root, UDEV_RULE)?, rule.as_bytes(), 0o644)?;
+        let rules = udev_rules(tpm_group);
+        write(&inside(root, UDEV_RULE)?, rules.as_bytes(), 0o644)?;
         let wanted = inside(root, WANTED)?;
         if wanted.symlink_metadata().is_err() {
             symlink(format!("/{UNIT}"), &wanted)?;
         }
         Ok(())
     }
+}
+
+/// Why the key of the node is not sealed.
+#[derive(Debug, Error)]
+enum NotSealedError {
+    /// The new system could not unseal it.
+    #[error("the kernels of the image have no driver for TPMs")]
+    NoDriver,
+    /// There is none here.
+    #[error(transparent)]
+    Open(#[from] OpenTpmError),
+}
+
+/// The node's key, sealed to this machine's TPM if the new system will be able to use it.
+fn key_file(identity: &Identity, root: &Path) -> Zeroizing<Vec<u8>> {
+    let tpm = match has_tpm_driver(root) {
+        true => Tpm::open().map_err(NotSealedError::Open),
+        false => Err(NotSealedError::NoDriver),
+    };
+    identity.to_key_file(tpm)
+}
+
+/// Whether a kernel of the new system has a driver for TPMs, built in or as a module.
+fn has_tpm_driver(root: &Path) -> bool {
+    let folders = ["usr/lib/modules", "lib/modules"];
+    let kernels = folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(root.join(folder)).ok())
+        .flat_map(|kernels| kernels.flatten());
+    let lists = kernels.flat_map(|kernel| {
+        ["modules.builtin", "modules.dep"].map(|list| fs::read_to_string(kernel.path().join(list)))
+    });
+    lists
+        .flatten()
+        .any(|list| TPM_DRIVERS.iter().any(|driver| list.contains(driver)))
+}
+
+/// Who may open the slab's partition and the TPM. Where a group for the TPM is there already, the node is in it.
+fn udev_rules(has_tpm_group: bool) -> String {
+    let slab = imaging_plan::SLAB_LABEL;
+    let group = match has_tpm_group {
+        true => TPM_GROUP,
+        false => USER,
+    };
+    format!(
+        "SUBSYSTEM==\"block\", ENV{{ID_PART_ENTRY_NAME}}==\"{slab}\", OWNER=\"{USER}\", MODE=\"0600\"\n\
+         SUBSYSTEM==\"tpmrm\", GROUP=\"{group}\", MODE=\"0660\"\n"
+    )
+}
+
+/// Makes the node's user a member of a group, if that is there.
+fn join(root: &Path, group: &str) -> Result<bool> {
+    let path = root.join("etc/group");
+    let groups = fs::read_to_string(&path).context("the new root has no /etc/group")?;
+    let Some(line) = groups.lines().find(|l| l.split(':').next() == Some(group)) else {
+        return Ok(false);
+    };
+    let members = line.rsplit(':').next().unwrap_or_default();
+    if !members.split(',').any(|member| member == USER) {
+        let comma = if members.is_empty() { "" } else { "," };
+        let joined = format!("{line}{comma}{USER}");
+        // in place: its owner and mode stay as they are
+        let groups: Vec<&str> = groups
+            .lines()
+            .map(|l| if l == line { joined.as_str() } else { l })
+            .collect();
+        fs::write(&path, groups.join("\n") + "\n").context("writing /etc/group")?;
+    }
+    Ok(true)
 }
 
 fn wait_for(device: &Path) -> Result<()> {
@@ -274,6 +354,42 @@ mod tests {
             2,
             "name and home, once each: {passwd}"
         );
+    }
+
+    #[test]
+    fn the_node_joins_the_group_of_the_tpm_once() {
+        let root = tree();
+        assert!(!join(root.path(), TPM_GROUP).unwrap());
+        assert!(udev_rules(false).contains("SUBSYSTEM==\"tpmrm\", GROUP=\"lamplighter\""));
+        append(&root.path().join("etc/group"), "tss:x:110:\ntssx:x:9:a\n").unwrap();
+        assert!(join(root.path(), TPM_GROUP).unwrap());
+        assert!(join(root.path(), TPM_GROUP).unwrap());
+        append(&root.path().join("etc/group"), "other:x:111:a,b\n").unwrap();
+        assert!(join(root.path(), "other").unwrap());
+        assert_eq!(
+            fs::read_to_string(root.path().join("etc/group")).unwrap(),
+            "root:x:0:\ntss:x:110:lamplighter\ntssx:x:9:a\nother:x:111:a,b,lamplighter\n"
+        );
+        assert!(udev_rules(true).contains("SUBSYSTEM==\"tpmrm\", GROUP=\"tss\""));
+    }
+
+    #[test]
+    fn a_system_without_a_driver_gets_a_key_that_it_can_read() {
+        let root = tree();
+        let identity = Identity::generate().unwrap();
+        assert!(!has_tpm_driver(root.path()));
+        assert_eq!(key_file(&identity, root.path()).len(), 32);
+        let kernel = root.path().join("usr/lib/modules/6.1.0-56-amd64");
+        fs::create_dir_all(&kernel).unwrap();
+        fs::write(
+            kernel.join("modules.builtin"),
+            "kernel/drivers/char/hpet.ko\n",
+        )
+        .unwrap();
+        assert!(!has_tpm_driver(root.path()));
+        let drivers = "kernel/drivers/char/tpm/tpm.ko\nkernel/drivers/char/tpm/tpm_tis.ko\n";
+        fs::write(kernel.join("modules.builtin"), drivers).unwrap();
+        assert!(has_tpm_driver(root.path()));
     }
 
     #[test]

@@ -11,11 +11,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use image_format::{CHUNK_BYTES, Manifest};
 use imaging_plan::{Extent, Found, Install, Phase, TargetFacts, plan};
-use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules};
+use peer_cache_node::{
+    Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules, tpm::Tpm,
+};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::{
     fallback::NO_NODE_DEADLINE,
     machine::MachineFacts,
+    tpm::TpmProof,
     wire::{AdmissionAnswer, Credentials, Documents, PEER_PORT, TicketProof},
 };
 use serde::Serialize;
@@ -62,6 +65,10 @@ pub(crate) struct InstallOptions {
     pub(crate) ram_bytes: Option<u64>,
     pub(crate) wait: bool,
     pub(crate) pins: PinSource,
+    /// Whether the machine's TPM is to vouch for it.
+    pub(crate) with_tpm: bool,
+    /// Its proof, once it is made.
+    pub(crate) tpm: Option<TpmProof>,
 }
 
 /// Where the image goes.
@@ -132,6 +139,9 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
     let site = std::mem::replace(&mut options.site, Site::trusting_the_first_root());
     let had_root = site.keys().is_some();
     let identity = Identity::generate()?;
+    if options.with_tpm {
+        options.tpm = prove(identity.public()).await;
+    }
     let origin = HqOrigin::new(identity.clone());
     let (cache, mut events) = PeerCache::start(PeerCacheConfig {
         identity,
@@ -205,6 +215,28 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
             cache.close().await;
             Err(error)
         }
+    }
+}
+
+/// The TPM's word that this agent runs on its machine. A machine without one is known by its other signs.
+async fn prove(agent: PublicKey) -> Option<TpmProof> {
+    let proved = tokio::task::spawn_blocking(move || {
+        let mut tpm = Tpm::open().map_err(anyhow::Error::from)?;
+        tpm.prove(&agent).map_err(anyhow::Error::from)
+    });
+    match proved.await {
+        Ok(Ok(proof)) => {
+            say("the TPM vouches for this machine");
+            Some(proof)
+        }
+        Ok(Err(error)) => {
+            tracing::info!(
+                error = format!("{error:#}"),
+                "no TPM vouches for this machine"
+            );
+            None
+        }
+        Err(_) => None,
     }
 }
 

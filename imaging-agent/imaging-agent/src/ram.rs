@@ -82,6 +82,8 @@ pub(crate) async fn run() -> Result<()> {
         ram_bytes: Some(found.memory_bytes),
         target: TargetChoice::Disk(disk),
         wait: true,
+        with_tpm: true,
+        tpm: None,
         pins: PinSource::Consoles(console::active_paths()),
     };
     let (cache, _) = Box::pin(install(options)).await?;

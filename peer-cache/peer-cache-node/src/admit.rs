@@ -8,7 +8,7 @@ use std::{
 
 use peer_cache_proto::{
     admission::{Admission, Applicant},
-    machine::{MachineFacts, console_code},
+    machine::console_code,
     pin::PinGate,
     recognition::Recognised,
     wire::{AdmissionAnswer, Credentials, Frame, TicketProof},
@@ -59,7 +59,7 @@ pub(crate) async fn handle_asking(
     pin: Option<String>,
 ) {
     if let Some(pin) = pin {
-        match check_pin(shared, peer, &asking.facts, pin).await {
+        match check_pin(shared, peer, &asking, pin).await {
             Ok(()) => asking.pin = true,
             Err(reason) => peer.send(Frame::Admission(AdmissionAnswer::Pin { reason })),
         }
@@ -75,7 +75,7 @@ pub(crate) async fn handle_asking(
 async fn check_pin(
     shared: &Arc<Shared>,
     peer: &Peer,
-    facts: &MachineFacts,
+    asking: &Asking,
     pin: String,
 ) -> Result<(), String> {
     if shared.role != Role::Node {
@@ -104,7 +104,7 @@ async fn check_pin(
         return Ok(());
     }
     let gate = lock(&shared.site).pin_gate().0;
-    let machine = lock(&shared.site).recognise(facts, &peer.key);
+    let machine = lock(&shared.site).recognise(&asking.facts, asking.tpm.as_ref(), &peer.key);
     shared.emit(Event::WrongPin {
         machine: machine.map(|m| m.machine),
         is_locked: gate == PinGate::Locked,
@@ -142,6 +142,7 @@ pub(crate) fn answer_waiting(shared: &Arc<Shared>, peer: &Arc<Peer>) {
                     machine,
                     code: console_code(&peer.key),
                     facts: asking.facts,
+                    tpm: asking.tpm,
                 });
             }
         }
@@ -153,6 +154,7 @@ pub(crate) fn answer_waiting(shared: &Arc<Shared>, peer: &Arc<Peer>) {
                     facts: asking.facts,
                     order: agent.ticket.order,
                     by_pin: asking.pin,
+                    tpm: asking.tpm,
                 });
             }
         }
@@ -182,16 +184,11 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
         let keys: Vec<PublicKey> = nodes.iter().map(|p| p.key).collect();
         let next = lock(&shared.renewal).handle_timeout(shared.now(), &keys);
         let asked = lock(&shared.asked).clone();
-        if let (Some(key), Some((facts, wish))) = (next, asked)
+        if let (Some(key), Some(asked)) = (next, asked)
             && let Some(node) = nodes.iter().find(|p| p.key == key)
         {
             tracing::debug!(peer.id = %key.short(), "asks for its ticket to be renewed");
-            node.send(Frame::AdmitMe {
-                facts,
-                wish,
-                finished: Vec::new(),
-                pin: None,
-            });
+            node.send(asked.into_frame());
         }
     }
 }
@@ -245,7 +242,7 @@ impl Shared {
         };
         let renewed = self.renewable(peer);
         let site = lock(&self.site);
-        let Some(who) = site.recognise(&asking.facts, &peer.key) else {
+        let Some(who) = site.recognise(&asking.facts, asking.tpm.as_ref(), &peer.key) else {
             return refused("this machine has no UUID, no serial and no MAC address to know it by");
         };
         let Some(channel) = site.channel() else {

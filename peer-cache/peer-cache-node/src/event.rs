@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use image_format::ChunkHash;
 use peer_cache_proto::{machine::MachineFacts, wire::AdmissionAnswer};
-use trust_format::{Digest, MachineId, PublicKey};
+use trust_format::{Digest, MachineId, PublicKey, TpmKey};
 
 use crate::Learned;
 
@@ -52,6 +52,8 @@ pub enum Event {
         code: String,
         /// What it says of itself.
         facts: MachineFacts,
+        /// The TPM that signed for it.
+        tpm: Option<TpmKey>,
     },
     /// A machine was admitted.
     Admitted {
@@ -63,6 +65,8 @@ pub enum Event {
         order: u64,
         /// Whether somebody typed the site's PIN at it.
         by_pin: bool,
+        /// The TPM that signed for it.
+        tpm: Option<TpmKey>,
     },
     /// Somebody typed a wrong PIN.
     WrongPin {

@@ -1,6 +1,7 @@
 //! The key of a node or an agent, and what it signs. The chain's own keys are elsewhere and never here.
 
 use std::{
+    error::Error,
     fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -8,9 +9,12 @@ use std::{
 };
 
 use ed25519_dalek::{Signer, SigningKey};
+use peer_cache_proto::tpm::SealedKey;
 use thiserror::Error;
-use trust_format::{Document, PublicKey, Signature, SignerRole};
+use trust_format::{Document, PublicKey, Signature, SignerRole, codec::DecodeError};
 use zeroize::Zeroizing;
+
+use crate::tpm::{OpenTpmError, Tpm, UnsealError};
 
 /// PKCS#8 (RFC 8410) around an Ed25519 seed.
 const PKCS8_PREFIX: [u8; 16] = [
@@ -47,6 +51,41 @@ pub enum OpenIdentityError {
         /// Its length.
         bytes: usize,
     },
+    /// It begins as a sealed key, and is none.
+    #[error("identity {path} is damaged; move it away and enrol the node again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        #[source]
+        source: DecodeError,
+    },
+    /// It is sealed, and there is no TPM to unseal it.
+    #[error("identity {path} is sealed to a TPM, and none can be used here")]
+    NoTpm {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: OpenTpmError,
+    },
+    /// It is sealed to another TPM.
+    #[error(
+        "identity {path} is sealed to another TPM: this disk was moved, or the TPM was cleared; move the file away and enrol the node again"
+    )]
+    AnotherTpm {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The TPM does not unseal it.
+    #[error("identity {path} is sealed, and the TPM does not unseal it")]
+    Unseal {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: UnsealError,
+    },
 }
 
 impl Identity {
@@ -57,59 +96,107 @@ impl Identity {
     pub fn generate() -> io::Result<Self> {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *seed).map_err(|e| io::Error::other(e.to_string()))?;
-        Ok(Self {
-            key: SigningKey::from_bytes(&seed),
-        })
+        Ok(Self::of_seed(&seed))
     }
 
-    /// The key in a file, which is made with mode 0600 if it is not there.
+    /// The key in a file. One that is not there is made, with mode 0600, and sealed to this computer's TPM if that works; one
+    /// that is there is taken as it is, sealed or plain. Blocks on the TPM.
     ///
     /// # Errors
     /// [`OpenIdentityError`].
     pub fn open_or_create(path: &Path) -> Result<Self, OpenIdentityError> {
+        Self::open_or_create_with(path, Tpm::open)
+    }
+
+    /// [`Identity::open_or_create`] with another TPM than the computer's first. It is not asked for a key that is there and plain.
+    ///
+    /// # Errors
+    /// [`OpenIdentityError`].
+    pub fn open_or_create_with(
+        path: &Path,
+        tpm: impl FnOnce() -> Result<Tpm, OpenTpmError>,
+    ) -> Result<Self, OpenIdentityError> {
         let io_error = |source| OpenIdentityError::Io {
             path: path.to_owned(),
             source,
         };
-        match fs::read(path) {
+        match fs::read(path).map(Zeroizing::new) {
+            Ok(bytes) if SealedKey::is_one(&bytes) => Self::unseal(path, &bytes, tpm),
             Ok(bytes) => {
-                let bytes = Zeroizing::new(bytes);
-                let seed: Zeroizing<[u8; 32]> =
-                    Zeroizing::new(bytes.as_slice().try_into().map_err(|_| {
-                        OpenIdentityError::NotAKey {
+                let seed: &[u8; 32] =
+                    bytes
+                        .as_slice()
+                        .try_into()
+                        .map_err(|_| OpenIdentityError::NotAKey {
                             path: path.to_owned(),
                             bytes: bytes.len(),
-                        }
-                    })?);
-                Ok(Self {
-                    key: SigningKey::from_bytes(&seed),
-                })
+                        })?;
+                Ok(Self::of_seed(seed))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::generate().map_err(io_error)?;
-                identity.save(path).map_err(io_error)?;
+                let bytes = identity.to_key_file(tpm());
+                write_private(path, &bytes).map_err(io_error)?;
                 Ok(identity)
             }
             Err(e) => Err(io_error(e)),
         }
     }
 
-    /// Writes the seed to a new file with mode 0600.
-    ///
-    /// # Errors
-    /// When the file is there already or cannot be written.
-    pub fn save(&self, path: &Path) -> io::Result<()> {
-        let mut file = fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(&*self.seed())?;
-        file.sync_all()
+    fn unseal(
+        path: &Path,
+        bytes: &[u8],
+        tpm: impl FnOnce() -> Result<Tpm, OpenTpmError>,
+    ) -> Result<Self, OpenIdentityError> {
+        let path = || path.to_owned();
+        let sealed = SealedKey::from_bytes(bytes).map_err(|source| OpenIdentityError::Damaged {
+            path: path(),
+            source,
+        })?;
+        let mut tpm = tpm().map_err(|source| OpenIdentityError::NoTpm {
+            path: path(),
+            source,
+        })?;
+        match tpm.unseal(&sealed) {
+            Ok(seed) => Ok(Self::of_seed(&seed)),
+            Err(UnsealError::AnotherTpm) => Err(OpenIdentityError::AnotherTpm { path: path() }),
+            Err(source) => Err(OpenIdentityError::Unseal {
+                path: path(),
+                source,
+            }),
+        }
     }
 
-    /// The secret seed, to be put on the disk of the machine that will be this node.
-    pub fn seed(&self) -> Zeroizing<[u8; 32]> {
+    /// What goes into the key file of this identity: sealed if there is a TPM and it gives back what it sealed, else the seed,
+    /// and a log line says why. The file must be readable by its owner only. Blocks on the TPM.
+    pub fn to_key_file<E: Error>(&self, tpm: Result<Tpm, E>) -> Zeroizing<Vec<u8>> {
+        let seed = self.seed();
+        let peer = self.public().short();
+        match tpm.map(|mut tpm| tpm.seal(&seed)) {
+            Ok(Ok(sealed)) => {
+                tracing::info!(peer.id = %peer, "the node's key is sealed to this machine's TPM");
+                return Zeroizing::new(sealed.to_bytes());
+            }
+            Ok(Err(error)) => {
+                let error = with_causes(&error);
+                tracing::warn!(peer.id = %peer, error, "the node's key lies unsealed: the TPM fails");
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::info!(peer.id = %peer, error, "the node's key lies unsealed");
+            }
+        }
+        Zeroizing::new(seed.to_vec())
+    }
+
+    fn of_seed(seed: &[u8; 32]) -> Self {
+        Self {
+            key: SigningKey::from_bytes(seed),
+        }
+    }
+
+    /// The secret seed. It leaves this module in [`Identity::to_key_file`] and nowhere else.
+    fn seed(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.key.to_bytes())
     }
 
@@ -146,6 +233,23 @@ impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Identity({})", self.public().short())
     }
+}
+
+/// A new file with mode 0600.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// An error and all that caused it, for one line of a log.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The key in a SubjectPublicKeyInfo, if it is an Ed25519 one.

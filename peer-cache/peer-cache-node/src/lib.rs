@@ -26,6 +26,7 @@ mod shared;
 mod site;
 pub mod slab;
 mod spread;
+pub mod tpm;
 
 use std::{
     io,
@@ -38,6 +39,7 @@ use bytes::Bytes;
 use image_format::{Form, Manifest};
 use peer_cache_proto::{
     machine::MachineFacts,
+    tpm::TpmProof,
     wire::{ANSWER_BYTES, Answer, Ask, Credentials, Documents, Frame, Request, TicketProof},
 };
 use thiserror::Error;
@@ -108,6 +110,20 @@ pub struct AdmissionWish {
     pub finished: Vec<u64>,
     /// The site's PIN, as it was typed at the machine.
     pub pin: Option<String>,
+    /// That this program runs on the computer of a TPM, by [`tpm::Tpm::prove`].
+    pub tpm: Option<TpmProof>,
+}
+
+impl AdmissionWish {
+    fn into_frame(self) -> Frame {
+        Frame::AdmitMe {
+            facts: self.facts,
+            wish: self.version,
+            finished: self.finished,
+            pin: self.pin,
+            tpm: self.tpm,
+        }
+    }
 }
 
 /// How much a machine gives to its neighbours; by default all it can.
@@ -291,20 +307,14 @@ impl PeerCache {
 
     /// Asks a node to be admitted. The answer is an [`Event::Admission`]; there may be several.
     pub fn ask_admission(&self, node: &PublicKey, wish: AdmissionWish) {
-        *lock(&self.shared.asked) = Some((wish.facts.clone(), wish.version));
-        let AdmissionWish {
-            facts,
-            version: wish,
-            finished,
-            pin,
-        } = wish;
-        let frame = Frame::AdmitMe {
-            facts,
-            wish,
-            finished,
-            pin,
+        // a renewal says nothing of disks, and a PIN is used once
+        let plain = AdmissionWish {
+            finished: Vec::new(),
+            pin: None,
+            ..wish.clone()
         };
-        self.send_to(node, frame);
+        *lock(&self.shared.asked) = Some(plain);
+        self.send_to(node, wish.into_frame());
     }
 
     /// Whether a machine's disk said a moment ago that there is nothing to do. Anybody can say so of any machine: good for

@@ -394,12 +394,21 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             wish,
             finished,
             pin,
+            tpm,
         } => {
+            let tpm = tpm.and_then(|proof| match proof.verify(&peer.key) {
+                Ok(key) => Some(key),
+                Err(error) => {
+                    tracing::warn!(peer.id = %peer.key.short(), %error, "a proof that is none");
+                    None
+                }
+            });
             let asking = Asking {
                 facts,
                 wish,
                 finished,
                 pin: false,
+                tpm,
             };
             handle_asking(shared, peer, asking, pin).await;
         }

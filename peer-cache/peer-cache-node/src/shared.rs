@@ -25,13 +25,13 @@ use peer_cache_proto::{
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use trust_format::{
-    CheckedNode, Digest, MachineId, PublicKey, Ticket, Verified, check_ticket, peek,
+    CheckedNode, Digest, MachineId, PublicKey, Ticket, TpmKey, Verified, check_ticket, peek,
 };
 
 use crate::{
-    Event, PeerCacheConfig, Role, admit::DisksSay, buffers::PartBuffers, door::Doorway,
-    endpoint::widen, identity::Identity, keeper::ChunkKeeper, origin::Origin, serve::Uploads,
-    share::Share, site::Site, spread::Sharing,
+    AdmissionWish, Event, PeerCacheConfig, Role, admit::DisksSay, buffers::PartBuffers,
+    door::Doorway, endpoint::widen, identity::Identity, keeper::ChunkKeeper, origin::Origin,
+    serve::Uploads, share::Share, site::Site, spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
@@ -83,6 +83,8 @@ pub(crate) struct Asking {
     pub(crate) finished: Vec<u64>,
     /// Whether the site's PIN was typed at it.
     pub(crate) pin: bool,
+    /// The TPM that signed for it.
+    pub(crate) tpm: Option<TpmKey>,
 }
 
 /// One live connection.
@@ -197,7 +199,7 @@ pub(crate) struct Shared {
     /// Of an agent: its ticket's life.
     pub(crate) renewal: Mutex<Renewal>,
     /// Of an agent: what it asked last.
-    pub(crate) asked: Mutex<Option<(MachineFacts, Option<Digest>)>>,
+    pub(crate) asked: Mutex<Option<AdmissionWish>>,
     /// A PIN is being checked.
     pub(crate) pin_checks: Arc<Semaphore>,
     pub(crate) disks_say: Mutex<DisksSay>,

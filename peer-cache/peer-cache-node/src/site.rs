@@ -20,7 +20,7 @@ use peer_cache_proto::{
 use thiserror::Error;
 use trust_format::{
     Channel, CheckNodeError, CheckedNode, Completion, Digest, MachineId, Order, PinRule, PublicKey,
-    Root, Roster, SiteId, TrustedKeys, Verified, VerifyDocumentError, check_completion,
+    Root, Roster, SiteId, TpmKey, TrustedKeys, Verified, VerifyDocumentError, check_completion,
     codec::{Reader, Writer},
     peek,
 };
@@ -229,8 +229,13 @@ impl Site {
     }
 
     /// Which machine an agent runs on; nothing of one that says nothing of itself.
-    pub fn recognise(&self, facts: &MachineFacts, agent: &PublicKey) -> Option<Recognised> {
-        recognise(facts, None, agent, self.roster.as_deref())
+    pub fn recognise(
+        &self,
+        facts: &MachineFacts,
+        tpm: Option<&TpmKey>,
+        agent: &PublicKey,
+    ) -> Option<Recognised> {
+        recognise(facts, tpm, agent, self.roster.as_deref())
     }
 
     /// The site's PIN, and whether a try of it is looked at.

@@ -19,6 +19,7 @@ pub mod renewal;
 pub mod spread;
 pub mod suspicion;
 pub mod swarm;
+pub mod tpm;
 pub mod upload;
 pub mod wire;
 

@@ -1,7 +1,7 @@
 //! Which machine of the site an agent runs on, and how sure that is. Whoever is asked believes signatures alone; what a
 //! firmware says of itself can be said by anybody.
 
-use trust_format::{KnownMachine, MachineId, PublicKey, Roster, Sign};
+use trust_format::{KnownMachine, MachineId, PublicKey, Roster, Sign, TpmKey};
 
 use crate::machine::{MachineFacts, console_code};
 
@@ -65,7 +65,7 @@ pub struct Recognised {
 /// a machine that says nothing of itself.
 pub fn recognise(
     facts: &MachineFacts,
-    tpm: Option<&[u8; 32]>,
+    tpm: Option<&TpmKey>,
     agent: &PublicKey,
     roster: Option<&Roster>,
 ) -> Option<Recognised> {
@@ -106,7 +106,7 @@ fn newcomer(facts: &MachineFacts, shared: &[Sign]) -> Recognition {
 
 fn judge(
     facts: &MachineFacts,
-    tpm: Option<&[u8; 32]>,
+    tpm: Option<&TpmKey>,
     agent: &PublicKey,
     known: &KnownMachine,
     shared: &[Sign],
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    fn of(who: &MachineFacts, tpm: Option<&[u8; 32]>, roster: &Roster) -> Recognition {
+    fn of(who: &MachineFacts, tpm: Option<&TpmKey>, roster: &Roster) -> Recognition {
         recognise(who, tpm, &AGENT, Some(roster))
             .unwrap()
             .recognition
@@ -216,7 +216,7 @@ mod tests {
     fn a_known_tpm_outweighs_all_else() {
         let till = facts(true, Some("S1"), MAC);
         let mut machine = known(&till);
-        machine.tpm = Some([9; 32]);
+        machine.tpm = Some(TpmKey([9; 32]));
         let roster = roster(machine, vec![]);
         // every sign is copied
         assert_eq!(
@@ -224,12 +224,12 @@ mod tests {
             Recognition::Doubtful(Doubt::OtherTpm)
         );
         assert_eq!(
-            of(&till, Some(&[8; 32]), &roster),
+            of(&till, Some(&TpmKey([8; 32])), &roster),
             Recognition::Doubtful(Doubt::OtherTpm)
         );
         // every sign is new
         let board = MachineFacts::new(Some([6; 16]), Some("S9"), &[OTHER_MAC], "till");
-        let found = recognise(&board, Some(&[9; 32]), &AGENT, Some(&roster)).unwrap();
+        let found = recognise(&board, Some(&TpmKey([9; 32])), &AGENT, Some(&roster)).unwrap();
         assert_eq!(
             (found.machine, found.recognition),
             (till.id().unwrap(), Recognition::Tpm)
@@ -257,7 +257,7 @@ mod tests {
     fn whom_a_person_looked_at_is_the_machine() {
         let till = facts(true, Some("S1"), MAC);
         let mut machine = known(&till);
-        machine.tpm = Some([9; 32]);
+        machine.tpm = Some(TpmKey([9; 32]));
         machine.code = console_code(&AGENT).as_bytes().try_into().ok();
         let roster = roster(machine, vec![]);
         let new_board = facts(true, Some("S3"), OTHER_MAC);

@@ -12,6 +12,7 @@ use crate::{
     election::Rank,
     machine::MachineFacts,
     pin::{COUNTING_NODES_MAX, PinCount, PinTally},
+    tpm::TpmProof,
 };
 
 mod members;
@@ -212,6 +213,8 @@ pub enum Frame {
         finished: Vec<u64>,
         /// The site's PIN, as it was typed at the machine.
         pin: Option<String>,
+        /// That the agent runs on the computer of a TPM.
+        tpm: Option<TpmProof>,
     },
     /// The answer.
     Admission(AdmissionAnswer),
@@ -305,6 +308,7 @@ impl Frame {
                 wish,
                 finished,
                 pin,
+                tpm,
             } => {
                 facts.encode(out.u8(1));
                 put_optional(&mut out, wish.as_ref().map(|d| &d.0[..]));
@@ -313,6 +317,10 @@ impl Frame {
                     out.u64(*n);
                 });
                 put_optional(&mut out, pin.as_ref().map(|pin| pin.as_bytes()));
+                out.flag(tpm.is_some());
+                if let Some(proof) = tpm {
+                    proof.encode(&mut out);
+                }
             }
             Self::Admission(answer) => answer.encode(out.u8(2)),
             Self::CertifyMe { node } => {
@@ -471,6 +479,10 @@ fn decode_admit_me(input: &mut Reader<'_>) -> Result<Frame, DecodeError> {
         wish,
         finished,
         pin,
+        tpm: match input.flag("TPM proof")? {
+            true => Some(TpmProof::decode(input)?),
+            false => None,
+        },
     })
 }
 

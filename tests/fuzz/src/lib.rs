@@ -5,17 +5,20 @@
 use image_format::Manifest;
 use peer_cache_proto::{
     beacon::Beacon,
+    tpm::{SealedKey, TpmProof, command},
     wire::{ANSWER_BYTES, Answer, Frame, REQUEST_BYTES, Request},
 };
 use trust_format::{
-    Channel, Completion, NodeCertificate, Order, Root, Roster, Ticket, TrustedKeys, peek,
+    Channel, Completion, NodeCertificate, Order, PublicKey, Root, Roster, Ticket, TrustedKeys,
+    codec::{Reader, Writer},
+    peek,
 };
 
 /// A target: takes any bytes and returns.
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their corpus.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("root", |b| ignore(TrustedKeys::pin(b))),
     ("root-unsigned", |b| ignore(peek::<Root>(b))),
     ("manifest", |b| ignore(peek::<Manifest>(b))),
@@ -33,6 +36,9 @@ pub const TARGETS: [(&str, Target); 16] = [
         ignore(imaging_plan::InstallRecord::from_extent(b))
     }),
     ("dhcp", dhcp),
+    ("tpm-proof", tpm_proof),
+    ("tpm-answer", tpm_answer),
+    ("sealed-key", sealed_key),
     ("tftp", |b| ignore(boot_proto::tftp::Packet::parse(b))),
 ];
 
@@ -60,6 +66,35 @@ fn answer(bytes: &[u8]) {
     };
     if let Ok(answer) = Answer::from_bytes(bytes, 1 << 20) {
         assert!(Answer::from_bytes(&answer.to_bytes(), 1 << 20).is_ok_and(|again| again == answer));
+    }
+}
+
+fn tpm_proof(bytes: &[u8]) {
+    if let Ok(proof) = TpmProof::decode(&mut Reader::new(bytes)) {
+        let mut out = Writer::new();
+        proof.encode(&mut out);
+        assert!(bytes.starts_with(&out.finish()));
+        ignore(proof.verify(&PublicKey([7; 32])));
+    }
+}
+
+/// Whatever a TPM was asked.
+fn tpm_answer(bytes: &[u8]) {
+    ignore(command::response_bytes(bytes));
+    ignore(command::is_busy(bytes));
+    ignore(command::created_identity(bytes));
+    ignore(command::created_storage(bytes));
+    ignore(command::signed(bytes));
+    ignore(command::sealed(bytes, [0; 32]));
+    ignore(command::loaded(bytes));
+    ignore(command::unsealed(bytes));
+    ignore(command::flushed(bytes));
+}
+
+fn sealed_key(bytes: &[u8]) {
+    if let Ok(sealed) = SealedKey::from_bytes(bytes) {
+        assert_eq!(sealed.to_bytes(), bytes);
+        assert!(SealedKey::is_one(bytes));
     }
 }
 

@@ -286,9 +286,11 @@ fn device_aliases(devices: &Path) -> BTreeSet<String> {
     aliases
 }
 
-/// What an alias begins with, up to its first `:` (`pci`, `usb`, `acpi`); all of it when there is none.
+/// What an alias begins with, up to its first `:` (`pci`, `usb`, `acpi`); all of it when there is none. The kernel's patterns
+/// for ACPI and DMI begin with `acpi*:` and `dmi*:`.
 fn bus(alias: &str) -> &str {
-    alias.split(':').next().unwrap_or(alias)
+    let bus = alias.split(':').next().unwrap_or(alias);
+    bus.strip_suffix('*').unwrap_or(bus)
 }
 
 fn canonical(name: &str) -> String {

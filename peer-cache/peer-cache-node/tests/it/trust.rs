@@ -4,12 +4,15 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use peer_cache_node::{AdmissionWish, Event, Identity, Role, Site};
-use peer_cache_proto::wire::{AdmissionAnswer, Credentials, Documents, Frame, TicketProof};
+use peer_cache_proto::{
+    tpm::TpmProof,
+    wire::{AdmissionAnswer, Credentials, Documents, Frame, TicketProof},
+};
 use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 use trust_format::{
-    Completion, Document, Grade, MachineId, NodeCertificate, PinRule, PublicKey, Root, Signature,
-    SiteId, Ticket, TrustedKeys, UnknownRule,
+    Completion, Document, Grade, KnownMachine, MachineId, NodeCertificate, PinRule, PublicKey,
+    Root, Signature, SiteId, Ticket, TrustedKeys, UnknownRule,
 };
 
 use crate::{
@@ -54,6 +57,7 @@ impl Raw {
             wish: None,
             finished,
             pin: None,
+            tpm: None,
         };
         self.say(&asked).await;
     }
@@ -708,6 +712,86 @@ async fn a_copied_uuid_is_not_the_machine() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A TPM's key; its signatures are those of any other holder of it.
+struct Chip(ring::signature::EcdsaKeyPair);
+
+impl Chip {
+    fn new() -> Self {
+        use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+        let random = ring::rand::SystemRandom::new();
+        let kind = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(kind, &random).unwrap();
+        Self(EcdsaKeyPair::from_pkcs8(kind, pkcs8.as_ref(), &random).unwrap())
+    }
+
+    fn prove(&self, agent: &PublicKey) -> TpmProof {
+        use ring::signature::KeyPair;
+        let random = ring::rand::SystemRandom::new();
+        let signature = self.0.sign(&random, &TpmProof::message(agent)).unwrap();
+        TpmProof {
+            public: self.0.public_key().as_ref()[1..].try_into().unwrap(),
+            signature: signature.as_ref().try_into().unwrap(),
+        }
+    }
+}
+
+/// UUID, serial and MAC are copied. The TPM is not, and a proof of it is one agent's alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_tpm_outweighs_every_other_sign() {
+    use peer_cache_proto::machine::MachineFacts;
+    let hq = Hq::new(1, None);
+    let node = node(&hq, true);
+    let till = MachineFacts::new(Some([9; 16]), Some("S1"), &[[2, 0, 0, 0, 0, 9]], "till");
+    let new_board = MachineFacts::new(Some([8; 16]), Some("S7"), &[[2, 0, 0, 0, 0, 7]], "till");
+    let (chip, other) = (Chip::new(), Chip::new());
+    let somebody = Identity::generate().unwrap().public();
+    let known = KnownMachine {
+        id: till.id().unwrap(),
+        approved: true,
+        signs: [till.strong_signs(), till.mac_signs()].concat(),
+        tpm: chip.prove(&somebody).verify(&somebody).ok(),
+        code: None,
+    };
+    let documents = Documents {
+        roster: Some(hq.roster_of(1, vec![known], None)),
+        ..Documents::default()
+    };
+    node.cache.learn(&documents);
+    let mut waiting = 0;
+    for n in 0..5 {
+        let mut agent = agent(&hq);
+        let key = agent.cache.dial(node.cache.local_addr().unwrap()).await;
+        let me = agent.cache.key();
+        let (facts, tpm) = match n {
+            0 => (&till, None),
+            1 => (&till, Some(other.prove(&me))),
+            // overheard from another agent of the machine
+            2 => (&till, Some(chip.prove(&somebody))),
+            3 => (&till, Some(chip.prove(&me))),
+            _ => (&new_board, Some(chip.prove(&me))),
+        };
+        let wish = AdmissionWish {
+            facts: facts.clone(),
+            tpm,
+            ..AdmissionWish::default()
+        };
+        agent.cache.ask_admission(&key.unwrap(), wish);
+        match agent.admission().await {
+            AdmissionAnswer::Granted { proof, .. } => {
+                assert!(n > 2, "row {n}");
+                let ticket: Ticket = trust_format::peek(&proof.ticket).unwrap();
+                assert_eq!(ticket.machine, till.id().unwrap());
+            }
+            AdmissionAnswer::Wait { reason } => {
+                assert!(reason.contains("TPM"), "{reason}");
+                waiting += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(waiting, 3);
 }
 
 fn root(number: u64, own: &SigningKey, before: &SigningKey, of: &TrustedKeys) -> Vec<u8> {

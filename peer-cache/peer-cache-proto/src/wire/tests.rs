@@ -46,6 +46,10 @@ fn every_frame() -> Vec<Frame> {
             wish: Some(manifest),
             finished: vec![1, 5],
             pin: Some("Süd-4711".into()),
+            tpm: Some(TpmProof {
+                public: [1; 64],
+                signature: [2; 64],
+            }),
         },
         Frame::Admission(AdmissionAnswer::Granted {
             proof: proof(),

@@ -10,6 +10,8 @@ use imaging_plan::{InstallRecord, RecordState};
 use peer_cache_proto::{
     beacon::Beacon,
     machine::MachineFacts,
+    tpm::TpmProof,
+    tpm::{PROOF_BYTES, SealedKey},
     wire::{
         AdmissionAnswer, Answer, Ask, Credentials, Documents, Frame, Hello, PartRanges, Request,
         TicketProof,
@@ -18,7 +20,7 @@ use peer_cache_proto::{
 use trust_format::{
     Channel, Completion, Digest, Document, Grade, HqContact, KnownMachine, MachineId,
     NodeCertificate, Order, PinRule, PublicKey, Root, Roster, Sign, Signature, SiteId, Ticket,
-    UnknownRule,
+    TpmKey, UnknownRule,
 };
 
 const KEY: PublicKey = PublicKey([7; 32]);
@@ -125,6 +127,10 @@ fn frames() -> Vec<Frame> {
             wish: None,
             finished: vec![4],
             pin: Some("471100".into()),
+            tpm: Some(TpmProof {
+                public: [1; 64],
+                signature: [2; 64],
+            }),
         },
         Frame::Admission(AdmissionAnswer::Granted {
             proof,
@@ -145,6 +151,21 @@ fn frames() -> Vec<Frame> {
             orders: vec![vec![2; 9]],
             completions: vec![],
         }),
+    ]
+}
+
+/// Beside these lie a proof and answers of an emulated TPM 2.0, recorded by `tests/tpm.rs` of `peer-cache-node`.
+fn tpm_inputs() -> Vec<(&'static str, Vec<u8>)> {
+    let sealed = SealedKey {
+        parent: [3; 32],
+        public: vec![4; 46],
+        private: vec![5; 158],
+    };
+    vec![
+        ("tpm-proof", vec![7; PROOF_BYTES]),
+        ("sealed-key", sealed.to_bytes()),
+        // it is to be asked again
+        ("tpm-answer", vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x22]),
     ]
 }
 
@@ -216,7 +237,7 @@ fn main() -> std::io::Result<()> {
             id: MachineId([1; 16]),
             approved: true,
             signs: vec![Sign::of_serial("SN"), Sign::of_mac(&[2; 6])],
-            tpm: Some([7; 32]),
+            tpm: Some(TpmKey([7; 32])),
             code: Some(*b"K7Q-2MX"),
         }],
         shared: vec![Sign::of_uuid(&[1; 16])],
@@ -278,6 +299,7 @@ fn main() -> std::io::Result<()> {
         ),
     ];
     inputs.extend(frames().iter().map(|f| ("frame", f.to_bytes())));
+    inputs.extend(tpm_inputs());
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (n, (target, bytes)) in inputs.iter().enumerate() {
         let folder = corpus.join(target);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection};
 use trust_format::{
     CONSOLE_CODE_BYTES, KnownMachine, MACHINE_SIGNS_MAX, MachineId, ROSTER_MACHINES_MAX,
-    ROSTER_SHARED_SIGNS_MAX, Sign, SiteId,
+    ROSTER_SHARED_SIGNS_MAX, Sign, SiteId, TpmKey,
 };
 use web_api::{Facts, Hex};
 
@@ -122,7 +122,7 @@ pub(crate) async fn machines(db: &mut SqliteConnection, site: SiteId) -> Result<
             id,
             approved: flag(row, "approved")?,
             signs,
-            tpm: tpm.map(|t| t.0),
+            tpm: tpm.map(|t| TpmKey(t.0)),
             code: code.transpose().map_err(|_| undecodable("code"))?,
         });
     }

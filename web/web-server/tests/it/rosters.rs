@@ -1,7 +1,7 @@
 //! Which machines a site knows, by what, and its PIN.
 
 use reqwest::Method;
-use trust_format::{MachineId, Sign, UnknownRule};
+use trust_format::{MachineId, Sign, TpmKey, UnknownRule};
 use web_api::{
     DemoteSign, Facts, Hex, Machine, NewPin, NodeInfo, NodeReport, SignKind, SitePin, SiteUnknown,
 };
@@ -59,7 +59,7 @@ async fn a_machine_is_known_by_all_that_it_was_admitted_with() {
     node.report(3, vec![admitted(grown, false)]).await;
     let roster = node.roster(&keys).await;
     let known = roster.machine(&MachineId(MACHINE.0)).unwrap();
-    assert_eq!((known.signs.len(), known.tpm), (4, Some([5; 32])));
+    assert_eq!((known.signs.len(), known.tpm), (4, Some(TpmKey([5; 32]))));
     assert!(known.signs.contains(&Sign::of_mac(&adapter)));
     assert_eq!(roster.number, first.number + 1);
 }

@@ -40,7 +40,7 @@ fn the_index_is_read_as_it_is_written() {
         ),
         (
             "modules.alias",
-            "alias pci:v00008086d* e1000_x\nalias fs-ext4 ext4\n",
+            "alias pci:v00008086d* e1000_x\nalias fs-ext4 ext4\nalias acpi*:MSFT0101:* tpm_crb\n",
         ),
         ("modules.softdep", "softdep e1000_x pre: crc post: later\n"),
         ("modules.builtin", "kernel/fs/ext4/ext4.ko\n"),
@@ -53,6 +53,8 @@ fn the_index_is_read_as_it_is_written() {
         ["kernel/e1000-x.ko", "kernel/b.ko", "kernel/a.ko"]
     );
     assert_eq!(modules.matching("pci:v00008086d1"), ["e1000_x"]);
+    // as the kernel writes patterns for devices of ACPI, and as it names one
+    assert_eq!(modules.matching("acpi:MSFT0101:"), ["tpm_crb"]);
     assert_eq!(modules.soft["e1000_x"], ["crc", "later"]);
     assert!(modules.load("ext4").is_ok(), "built in");
     assert!(modules.load_alias("fs-ext4").is_ok(), "built in, by alias");
