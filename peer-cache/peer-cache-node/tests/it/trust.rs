@@ -477,7 +477,8 @@ async fn a_revoked_issuers_tickets_end_with_it() {
 async fn one_of_five_hears_of_a_revocation_and_all_act_on_it() {
     let hq = Hq::new(1, None);
     let nodes: Vec<Member> = (0..5).map(|_| node(&hq, true)).collect();
-    let revoked = node(&hq, false);
+    // with nothing, and nobody but these to have it from
+    let revoked = start(&hq, Role::Node, false, hq.site(), false);
     for (n, a) in nodes.iter().enumerate() {
         for b in nodes[n + 1..].iter().chain([&revoked]) {
             // they hear of each other, and may be quicker
