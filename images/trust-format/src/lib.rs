@@ -11,8 +11,8 @@ mod keys;
 mod trusted;
 
 pub use document::{
-    Digest, Document, DocumentKind, ENVELOPE_SIGNATURES_MAX, Envelope, SignedBytes, SignerRole,
-    Verified, VerifyDocumentError, peek,
+    Digest, Document, DocumentKind, ENVELOPE_SIGNATURES_MAX, Envelope, EnvelopeFullError,
+    SignedBytes, SignerRole, Verified, VerifyDocumentError, peek, peek_envelope,
 };
 pub use documents::{
     CHANNEL_ADMITTED_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,
