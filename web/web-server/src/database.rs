@@ -7,12 +7,14 @@ pub(crate) mod agents;
 pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod leases;
+pub(crate) mod living;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod orders;
 mod schema;
 pub(crate) mod sites;
 pub(crate) mod tokens;
+pub(crate) mod waiting;
 pub(crate) mod wan;
 
 use std::{

@@ -66,9 +66,15 @@ async fn documents(
     node: &PublicKey,
 ) -> Result<NodeDocuments, Refusal> {
     let wrap = |documents: Vec<Vec<u8>>| documents.into_iter().map(Base64).collect();
+    let channel = sites::of(db, site).await?.channel;
+    if channel.is_empty() {
+        return Err(Refusal::conflict(
+            "the site's first channel waits for a signature: nobody can be told what the site means",
+        ));
+    }
     Ok(NodeDocuments {
         root: Base64(keys.root().as_bytes().to_vec()),
-        channel: Base64(sites::of(db, site).await?.channel),
+        channel: Base64(channel),
         orders: wrap(orders::documents(db, site, ORDERS_GIVEN_MAX).await?),
         completions: wrap(machines::completions(db, site, COMPLETIONS_GIVEN_MAX).await?),
         peers: nodes::peers(db, site, node, PEERS_GIVEN_MAX).await?,
@@ -81,7 +87,7 @@ pub(crate) async fn my_documents(
 ) -> Result<Json<NodeDocuments>, Refusal> {
     let mut db = hq.database.read().await?;
     Ok(Json(
-        documents(&mut db, hq.signer.trusted(), node.site, &node.key).await?,
+        documents(&mut db, &hq.signer.trusted(), node.site, &node.key).await?,
     ))
 }
 
@@ -164,7 +170,7 @@ pub(crate) async fn enrol(
             .await?
         }
     };
-    let documents = documents(&mut change, hq.signer.trusted(), token.site, &key).await?;
+    let documents = documents(&mut change, &hq.signer.trusted(), token.site, &key).await?;
     change.commit().await?;
     Ok(Json(Enrolled {
         certificate: Base64(certificate),
@@ -218,7 +224,7 @@ pub(crate) async fn confirm(
     if let Some(node) = nodes::find(&mut change, &key).await? {
         return again(&node, claimed.site, claimed.machine);
     }
-    let keys = hq.signer.trusted();
+    let keys = &hq.signer.trusted();
     let site = sites::of(&mut change, claimed.site)
         .await
         .map_err(|_| refused("this certificate is for no site of this HQ"))?;

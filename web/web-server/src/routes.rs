@@ -12,6 +12,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on},
 };
 use image_format::{Manifest, OBJECT_BYTES_MAX};
+use image_store::PARCEL_BYTES_MAX;
 use trust_format::Document;
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     access::{Access, admin_only, fetcher_only, newcomer_only, node_only},
     agents,
     error::Refusal,
-    images, leases, machines, nodes, objects, orders, page, reports, sites, wan,
+    images, leases, machines, nodes, objects, orders, page, reports, roots, sites, waiting, wan,
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -66,8 +67,49 @@ where
 /// All of them.
 pub(crate) fn routes() -> Vec<Route> {
     let mut routes = routes_of_people();
+    routes.extend(routes_of_signers());
     routes.extend(routes_of_nodes());
     routes
+}
+
+/// Of keys, roots, and what waits for a signature.
+fn routes_of_signers() -> Vec<Route> {
+    use Access::Admin;
+    let get = Method::GET;
+    let post = Method::POST;
+    vec![
+        route(get.clone(), "/api/v1/keys", Admin, roots::keys),
+        route(get.clone(), "/api/v1/roots", Admin, roots::list),
+        route(post.clone(), "/api/v1/roots", Admin, roots::publish),
+        route(get.clone(), "/api/v1/waiting", Admin, waiting::list),
+        route(
+            get.clone(),
+            "/api/v1/waiting/images/{version}",
+            Admin,
+            waiting::image,
+        ),
+        route(
+            Method::DELETE,
+            "/api/v1/waiting/images/{version}",
+            Admin,
+            waiting::discard_image,
+        ),
+        route(get, "/api/v1/waiting/sites/{name}", Admin, waiting::site),
+        route(
+            post.clone(),
+            "/api/v1/waiting/sites/{name}",
+            Admin,
+            waiting::site_again,
+        ),
+        route(
+            post.clone(),
+            "/api/v1/signed/images",
+            Admin,
+            waiting::publish_image,
+        )
+        .taking(Manifest::PAYLOAD_BYTES_MAX),
+        route(post, "/api/v1/signed/sites", Admin, waiting::publish_site).taking(PARCEL_BYTES_MAX),
+    ]
 }
 
 fn routes_of_people() -> Vec<Route> {

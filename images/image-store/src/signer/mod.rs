@@ -6,6 +6,7 @@
 mod ceremony;
 mod folder;
 mod key;
+mod parcel;
 mod token;
 
 use std::{
@@ -27,6 +28,7 @@ pub use ceremony::{
 use folder::KeyFolder;
 pub use folder::OpenSignerError;
 pub use key::{FOUR_ROLES, FileKey, KeyFileError, SplitKey, split_keys};
+pub use parcel::{PARCEL_BYTES_MAX, PARCEL_ORDERS_MAX, Parcel, ReadParcelError};
 pub use token::{OpenTokenError, TokenChoice, create_token_key, open_token_key};
 
 /// Signs for the chain with the keys that HQ holds: whatever the present root names for a role and is in the folder.
@@ -96,6 +98,14 @@ impl NextRoot {
     pub fn can_sign(&self, role: SignerRole) -> bool {
         self.0.key_of(role).is_some()
     }
+
+    /// Puts the signature of the key that will hold to a document. It counts under both roots, so it can be stored before the root is taken.
+    ///
+    /// # Errors
+    /// [`SignDocumentError`].
+    pub fn sign_again<T: Document>(&self, bytes: &[u8]) -> Result<Verified<T>, SignDocumentError> {
+        self.0.sign_again(bytes)
+    }
 }
 
 impl State {
@@ -116,6 +126,11 @@ impl State {
 
     fn sign<T: Document>(&self, document: &T) -> Result<Verified<T>, SignDocumentError> {
         let signed = signed_by::<T>(&unsigned(document), self.key::<T>()?)?;
+        Ok(Verified::check(&signed, &self.trusted)?)
+    }
+
+    fn sign_again<T: Document>(&self, bytes: &[u8]) -> Result<Verified<T>, SignDocumentError> {
+        let signed = signed_by::<T>(bytes, self.key::<T>()?)?;
         Ok(Verified::check(&signed, &self.trusted)?)
     }
 }
@@ -250,16 +265,6 @@ impl Signer {
         node: &NodeCertificate,
     ) -> Result<Verified<NodeCertificate>, SignDocumentError> {
         self.state().sign(node)
-    }
-
-    /// Puts the signature of today's key to a document that an earlier key signed. Who trusts an earlier root goes on believing it.
-    ///
-    /// # Errors
-    /// [`SignDocumentError`].
-    pub fn sign_again<T: Document>(&self, bytes: &[u8]) -> Result<Verified<T>, SignDocumentError> {
-        let state = self.state();
-        let signed = signed_by::<T>(bytes, state.key::<T>()?)?;
-        Ok(Verified::check(&signed, &state.trusted)?)
     }
 }
 

@@ -258,16 +258,14 @@ fn a_root_is_taken_when_old_and_new_keys_signed_and_signs_at_once() {
     let next = signer.next(&draft.to_bytes()).unwrap();
     assert!(next.can_sign(SignerRole::Order));
     assert_eq!(signer.trusted().root().number, 1, "nothing changed yet");
+    // what the old key signed is believed under both roots once the new one signs it too
+    let again = next.sign_again::<Order>(signed_before.as_bytes()).unwrap();
     signer.advance(next).unwrap();
     assert_eq!(signer.trusted().root().number, 2);
     assert_eq!(signer.roots(), [hq.root(1), draft.to_bytes()]);
     let signed = signer.sign_channel(&channel(7)).unwrap();
     Verified::<Channel>::check_by(signed.as_bytes(), &new_order.public()).unwrap();
 
-    // what the old key signed is believed by both once the new one signs it too
-    let again = signer
-        .sign_again::<Order>(signed_before.as_bytes())
-        .unwrap();
     let old = TrustedKeys::pin(&hq.root(1)).unwrap();
     assert_eq!(again.digest(), signed_before.digest());
     Verified::<Order>::check(again.as_bytes(), &old).unwrap();
@@ -300,7 +298,7 @@ fn an_older_folder_and_a_crash_between_two_files_are_brought_up() {
     let first = hq.root(1);
     // an older program knew one file
     fs::remove_dir_all(path("roots")).unwrap();
-    assert_eq!(hq.open().roots(), [first.clone()]);
+    assert_eq!(hq.open().roots(), std::slice::from_ref(&first));
     assert_eq!(hq.root(1), first);
     // the crash: in the row, not yet the newest
     fs::write(path("roots/2"), draft.to_bytes()).unwrap();

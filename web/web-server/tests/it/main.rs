@@ -6,6 +6,7 @@ mod access;
 mod agents;
 mod distribution;
 mod enrolment;
+mod keys;
 mod site;
 mod wan;
 mod world;
