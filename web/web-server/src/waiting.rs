@@ -128,20 +128,28 @@ pub(crate) async fn keep_image(hq: &Hq, manifest: Manifest) -> Result<ImageVersi
     Ok(image)
 }
 
+async fn sign_image(hq: &Arc<Hq>, image: &ImageVersion) -> Result<(), Refusal> {
+    let digest = Digest(image.version.0);
+    let bytes = hq.store.unsigned(&digest).await?;
+    let signer = hq.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        Ok::<_, Refusal>(signer.signer.sign_manifest(&peek(&bytes)?)?)
+    });
+    let signed = work.await.map_err(|e| Refusal::failed(&e))??;
+    images::list_signed(hq, &signed).await?;
+    hq.store.forget_unsigned(&digest).await?;
+    Ok(())
+}
+
 /// Signs what waits and can be signed with the keys that are here now; then every channel says what its site means.
 pub(crate) async fn catch_up(hq: &Arc<Hq>) -> Result<(), Refusal> {
     if hq.signer.can_sign(SignerRole::Image) {
         let waiting = table::images(&mut *hq.database.read().await?).await?;
         for image in waiting.into_iter().rev() {
-            let digest = Digest(image.version.0);
-            let bytes = hq.store.unsigned(&digest).await?;
-            let signer = hq.clone();
-            let work = tokio::task::spawn_blocking(move || {
-                Ok::<_, Refusal>(signer.signer.sign_manifest(&peek(&bytes)?)?)
-            });
-            let signed = work.await.map_err(|e| Refusal::failed(&e))??;
-            images::list_signed(hq, &signed).await?;
-            hq.store.forget_unsigned(&digest).await?;
+            // one that cannot be published must not keep HQ from starting
+            if let Err(error) = sign_image(hq, &image).await {
+                tracing::error!(%error, version = %image.version, "a version that waited cannot be published");
+            }
         }
     }
     let mut change = hq.database.write().await?;

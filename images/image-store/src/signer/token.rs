@@ -86,6 +86,16 @@ pub enum OpenTokenError {
         /// The label.
         key: String,
     },
+    /// The token does not keep the secret as it was told to.
+    #[error(
+        "token {token:?} made key {key:?} such that its secret can be taken out: delete it and use another token"
+    )]
+    NotKept {
+        /// The token.
+        token: String,
+        /// The label.
+        key: String,
+    },
     /// The public half is something else than 32 bytes.
     #[error("the public half of key {key:?} in token {token:?} is no Ed25519 key")]
     NotEd25519 {
@@ -113,7 +123,7 @@ pub fn open_token_key(choice: &TokenChoice) -> Result<Box<dyn KeyHolder>, OpenTo
 /// Makes a key inside a token, which cannot be taken out of it.
 ///
 /// # Errors
-/// [`OpenTokenError`]; a label that is taken is refused.
+/// [`OpenTokenError`]; a label that is taken is refused, and so is a token that would give the secret out.
 pub fn create_token_key(choice: &TokenChoice) -> Result<Box<dyn KeyHolder>, OpenTokenError> {
     #[cfg(feature = "pkcs11")]
     return Ok(Box::new(session::TokenKey::create(choice)?));

@@ -4,9 +4,11 @@
 
 mod access;
 mod agents;
+mod away;
 mod distribution;
 mod enrolment;
-mod keys;
+mod roots;
 mod site;
+mod waiting;
 mod wan;
 mod world;

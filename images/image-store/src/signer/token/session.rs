@@ -79,7 +79,27 @@ impl TokenKey {
         make(CURVE_NAMES[0])
             .or_else(|_| make(CURVE_NAMES[1]))
             .map_err(failed(choice, "making an Ed25519 key"))?;
-        Self::find(session, choice)
+        let made = Self::find(session, choice)?;
+        made.check_that_it_stays(choice)?;
+        Ok(made)
+    }
+
+    /// Some tokens take the wish and ignore it.
+    fn check_that_it_stays(&self, choice: &TokenChoice) -> Result<(), OpenTokenError> {
+        let asked = [AttributeType::Sensitive, AttributeType::Extractable];
+        let found = self
+            .session
+            .get_attributes(self.private, &asked)
+            .map_err(failed(choice, "reading how the secret is kept"))?;
+        let stays = found.contains(&Attribute::Sensitive(true))
+            && found.contains(&Attribute::Extractable(false));
+        match stays {
+            true => Ok(()),
+            false => Err(OpenTokenError::NotKept {
+                token: choice.token.clone(),
+                key: choice.key.clone(),
+            }),
+        }
     }
 
     fn find(session: Session, choice: &TokenChoice) -> Result<Self, OpenTokenError> {
