@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{RawQuery, State},
 };
 use image_format::Manifest;
@@ -16,9 +16,16 @@ use trust_format::{
     Channel, Digest, Document, NodeCertificate, Order, PublicKey, Root, SignerRole, TrustRootError,
     TrustedKeys, Verified, peek_envelope,
 };
-use web_api::{Base64, Hex, KeysInfo, NamedKey, RootPublished, RootRow};
+use web_api::{Base64, Certified, Hex, KeysInfo, NamedKey, RootPublished, RootRow};
 
-use crate::{Hq, database::living, error::Refusal, input::Raw, waiting};
+use crate::{
+    Hq,
+    access::Node,
+    database::{living, nodes},
+    error::Refusal,
+    input::Raw,
+    waiting,
+};
 
 /// Names in a sentence; more are counted.
 const NAMES_SAID_MAX: usize = 5;
@@ -84,6 +91,31 @@ fn offline_notes(can_sign: impl Fn(SignerRole) -> bool) -> Vec<String> {
     .collect()
 }
 
+/// A node asks for its certificate, which a new authority key may have signed too. By `have` it shows which one it has.
+pub(crate) async fn my_certificate(
+    State(hq): State<Arc<Hq>>,
+    Extension(node): Extension<Node>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Certified>, Refusal> {
+    let query = query.unwrap_or_default();
+    let have = query.strip_prefix("have=").map(str::parse::<Hex<32>>);
+    let Some(Ok(have)) = have else {
+        return Err(Refusal::bad(
+            "this route takes ?have= and the BLAKE3 hash of the node's certificate (64 hexadecimal digits)",
+        ));
+    };
+    let mut change = hq.database.write().await?;
+    let known = nodes::find(&mut change, &node.key).await?;
+    let known = known.ok_or_else(|| Refusal::missing("this node"))?;
+    if *blake3::hash(&known.certificate).as_bytes() == have.0 {
+        living::certificate_taken(&mut change, &node.key).await?;
+        change.commit().await?;
+    }
+    Ok(Json(Certified {
+        certificate: Base64(known.certificate),
+    }))
+}
+
 /// Takes a new root. The present one again makes HQ read its folder of keys anew.
 pub(crate) async fn publish(
     State(hq): State<Arc<Hq>>,
@@ -127,9 +159,13 @@ pub(crate) async fn publish(
     // what was signed since then, and nothing more while the keys change
     let mut change = hq.database.write().await?;
     Renewal::new(&hq, &next).run(&mut change).await?;
+    let is_new = next.trusted().root().digest() != hq.signer.trusted().root().digest();
     hq.signer
         .advance(next)
         .map_err(|e| refused(&hq, &bytes, e))?;
+    if is_new {
+        waiting::tell_sites(&mut change, &hq).await?;
+    }
     change.commit().await?;
     waiting::catch_up(&hq).await?;
     let keys = info(&hq.signer);
@@ -302,21 +338,29 @@ impl<'a> Renewal<'a> {
         Ok(())
     }
 
-    /// A node does not ask for its certificate again, so one that HQ signs anew does not save it.
+    /// What counts is the certificate that the node has: it is lost when no key of the new root signed it. One that HQ signs anew here is for the
+    /// node to take, which it does when it hears of the root; so a new authority key comes first, and the old one goes later.
     async fn run_certificates(
         &mut self,
         db: &mut SqliteConnection,
         today: &TrustedKeys,
     ) -> Result<(), Refusal> {
-        for (node, certificate) in living::certificates(db).await? {
-            let holds = |keys| Verified::<NodeCertificate>::check(&certificate, keys).is_ok();
-            if holds(self.next.trusted()) {
-                continue;
-            }
-            self.certificates += usize::from(holds(today));
-            if self.next.can_sign(SignerRole::Authority) {
-                let signed = self.next.sign_again::<NodeCertificate>(&certificate)?;
-                living::update_certificate(db, &node, signed.as_bytes()).await?;
+        let role = SignerRole::Authority;
+        let next = self.next.trusted().of_role(role);
+        let today = today.of_role(role);
+        let drops = today.iter().any(|key| !next.contains(key));
+        let signer = self.next.signer(role);
+        for found in living::certificates(db).await? {
+            let (envelope, _) = peek_envelope::<NodeCertificate>(&found.certificate)?;
+            let signers = envelope.true_signers();
+            let holds = |keys: &[PublicKey]| signers.iter().any(|key| keys.contains(key));
+            let lost = if found.taken { !holds(next) } else { drops };
+            self.certificates += usize::from(lost && holds(today));
+            if signer.is_some_and(|key| !signers.contains(&key)) {
+                let signed = self
+                    .next
+                    .sign_again::<NodeCertificate>(&found.certificate)?;
+                living::update_certificate(db, &found.node, signed.as_bytes()).await?;
             }
         }
         Ok(())

@@ -203,6 +203,12 @@ fn routes_of_nodes() -> Vec<Route> {
             Node,
             nodes::my_documents,
         ),
+        route(
+            get.clone(),
+            "/api/v1/node/certificate",
+            Node,
+            roots::my_certificate,
+        ),
         route(post.clone(), "/api/v1/node/certify", Node, nodes::certify),
         route(post.clone(), "/api/v1/agent/admit", Newcomer, agents::admit),
         route(post.clone(), "/api/v1/node/leases", Fetcher, leases::ask),

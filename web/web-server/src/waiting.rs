@@ -47,12 +47,12 @@ pub(crate) async fn sign_channel(
         ..channel.clone()
     };
     let waits_already = waiting.is_some_and(|old| number(old.number) == old);
-    let offline = !hq.signer.can_sign(SignerRole::Order);
-    if holds || waits_already && offline {
-        // one that waits and says the same was made to be signed by another key; any other is out of date
-        if !(waits_already && offline) {
-            table::forget_channel(db, site.id).await?;
-        }
+    if holds && !waits_already {
+        // one that waits says what the site does not mean any more
+        table::forget_channel(db, site.id).await?;
+        return Ok(());
+    }
+    if waits_already && !hq.signer.can_sign(SignerRole::Order) {
         return Ok(());
     }
     let given = table::channel_given(db, site.id).await?;
@@ -72,6 +72,23 @@ pub(crate) async fn sign_channel(
             );
         }
         Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Every site's channel gets its next number though it says the same: nodes that hear of a higher number ask for all documents, and the
+/// new root is among them.
+pub(crate) async fn tell_sites(db: &mut SqliteConnection, hq: &Hq) -> Result<(), Refusal> {
+    for id in site_table::ids(db).await? {
+        let mut site = sites::of(db, id).await?;
+        // a site whose first channel waits has no node yet; where one waits, the next number comes with it
+        let waits = table::channel(db, id).await?.is_some();
+        if site.channel.is_empty() || waits && !hq.signer.can_sign(SignerRole::Order) {
+            continue;
+        }
+        let channel: Channel = peek(&site.channel)?;
+        sign_channel(db, hq, &mut site, channel, false).await?;
+        site_table::update(db, &site).await?;
     }
     Ok(())
 }

@@ -99,6 +99,11 @@ impl NextRoot {
         self.0.key_of(role).is_some()
     }
 
+    /// The key with which HQ would sign for a role under it.
+    pub fn signer(&self, role: SignerRole) -> Option<PublicKey> {
+        self.0.key_of(role).map(KeyHolder::public)
+    }
+
     /// Puts the signature of the key that will hold to a document. It counts under both roots, so it can be stored before the root is taken.
     ///
     /// # Errors

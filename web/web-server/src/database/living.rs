@@ -4,7 +4,7 @@ use sqlx::{Row, SqliteConnection};
 use trust_format::{PublicKey, SiteId};
 use web_api::Hex;
 
-use super::{Result, big, key, number, parsed};
+use super::{Result, big, flag, key, number, parsed};
 
 /// Sites by name with their signed channels; empty before the first.
 pub(crate) async fn channels(db: &mut SqliteConnection) -> Result<Vec<(String, Vec<u8>)>> {
@@ -68,25 +68,50 @@ pub(crate) async fn versions(db: &mut SqliteConnection) -> Result<Vec<(Hex<32>, 
         .collect()
 }
 
+/// A node that is not revoked.
+#[derive(Debug)]
+pub(crate) struct NodeHas {
+    pub(crate) node: PublicKey,
+    pub(crate) certificate: Vec<u8>,
+    /// Whether the node has it, and not one with fewer signatures.
+    pub(crate) taken: bool,
+}
+
 /// Certificates of nodes that are not revoked.
-pub(crate) async fn certificates(db: &mut SqliteConnection) -> Result<Vec<(PublicKey, Vec<u8>)>> {
-    let rows = sqlx::query("SELECT node_key, certificate FROM nodes WHERE revoked = 0")
-        .fetch_all(db)
-        .await?;
+pub(crate) async fn certificates(db: &mut SqliteConnection) -> Result<Vec<NodeHas>> {
+    let rows =
+        sqlx::query("SELECT node_key, certificate, certificate_taken FROM nodes WHERE revoked = 0")
+            .fetch_all(db)
+            .await?;
     rows.iter()
-        .map(|row| Ok((key(row, "node_key")?, row.try_get("certificate")?)))
+        .map(|row| {
+            Ok(NodeHas {
+                node: key(row, "node_key")?,
+                certificate: row.try_get("certificate")?,
+                taken: flag(row, "certificate_taken")?,
+            })
+        })
         .collect()
 }
 
-/// Writes a node's certificate, which says the same under another signature.
+/// Writes a node's certificate, which says the same under one more signature, for the node to take.
 pub(crate) async fn update_certificate(
     db: &mut SqliteConnection,
     node: &PublicKey,
     certificate: &[u8],
 ) -> Result<()> {
-    sqlx::query("UPDATE nodes SET certificate = $2 WHERE node_key = $1")
+    sqlx::query("UPDATE nodes SET certificate = $2, certificate_taken = 0 WHERE node_key = $1")
         .bind(node.to_string())
         .bind(certificate)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The node showed that it has its certificate as it is here.
+pub(crate) async fn certificate_taken(db: &mut SqliteConnection, node: &PublicKey) -> Result<()> {
+    sqlx::query("UPDATE nodes SET certificate_taken = 1 WHERE node_key = $1")
+        .bind(node.to_string())
         .execute(db)
         .await?;
     Ok(())

@@ -165,9 +165,11 @@ PRAGMA user_version = 3;
 /// Nothing yet.
 const STEP_4: &str = "PRAGMA user_version = 4;";
 
-/// What waits for a signature by a key that HQ does not hold, and the highest number that a channel of the site was ever given.
+/// What waits for a signature by a key that HQ does not hold, the highest number that a channel of the site was ever given, and
+/// whether a node has its certificate as it is here.
 const STEP_5: &str = "
 ALTER TABLE sites ADD COLUMN channel_given BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN certificate_taken BIGINT NOT NULL DEFAULT 1;
 CREATE TABLE waiting_images (
     version TEXT PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,

@@ -220,6 +220,69 @@ async fn a_key_stays_named_until_what_it_signed_is_signed_anew() {
     );
 }
 
+/// A node's certificate goes over to a new authority key while the old one is still named.
+#[tokio::test]
+async fn an_authority_key_goes_when_every_node_has_its_new_certificate() {
+    let world = World::new().await;
+    let away = Away::of(&world);
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "n").await;
+    let first = world.keys().await;
+    let number = node.channel(&first).await.number;
+    away.give_new(&world, &["authority-2"]);
+    let root = |authority| {
+        let others: [&[&str]; 3] = [&["image"], &["order"], authority];
+        away.root(&world, 1, &["root"], others, &["root"])
+    };
+    // named second, it signs nothing yet
+    let both = root(&["authority", "authority-2"]).await;
+    publish_root(&world, &both, "")
+        .await
+        .json::<RootPublished>();
+    let ask = async |have: &[u8]| {
+        let have = Hex(*blake3::hash(have).as_bytes());
+        let path = format!("/api/v1/node/certificate?have={have}");
+        node.caller
+            .get(&path)
+            .await
+            .json::<Certified>()
+            .certificate
+            .0
+    };
+    let old = &node.enrolled.certificate.0;
+    assert_eq!(ask(b"").await, *old);
+    // a root that changes nothing of a site is told by its channel's number all the same
+    assert_eq!(node.channel(&first).await.number, number + 1);
+
+    let turned = root(&["authority-2", "authority"]).await;
+    publish_root(&world, &turned, "")
+        .await
+        .json::<RootPublished>();
+    let alone = root(&["authority-2"]).await;
+    let sentence = publish_root(&world, &alone, "").await.refused(409);
+    assert!(
+        sentence.contains("the certificates of 1 nodes"),
+        "{sentence}"
+    );
+    let new = ask(old).await;
+    assert_ne!(new, *old);
+    Verified::<NodeCertificate>::check(&new, &first).unwrap();
+    // it was shown the new one and did not say that it has it
+    publish_root(&world, &alone, "").await.refused(409);
+    assert_eq!(ask(&new).await, new);
+    publish_root(&world, &alone, "")
+        .await
+        .json::<RootPublished>();
+    let keys = world.keys().await;
+    assert_eq!(keys.root().number, 4);
+    Verified::<NodeCertificate>::check(&new, &keys).unwrap();
+    Verified::<NodeCertificate>::check(old, &keys).unwrap_err();
+    for query in ["", "?have=", "?have=12", "?other=1"] {
+        let path = format!("/api/v1/node/certificate{query}");
+        node.caller.get(&path).await.refused(400);
+    }
+}
+
 #[tokio::test]
 async fn hq_says_which_keys_it_holds_and_needs_its_authority() {
     let (world, away) = with_keys(&[]).await;

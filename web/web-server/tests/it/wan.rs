@@ -347,6 +347,7 @@ async fn an_older_database_is_brought_up() {
         "DROP TABLE wan_versions",
         "DROP TABLE agents",
         "ALTER TABLE sites DROP COLUMN channel_given",
+        "ALTER TABLE nodes DROP COLUMN certificate_taken",
         "DROP TABLE waiting_images",
         "DROP TABLE waiting_channels",
         "DROP TABLE waiting_orders",
