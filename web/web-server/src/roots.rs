@@ -149,7 +149,7 @@ pub(crate) async fn publish(
     renewal.run(&mut change).await?;
     if let (Some(sentence), false) = (renewal.dead_sentence(), force) {
         return Err(Refusal::conflict(format!(
-            "root {} names no key that signed {sentence}, and HQ cannot sign them under it. Name the old keys beside the new ones until they are signed anew, or use force",
+            "what is relied on has no signature by a key that root {} names: {sentence}. Name the old keys beside the new ones until all of it is signed anew, or use force",
             next.trusted().root().number
         )));
     }
@@ -394,7 +394,7 @@ impl<'a> Renewal<'a> {
         }
         if let Some(sentence) = self.dead_sentence() {
             notes.push(format!(
-                "no key of this root signed {sentence}: they are believed no longer"
+                "no key of this root signed what is relied on: {sentence}"
             ));
         }
         if self.unused_versions > 0 {

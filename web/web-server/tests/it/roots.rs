@@ -164,7 +164,7 @@ async fn a_key_stays_named_until_what_it_signed_is_signed_anew() {
     .await
     .refused(409);
     assert!(
-        sentence.contains("the channels of north, 1 orders, and HQ cannot sign them"),
+        sentence.contains("names: the channels of north, 1 orders. Name"),
         "{sentence}"
     );
     let sentence = publish_root(
