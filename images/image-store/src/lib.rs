@@ -14,9 +14,9 @@ pub use inspect::{DiskReport, InspectError, RootReport, inspect};
 pub use signer::{
     AddSignatureError, AdvanceRootError, DraftRootError, FOUR_ROLES, FileKey, KeyFileError,
     KeyHolder, NextRoot, OpenSignerError, OpenTokenError, PARCEL_BYTES_MAX, PARCEL_ORDERS_MAX,
-    Parcel, ReadParcelError, RootDraft, SignDocumentError, SignError, Signer, SplitKey, Tally,
-    TokenChoice, add_signature, create_token_key, key_lists, open_token_key, role_word, split_keys,
-    unsigned,
+    Parcel, ReadParcelError, RootDraft, SIGNATURES_KEPT_MAX, SignDocumentError, SignError, Signer,
+    SplitKey, Tally, TokenChoice, add_signature, create_token_key, key_lists, merge_signatures,
+    open_token_key, role_word, split_keys, unsigned,
 };
 pub use store::{Store, StoreError};
 

@@ -187,15 +187,29 @@ impl Envelope {
         Ok(self)
     }
 
-    /// The keys whose signatures are on it and true, each once.
-    pub fn true_signers(&self) -> Vec<PublicKey> {
-        let mut keys: Vec<PublicKey> = Vec::new();
+    /// The same with these signatures and no others.
+    pub fn with_signatures(self, signatures: Vec<(PublicKey, Signature)>) -> Self {
+        Self { signatures, ..self }
+    }
+
+    /// The signatures that are true, each key once.
+    pub fn true_signatures(&self) -> Vec<(PublicKey, Signature)> {
+        let mut found: Vec<(PublicKey, Signature)> = Vec::new();
         for (key, signature) in &self.signatures {
-            if !keys.contains(key) && key.verifies(&self.signed, signature) {
-                keys.push(*key);
+            let is_new = found.iter().all(|(known, _)| known != key);
+            if is_new && key.verifies(&self.signed, signature) {
+                found.push((*key, *signature));
             }
         }
-        keys
+        found
+    }
+
+    /// The keys whose signatures are on it and true, each once.
+    pub fn true_signers(&self) -> Vec<PublicKey> {
+        self.true_signatures()
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect()
     }
 }
 

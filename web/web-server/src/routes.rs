@@ -27,6 +27,9 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// A little more than an object, so that one too large is refused in words.
 const OBJECT_BODY_BYTES_MAX: usize = OBJECT_BYTES_MAX + 4096;
 
+/// Of an envelope beside the payload in it.
+const SIGNATURES_BYTES_MAX: usize = 4096;
+
 /// A route: nothing else is served.
 pub(crate) struct Route {
     pub(crate) method: Method,
@@ -107,7 +110,7 @@ fn routes_of_signers() -> Vec<Route> {
             Admin,
             waiting::publish_image,
         )
-        .taking(Manifest::PAYLOAD_BYTES_MAX),
+        .taking(Manifest::PAYLOAD_BYTES_MAX + SIGNATURES_BYTES_MAX),
         route(post, "/api/v1/signed/sites", Admin, waiting::publish_site).taking(PARCEL_BYTES_MAX),
     ]
 }

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use image_format::Manifest;
-use image_store::{Parcel, ReadParcelError, SignDocumentError, unsigned};
+use image_store::{Parcel, ReadParcelError, SignDocumentError, merge_signatures, unsigned};
 use sqlx::SqliteConnection;
 use trust_format::{
     Channel, Digest, Order, PublicKey, SignerRole, SiteId, Verified, peek, peek_envelope,
@@ -273,7 +273,8 @@ pub(crate) async fn publish_image(
     let keys = hq.signer.trusted();
     let work = tokio::task::spawn_blocking(move || {
         Verified::<Manifest>::check(&body, &keys)
-            .map_err(|error| unsigned_by(&error, &keys, SignerRole::Image))
+            .map_err(|error| unsigned_by(&error, &keys, SignerRole::Image))?;
+        merged::<Manifest>(&keys, &body, &body)
     });
     let signed = work.await.map_err(|e| Refusal::failed(&e))??;
     let digest = signed.digest();
@@ -297,7 +298,10 @@ pub(crate) async fn publish_image(
         )));
     }
     let known = hq.store.manifest(&digest).await?;
-    keeps_signatures::<Manifest>(&known, signed.as_bytes())?;
+    let keys = hq.signer.trusted();
+    let work =
+        tokio::task::spawn_blocking(move || merged::<Manifest>(&keys, &known, signed.as_bytes()));
+    let signed = work.await.map_err(|e| Refusal::failed(&e))??;
     hq.store.put_manifest(&signed).await?;
     let mut db = hq.database.read().await?;
     Ok(Json(images::resolve(&mut db, &version.to_string()).await?))
@@ -321,16 +325,14 @@ fn unsigned_by(
     Refusal::bad(sentence)
 }
 
-/// A new envelope of a known document must not lose a signature that others may rely on.
-fn keeps_signatures<T: trust_format::Document>(known: &[u8], new: &[u8]) -> Result<(), Refusal> {
-    let signers = |bytes| Ok::<_, Refusal>(peek_envelope::<T>(bytes)?.0.true_signers());
-    let new = signers(new)?;
-    match signers(known)?.iter().find(|key| !new.contains(key)) {
-        None => Ok(()),
-        Some(key) => Err(Refusal::conflict(format!(
-            "the signature of key {key}, which HQ has, is not on it: take the document again and sign that"
-        ))),
-    }
+/// What comes back, with the signatures that HQ has on the same document already: of keys that the root names, no others.
+fn merged<T: trust_format::Document>(
+    keys: &trust_format::TrustedKeys,
+    known: &[u8],
+    new: &[u8],
+) -> Result<Verified<T>, Refusal> {
+    let bytes = merge_signatures::<T>([new, known], keys.of_role(T::SIGNER))?;
+    Ok(Verified::check(&bytes, keys)?)
 }
 
 /// What waits of a site, as a parcel.
@@ -466,15 +468,16 @@ async fn take_order(db: &mut SqliteConnection, hq: &Hq, bytes: &[u8]) -> Result<
         if !same(&known) {
             return Err(other_order(&signed));
         }
-        keeps_signatures::<Order>(&known, bytes)?;
-        living::update_order(db, signed.site, signed.number, bytes).await?;
+        let both = merged::<Order>(&keys, &known, bytes)?;
+        living::update_order(db, signed.site, signed.number, both.as_bytes()).await?;
         return Ok(());
     }
     let waiting = table::orders(db, Some(signed.site)).await?;
     if !waiting.iter().any(|known| same(known)) {
         return Err(other_order(&signed));
     }
-    orders::insert(db, &signed, bytes).await?;
+    let alone = merged::<Order>(&keys, bytes, bytes)?;
+    orders::insert(db, &signed, alone.as_bytes()).await?;
     table::forget_order(db, &signed).await?;
     Ok(())
 }

@@ -75,6 +75,41 @@ pub fn add_signature<T: Document>(
     Ok(envelope.with_signature(key.public(), signature)?.to_bytes())
 }
 
+/// Signatures that HQ keeps on a document that it signs anew or gets back. Orders and certificates have 1,024 bytes on the wire: their
+/// content and four signatures fit, and a key that the root names no longer needs none.
+pub const SIGNATURES_KEPT_MAX: usize = 4;
+
+/// A document with the true signatures of these keys, in their order and at most [`SIGNATURES_KEPT_MAX`], wherever they are found: on the first
+/// envelope, or on the second when that is of the same document.
+///
+/// # Errors
+/// [`VerifyDocumentError`] when one is no such document.
+pub fn merge_signatures<T: Document>(
+    envelopes: [&[u8]; 2],
+    keys: &[PublicKey],
+) -> Result<Vec<u8>, VerifyDocumentError> {
+    let [(first, _), (second, _)] = [
+        peek_envelope::<T>(envelopes[0])?,
+        peek_envelope::<T>(envelopes[1])?,
+    ];
+    let mut all = first.true_signatures();
+    if second.digest() == first.digest() {
+        all.extend(second.true_signatures());
+    }
+    Ok(first.with_signatures(kept(&all, keys)).to_bytes())
+}
+
+/// The signatures of these keys, in their order.
+pub(super) fn kept(
+    all: &[(PublicKey, Signature)],
+    keys: &[PublicKey],
+) -> Vec<(PublicKey, Signature)> {
+    keys.iter()
+        .filter_map(|key| all.iter().find(|(signer, _)| signer == key).copied())
+        .take(SIGNATURES_KEPT_MAX)
+        .collect()
+}
+
 /// A document before anybody signed it.
 pub fn unsigned<T: Document>(document: &T) -> Vec<u8> {
     document

@@ -17,13 +17,13 @@ use std::{
 use image_format::Manifest;
 use thiserror::Error;
 use trust_format::{
-    Channel, Document, EnvelopeFullError, NodeCertificate, Order, PublicKey, SignerRole,
-    TrustRootError, TrustedKeys, Verified, VerifyDocumentError, peek_envelope,
+    Channel, Document, NodeCertificate, Order, PublicKey, SignerRole, TrustRootError, TrustedKeys,
+    Verified, VerifyDocumentError, peek_envelope,
 };
 
 pub use ceremony::{
-    AddSignatureError, DraftRootError, KeyHolder, RootDraft, SignError, Tally, add_signature,
-    key_lists, unsigned,
+    AddSignatureError, DraftRootError, KeyHolder, RootDraft, SIGNATURES_KEPT_MAX, SignError, Tally,
+    add_signature, key_lists, merge_signatures, unsigned,
 };
 use folder::KeyFolder;
 pub use folder::OpenSignerError;
@@ -86,22 +86,26 @@ pub fn role_word(role: SignerRole) -> &'static str {
 
 /// A root that follows from the present one and is not taken yet, together with the keys that are in the folder now.
 #[derive(Debug)]
-pub struct NextRoot(State);
+pub struct NextRoot {
+    state: State,
+    /// What holds until this root is taken.
+    before: TrustedKeys,
+}
 
 impl NextRoot {
     /// The keys that it names.
     pub fn trusted(&self) -> &TrustedKeys {
-        &self.0.trusted
+        &self.state.trusted
     }
 
     /// Whether HQ could sign for a role under it.
     pub fn can_sign(&self, role: SignerRole) -> bool {
-        self.0.key_of(role).is_some()
+        self.state.key_of(role).is_some()
     }
 
     /// The key with which HQ would sign for a role under it.
     pub fn signer(&self, role: SignerRole) -> Option<PublicKey> {
-        self.0.key_of(role).map(KeyHolder::public)
+        self.state.key_of(role).map(KeyHolder::public)
     }
 
     /// Puts the signature of the key that will hold to a document. It counts under both roots, so it can be stored before the root is taken.
@@ -109,7 +113,7 @@ impl NextRoot {
     /// # Errors
     /// [`SignDocumentError`].
     pub fn sign_again<T: Document>(&self, bytes: &[u8]) -> Result<Verified<T>, SignDocumentError> {
-        self.0.sign_again(bytes)
+        self.state.sign_again(bytes, &self.before)
     }
 }
 
@@ -130,28 +134,29 @@ impl State {
     }
 
     fn sign<T: Document>(&self, document: &T) -> Result<Verified<T>, SignDocumentError> {
-        let signed = signed_by::<T>(&unsigned(document), self.key::<T>()?)?;
-        Ok(Verified::check(&signed, &self.trusted)?)
+        let key = self.key::<T>()?;
+        let bytes = document.to_signed_bytes();
+        let signature = key.signature(bytes.as_message());
+        let signed = bytes.into_envelope(vec![(key.public(), signature)]);
+        Ok(Verified::check(&signed.to_bytes(), &self.trusted)?)
     }
 
-    fn sign_again<T: Document>(&self, bytes: &[u8]) -> Result<Verified<T>, SignDocumentError> {
-        let signed = signed_by::<T>(bytes, self.key::<T>()?)?;
-        Ok(Verified::check(&signed, &self.trusted)?)
+    /// Beside the new signature stay those of keys that the root before names: nobody needs others.
+    fn sign_again<T: Document>(
+        &self,
+        bytes: &[u8],
+        before: &TrustedKeys,
+    ) -> Result<Verified<T>, SignDocumentError> {
+        let key = self.key::<T>()?;
+        let (envelope, _) = peek_envelope::<T>(bytes)?;
+        let mut all = envelope.true_signatures();
+        all.push((key.public(), key.signature(envelope.as_message())));
+        let mut keys = vec![key.public()];
+        let others = before.of_role(T::SIGNER).iter();
+        keys.extend(others.filter(|other| **other != key.public()));
+        let signed = envelope.with_signatures(ceremony::kept(&all, &keys));
+        Ok(Verified::check(&signed.to_bytes(), &self.trusted)?)
     }
-}
-
-/// One more signature. An envelope that is full loses its others: they are of keys that were dropped long ago.
-fn signed_by<T: Document>(bytes: &[u8], key: &FileKey) -> Result<Vec<u8>, VerifyDocumentError> {
-    let (envelope, document) = peek_envelope::<T>(bytes)?;
-    let signature = key.signature(envelope.as_message());
-    let signed = envelope.with_signature(key.public(), signature);
-    Ok(match signed {
-        Ok(envelope) => envelope.to_bytes(),
-        Err(EnvelopeFullError) => document
-            .to_signed_bytes()
-            .into_envelope(vec![(key.public(), signature)])
-            .to_bytes(),
-    })
 }
 
 impl Signer {
@@ -214,11 +219,14 @@ impl Signer {
             roots.push(root_bytes.to_vec());
         }
         let held = self.folder.keys()?;
-        Ok(NextRoot(State {
-            trusted,
-            roots,
-            held,
-        }))
+        Ok(NextRoot {
+            before: state.trusted.clone(),
+            state: State {
+                trusted,
+                roots,
+                held,
+            },
+        })
     }
 
     /// Keeps a root and signs under it from now on.
@@ -228,9 +236,11 @@ impl Signer {
     pub fn advance(&self, next: NextRoot) -> Result<(), AdvanceRootError> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         // somebody else may have been quicker
-        state.trusted.advance(next.0.trusted.root().as_bytes())?;
-        self.folder.keep(&next.0.trusted)?;
-        *state = Arc::new(next.0);
+        state
+            .trusted
+            .advance(next.state.trusted.root().as_bytes())?;
+        self.folder.keep(&next.state.trusted)?;
+        *state = Arc::new(next.state);
         Ok(())
     }
 

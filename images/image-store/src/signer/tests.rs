@@ -431,12 +431,67 @@ fn a_seventeenth_signature_has_no_room_in_a_root() {
         add_signature::<Order>(&bytes, &last),
         Err(AddSignatureError::Full(_))
     ));
-    // HQ's own copy of an order begins anew
-    let again = signed_by::<Order>(&bytes, &last).unwrap();
-    assert_eq!(
-        peek_envelope::<Order>(&again).unwrap().0.true_signers(),
-        [last.public()]
-    );
+}
+
+#[test]
+fn signatures_of_two_copies_come_together() {
+    let away = TempDir::new().unwrap();
+    let keys = ["a", "b", "c", "d", "e"].map(|name| key(&away, name));
+    let [a, b, c, d, e] = keys.each_ref().map(|k| k.public());
+    let sign = |signers: &[usize]| {
+        let sign = |bytes: Vec<u8>, n: &usize| add_signature::<Order>(&bytes, &keys[*n]).unwrap();
+        signers.iter().fold(unsigned(&order()), sign)
+    };
+    let check = |one: &[usize], other: &[usize], of: &[PublicKey], expect: &[PublicKey]| {
+        let merged = merge_signatures::<Order>([&sign(one), &sign(other)], of).unwrap();
+        let (envelope, document) = peek_envelope::<Order>(&merged).unwrap();
+        assert_eq!(envelope.true_signers(), expect);
+        assert_eq!(document, order());
+    };
+    check(&[0], &[1], &[a, b], &[a, b]);
+    check(&[0], &[1], &[b, a], &[b, a]);
+    check(&[0, 1], &[1, 2], &[c], &[c]);
+    check(&[0, 1], &[1, 2], &[d], &[]);
+    check(&[0, 1, 2], &[3, 4], &[e, d, c, b, a], &[e, d, c, b]);
+    let other = unsigned(&Order {
+        number: 2,
+        ..order()
+    });
+    let other = add_signature::<Order>(&other, &keys[1]).unwrap();
+    let merged = merge_signatures::<Order>([&sign(&[0]), &other], &[a, b]).unwrap();
+    assert_eq!(merged, sign(&[0]));
+    assert!(merge_signatures::<Order>([&other, b"noise"], &[a]).is_err());
+}
+
+#[test]
+fn a_document_outlives_many_rotations_and_stays_small() {
+    let hq = Hq::new();
+    let signer = hq.open();
+    let mut bytes = signer.sign_order(&order()).unwrap().as_bytes().to_vec();
+    let mut number = 1;
+    let mut lengths = Vec::new();
+    for round in 0..12 {
+        let name = format!("order-{round}.key");
+        let new = FileKey::create(&hq.folder.path().join(&name)).unwrap();
+        let root = hq.key("root");
+        let wish = root_of(1, &[&root], [&hq.key("image"), &new, &hq.key("authority")]);
+        let mut draft = RootDraft::new(wish, Some(&hq.root(number))).unwrap();
+        draft.sign(&root).unwrap();
+        let next = signer.next(&draft.to_bytes()).unwrap();
+        let before = signer.trusted();
+        bytes = next
+            .sign_again::<Order>(&bytes)
+            .unwrap()
+            .as_bytes()
+            .to_vec();
+        Verified::<Order>::check(&bytes, &before).unwrap();
+        signer.advance(next).unwrap();
+        Verified::<Order>::check(&bytes, &signer.trusted()).unwrap();
+        lengths.push(bytes.len());
+        number += 1;
+    }
+    assert!(lengths.iter().all(|n| *n == lengths[0]), "{lengths:?}");
+    assert_eq!(signer.roots().len(), 13);
 }
 
 #[cfg(not(feature = "pkcs11"))]

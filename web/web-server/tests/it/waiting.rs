@@ -97,15 +97,22 @@ async fn a_version_waits_for_its_signature() {
     let foreign = manifest("till", ManifestKind::Image, &[noise(9, 5000)]);
     let foreign = add_signature::<Manifest>(&image_store::unsigned(&foreign), &away.key("image"));
     publish(foreign.unwrap()).await.refused(409);
-    // a published one may have a further key's signature, and loses none
-    let more = add_signature::<Manifest>(&signed, &away.key("image-2")).unwrap();
-    publish(more.clone()).await.json::<ImageVersion>();
+    // a published one may have a further key's signature, and loses none; a key that the root does not name has none
+    let others: [&[&str]; 3] = [&["image-2", "image"], &["order"], &["authority"]];
+    let root = away.root(&world, 1, &["root"], others, &["root"]).await;
+    publish_root(&world, &root, "")
+        .await
+        .json::<RootPublished>();
+    let more = add_signature::<Manifest>(&unsigned, &away.key("image-2")).unwrap();
+    let more = add_signature::<Manifest>(&more, &away.key("stranger")).unwrap();
+    publish(more).await.json::<ImageVersion>();
+    publish(signed).await.json::<ImageVersion>();
     let path = format!("/api/v1/manifests/{}", image.version);
-    assert_eq!(world.admin.get(&path).await.body, more);
-    let sentence = publish(signed).await.refused(409);
-    assert!(
-        sentence.contains(&away.public("image-2").to_string()),
-        "{sentence}"
+    let bytes = world.admin.get(&path).await.body;
+    let (envelope, _) = trust_format::peek_envelope::<Manifest>(&bytes).unwrap();
+    assert_eq!(
+        envelope.true_signers(),
+        [away.public("image-2"), away.public("image")]
     );
 
     // the key comes back: what waits is signed at once
