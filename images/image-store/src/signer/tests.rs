@@ -468,10 +468,9 @@ fn a_document_outlives_many_rotations_and_stays_small() {
     let hq = Hq::new();
     let signer = hq.open();
     let mut bytes = signer.sign_order(&order()).unwrap().as_bytes().to_vec();
-    let mut number = 1;
     let mut lengths = Vec::new();
-    for round in 0..12 {
-        let name = format!("order-{round}.key");
+    for number in 1..=12 {
+        let name = format!("order-{number}.key");
         let new = FileKey::create(&hq.folder.path().join(&name)).unwrap();
         let root = hq.key("root");
         let wish = root_of(1, &[&root], [&hq.key("image"), &new, &hq.key("authority")]);
@@ -488,7 +487,6 @@ fn a_document_outlives_many_rotations_and_stays_small() {
         signer.advance(next).unwrap();
         Verified::<Order>::check(&bytes, &signer.trusted()).unwrap();
         lengths.push(bytes.len());
-        number += 1;
     }
     assert!(lengths.iter().all(|n| *n == lengths[0]), "{lengths:?}");
     assert_eq!(signer.roots().len(), 13);
