@@ -139,7 +139,8 @@ pub(crate) async fn run(command: RootCommand) -> Result<()> {
             let path = format!("/roots?force={force}");
             let response = client::for_people(&hq)?
                 .send_bytes(Method::POST, &path, read(&file)?.into())
-                .await?;
+                .await
+                .with_context(|| format!("publishing {}", file.display()))?;
             let published: RootPublished = response.json().await?;
             output.print(&published, |p| {
                 let notes = p.notes.iter().map(|note| format!("note: {note}\n"));

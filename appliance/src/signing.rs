@@ -149,7 +149,8 @@ pub(crate) async fn image(command: ImageSigning) -> Result<()> {
         ImageSigning::Publish { file, hq, output } => {
             let response = client::for_people(&hq)?
                 .send_bytes(Method::POST, "/signed/images", read(&file)?.into())
-                .await?;
+                .await
+                .with_context(|| format!("publishing {}", file.display()))?;
             let version: ImageVersion = response.json().await?;
             output.print(&version, version_line)
         }
@@ -290,7 +291,8 @@ pub(crate) async fn channel(command: ChannelCommand) -> Result<()> {
         ChannelCommand::Publish { file, hq, output } => {
             let response = client::for_people(&hq)?
                 .send_bytes(Method::POST, "/signed/sites", read(&file)?.into())
-                .await?;
+                .await
+                .with_context(|| format!("publishing {}", file.display()))?;
             let site: SiteInfo = response.json().await?;
             output.print(&site, |s| format!("{} is at channel {}", s.name, s.channel))
         }

@@ -224,7 +224,11 @@ async fn a_chain_takes_its_keys_offline() {
     );
     assert_says(
         &desk.refused("root publish old"),
-        &["number 1, and root 2 is trusted already"],
+        &["publishing old", "number 1, and root 2 is trusted already"],
+    );
+    assert_says(
+        &desk.refused("image publish old"),
+        &["publishing old", "Manifest document"],
     );
 
     image_by_hand(&desk);

@@ -492,6 +492,58 @@ fn a_document_outlives_many_rotations_and_stays_small() {
     assert_eq!(signer.roots().len(), 13);
 }
 
+#[test]
+fn a_parcel_is_read_as_it_was_packed_or_refused() {
+    let away = TempDir::new().unwrap();
+    let (a, b) = (key(&away, "a"), key(&away, "b"));
+    let mut parcel = Parcel::new(Some(unsigned(&channel(3))), vec![unsigned(&order())]).unwrap();
+    assert_eq!(Parcel::from_bytes(&parcel.to_bytes()).unwrap(), parcel);
+    assert!(parcel.signers().unwrap().is_empty());
+    parcel.sign(&a).unwrap();
+    let once = parcel.clone();
+    parcel.sign(&a).unwrap();
+    assert_eq!(
+        (&parcel, parcel.signers().unwrap()),
+        (&once, vec![a.public()])
+    );
+    parcel.sign(&b).unwrap();
+    assert_eq!(parcel.signers().unwrap(), [a.public(), b.public()]);
+    // who signed only a part signed nothing
+    let apart = add_signature::<Order>(&unsigned(&order()), &a).unwrap();
+    let apart = Parcel::new(Some(unsigned(&channel(3))), vec![apart]).unwrap();
+    assert!(apart.signers().unwrap().is_empty());
+
+    assert!(matches!(
+        Parcel::new(None, vec![]),
+        Err(ReadParcelError::Empty)
+    ));
+    let elsewhere = unsigned(&Order {
+        site: SiteId([7; 16]),
+        ..order()
+    });
+    assert!(matches!(
+        Parcel::new(Some(unsigned(&channel(3))), vec![elsewhere]),
+        Err(ReadParcelError::Sites { .. })
+    ));
+    let swapped = Parcel::new(Some(unsigned(&order())), vec![]);
+    assert!(matches!(swapped, Err(ReadParcelError::Document(_))));
+
+    let bytes = parcel.to_bytes();
+    for cut in 0..bytes.len() {
+        assert!(Parcel::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+    assert!(Parcel::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        // what is still a parcel has other content or lost a signature
+        if let Ok(read) = Parcel::from_bytes(&flipped) {
+            let signers = read.signers().unwrap_or_default();
+            assert!(signers.len() < 2, "flipped at {at}");
+        }
+    }
+}
+
 #[cfg(not(feature = "pkcs11"))]
 #[test]
 fn a_static_program_says_why_it_has_no_tokens() {
