@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use trust_format::{Document, TrustedKeys, Verified};
 use web_api::{Hex, ImageVersion, MissingObjects};
 
-use crate::{HqChoice, Output, client};
+use crate::{HqChoice, Output, client, signing::ImageSigning};
 
 /// A cut upload or download is tried again this often, with growing pauses.
 const TRIES: u32 = 5;
@@ -82,10 +82,13 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         output: Output,
     },
+    #[command(flatten)]
+    Signing(ImageSigning),
 }
 
 pub(crate) async fn run(command: ImageCommand) -> Result<()> {
     match command {
+        ImageCommand::Signing(command) => crate::signing::image(command).await,
         ImageCommand::Import {
             file,
             name,
@@ -141,9 +144,14 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
     }
 }
 
-fn version_line(version: &ImageVersion) -> String {
+pub(crate) fn version_line(version: &ImageVersion) -> String {
+    let waits = if version.waiting {
+        ", waits for a signature"
+    } else {
+        ""
+    };
     format!(
-        "{} {:24} release {:>4} {:>8} MiB disk {:>7} MiB objects\n",
+        "{} {:24} release {:>4} {:>8} MiB disk {:>7} MiB objects{waits}\n",
         version.version,
         version.name,
         version.release,

@@ -6,9 +6,12 @@ mod client;
 mod demo;
 mod hq;
 mod image;
+mod keys;
 mod media;
 mod node;
 mod people;
+mod roots;
+mod signing;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -31,6 +34,15 @@ enum Command {
     /// Images and their versions.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Keys that sign for the chain.
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
+    /// Which keys the chain trusts: drawn up and signed by people.
+    #[command(subcommand)]
+    Root(roots::RootCommand),
+    /// What sites mean, where HQ does not hold the key that signs it.
+    #[command(subcommand)]
+    Channel(signing::ChannelCommand),
     /// Stores' networks.
     #[command(subcommand)]
     Site(people::SiteCommand),
@@ -115,6 +127,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Hq(arguments) => hq::run(arguments).await,
         Command::Node(arguments) => Box::pin(node::run(arguments)).await,
         Command::Image(command) => image::run(command).await,
+        Command::Key(command) => keys::run(command).await,
+        Command::Root(command) => roots::run(command).await,
+        Command::Channel(command) => signing::channel(command).await,
         Command::Site(command) => people::site(command).await,
         Command::Order(command) => people::order(command).await,
         Command::Machine(command) => people::machine(command).await,

@@ -201,10 +201,11 @@ fn describe(built: &Built) -> String {
         }
     }
     if let Some(bundle) = &built.bundle {
-        text += &format!(
-            "boot bundle {} is in every site's channel\n",
-            bundle.version
-        );
+        let state = match bundle.waiting {
+            false => "is in every site's channel",
+            true => "waits for a signature: `lamplighter image take` it",
+        };
+        text += &format!("boot bundle {} {state}\n", bundle.version);
     }
     text
 }

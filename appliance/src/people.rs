@@ -137,7 +137,7 @@ pub(crate) enum SiteCommand {
 }
 
 /// Text in a path.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
     text.bytes()
         .map(|b| {
@@ -353,7 +353,15 @@ pub(crate) async fn order(command: OrderCommand) -> Result<()> {
             };
             let order: OrderInfo = client::for_people(&hq)?.post("/orders", &new).await?;
             output.print(&order, |o| {
-                format!("order {} of {}: {} {}", o.number, o.site, o.name, o.version)
+                let waits = if o.waiting {
+                    ", waits for a signature"
+                } else {
+                    ""
+                };
+                format!(
+                    "order {} of {}: {} {}{waits}",
+                    o.number, o.site, o.name, o.version
+                )
             })
         }
         OrderCommand::List { hq, output } => {

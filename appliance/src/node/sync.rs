@@ -10,7 +10,7 @@ use peer_cache_node::{PeerCache, write_durably};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::wire::{Credentials, Documents};
 use web_api::{
-    Base64, Certified, ConfirmRequest, LIFE_HELD_SECONDS, NodeDocuments, ReportsAnswer,
+    Base64, Certified, ConfirmRequest, Hex, LIFE_HELD_SECONDS, NodeDocuments, ReportsAnswer,
     ReportsRequest, SiteStanding,
 };
 
@@ -21,6 +21,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const QUIET_AFTER: Duration = Duration::from_secs(5);
 /// Pauses double while HQ is away, with up to half as much again by chance: after an outage all stores knock at once.
 const AWAY_MAX: Duration = Duration::from_secs(20);
+/// Once for a new certificate, once to say that it is here, and once more if it changed meanwhile.
+const CERTIFICATE_ASKED_MAX: u32 = 3;
 const ASK_WITHIN: Duration = Duration::from_secs(LIFE_HELD_SECONDS + 10);
 
 pub(crate) struct Sync {
@@ -132,6 +134,13 @@ impl Sync {
             self.origin.set_contact(contact);
         }
         self.versions.refresh();
+        // the documents are news all the same
+        if let Err(error) = self.take_certificate().await {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "HQ does not show this node's certificate"
+            );
+        }
         for peer in &documents.peers {
             if let Ok(address) = peer.address.parse() {
                 self.cache
@@ -139,6 +148,28 @@ impl Sync {
             }
         }
         Ok(())
+    }
+
+    /// Under a new root another authority key may have signed this node's certificate too. Asked once more, HQ sees that the node has it.
+    async fn take_certificate(&self) -> Result<()> {
+        let path = self.dir.join("certificate");
+        let mut mine = std::fs::read(&path)?;
+        for _ in 0..CERTIFICATE_ASKED_MAX {
+            let have = Hex(*blake3::hash(&mine).as_bytes());
+            let ask = format!("/node/certificate?have={have}");
+            let theirs: Certified = self.origin.get(&ask).await?;
+            if theirs.certificate.0 == mine {
+                return Ok(());
+            }
+            mine = theirs.certificate.0;
+            write_durably(&path, &mine)?;
+            self.cache.set_credentials(Credentials::Node {
+                certificate: mine.clone(),
+                issuer: None,
+            });
+            tracing::info!("HQ signed this node's certificate anew");
+        }
+        anyhow::bail!("it is another one each time")
     }
 
     /// A provisional certificate is exchanged for HQ's own.

@@ -11,7 +11,13 @@ mod store;
 pub use export::{ExportError, ObjectSource, VerifyReport, export, verify};
 pub use import::{ImportError, ImportOptions, ObjectSink, Progress, import, import_files};
 pub use inspect::{DiskReport, InspectError, RootReport, inspect};
-pub use signer::{OpenSignerError, Signer};
+pub use signer::{
+    AddSignatureError, AdvanceRootError, DraftRootError, FOUR_ROLES, FileKey, KeyFileError,
+    KeyHolder, NextRoot, OpenSignerError, OpenTokenError, PARCEL_BYTES_MAX, PARCEL_ORDERS_MAX,
+    Parcel, ReadParcelError, RootDraft, SIGNATURES_KEPT_MAX, SignDocumentError, SignError, Signer,
+    SplitKey, Tally, TokenChoice, add_signature, create_token_key, key_lists, merge_signatures,
+    open_token_key, role_word, split_keys, unsigned,
+};
 pub use store::{Store, StoreError};
 
 #[cfg(test)]

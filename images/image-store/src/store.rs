@@ -9,7 +9,9 @@ use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as Key,
 };
 use thiserror::Error;
-use trust_format::{Digest, Verified};
+use trust_format::{Digest, Document, Verified};
+
+use crate::signer::unsigned;
 
 /// The record of everything that HQ may hand out. Immutable: a key is the hash of its content.
 #[derive(Debug, Clone)]
@@ -74,6 +76,10 @@ fn object_key(hash: &ObjectHash) -> Key {
 
 fn manifest_key(digest: &Digest) -> Key {
     Key::from(format!("manifests/{digest}"))
+}
+
+fn unsigned_key(digest: &Digest) -> Key {
+    Key::from(format!("unsigned/{digest}"))
 }
 
 fn backend(key: &Key) -> impl FnOnce(object_store::Error) -> StoreError {
@@ -201,6 +207,50 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`] when an object that it names is not there.
     pub async fn put_manifest(&self, manifest: &Verified<Manifest>) -> Result<(), StoreError> {
+        let key = manifest_key(&manifest.digest());
+        self.put_after_its_objects(key, manifest, manifest.as_bytes())
+            .await
+    }
+
+    /// Keeps a manifest that waits for a signature, with the same care for its objects. It is in no list of what may be handed out.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when an object that it names is not there.
+    pub async fn put_unsigned(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
+        let digest = manifest.to_signed_bytes().digest();
+        self.put_after_its_objects(unsigned_key(&digest), manifest, &unsigned(manifest))
+            .await?;
+        Ok(digest)
+    }
+
+    /// A manifest that waits, as an envelope that nobody signed.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`].
+    pub async fn unsigned(&self, digest: &Digest) -> Result<Bytes, StoreError> {
+        let key = unsigned_key(digest);
+        let found = self.objects.get(&key).await.map_err(backend(&key))?;
+        found.bytes().await.map_err(backend(&key))
+    }
+
+    /// Lets go of a manifest that waited. One that is not there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`].
+    pub async fn forget_unsigned(&self, digest: &Digest) -> Result<(), StoreError> {
+        let key = unsigned_key(digest);
+        match self.objects.delete(&key).await.map_err(backend(&key)) {
+            Ok(()) | Err(StoreError::Missing { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put_after_its_objects(
+        &self,
+        key: Key,
+        manifest: &Manifest,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         for chunk in &manifest.chunks {
             if !self.has_object(&chunk.object_hash).await? {
                 return Err(StoreError::Missing {
@@ -209,8 +259,7 @@ impl Store {
             }
         }
         self.make_durable().await?;
-        let key = manifest_key(&manifest.digest());
-        let bytes = Bytes::copy_from_slice(manifest.as_bytes());
+        let bytes = Bytes::copy_from_slice(bytes);
         self.objects
             .put(&key, bytes.into())
             .await

@@ -47,9 +47,9 @@ pub enum SignerRole {
     Root,
     /// One of the keys that sign images.
     Image,
-    /// One of the keys that sign channels, rosters and orders.
+    /// One of the keys that sign channels and orders.
     Order,
-    /// One of the keys that certify nodes.
+    /// One of the keys that certify nodes and sign rosters.
     Authority,
     /// A key that is no chain-wide one: a node's or an agent's. The caller names it.
     Peer,
@@ -162,17 +162,70 @@ impl Envelope {
         Ok(Self { signed, signatures })
     }
 
-    /// The keys whose signatures are on it and true, each once.
-    pub fn true_signers(&self) -> Vec<PublicKey> {
-        let mut keys: Vec<PublicKey> = Vec::new();
+    /// What a signer signs.
+    pub fn as_message(&self) -> &[u8] {
+        &self.signed
+    }
+
+    /// The document's identity: signatures are no part of it.
+    pub fn digest(&self) -> Digest {
+        Digest(*blake3::hash(&self.signed).as_bytes())
+    }
+
+    /// The same with one more signature. What stood there under the same key makes way for it.
+    ///
+    /// # Errors
+    /// [`EnvelopeFullError`] when [`ENVELOPE_SIGNATURES_MAX`] others have signed.
+    pub fn with_signature(
+        mut self,
+        key: PublicKey,
+        signature: Signature,
+    ) -> Result<Self, EnvelopeFullError> {
+        self.signatures.retain(|(signer, _)| *signer != key);
+        if self.signatures.len() >= ENVELOPE_SIGNATURES_MAX {
+            return Err(EnvelopeFullError);
+        }
+        self.signatures.push((key, signature));
+        Ok(self)
+    }
+
+    /// The same with these signatures and no others.
+    pub fn with_signatures(self, signatures: Vec<(PublicKey, Signature)>) -> Self {
+        Self { signatures, ..self }
+    }
+
+    /// The signatures that are true, each key once.
+    pub fn true_signatures(&self) -> Vec<(PublicKey, Signature)> {
+        let mut found: Vec<(PublicKey, Signature)> = Vec::new();
         for (key, signature) in &self.signatures {
-            if !keys.contains(key) && key.verifies(&self.signed, signature) {
-                keys.push(*key);
+            let is_new = found.iter().all(|(known, _)| known != key);
+            if is_new && key.verifies(&self.signed, signature) {
+                found.push((*key, *signature));
             }
         }
-        keys
+        found
+    }
+
+    /// The keys whose signatures are on it and true, each once.
+    pub fn true_signers(&self) -> Vec<PublicKey> {
+        self.true_signatures()
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect()
     }
 }
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (digest, signatures) = (self.digest(), self.signatures.len());
+        write!(f, "Envelope({digest:?}, {signatures} signatures)")
+    }
+}
+
+/// A document has as many signatures as it can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the document carries {ENVELOPE_SIGNATURES_MAX} signatures already")]
+pub struct EnvelopeFullError;
 
 /// Why a document is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -278,6 +331,14 @@ impl<T: Document> Verified<T> {
 /// When the bytes are no such document.
 pub fn peek<T: Document>(bytes: &[u8]) -> Result<T, VerifyDocumentError> {
     Ok(decode_unverified(bytes)?.1)
+}
+
+/// The same with its envelope: for those who show it and add a signature, and for nothing else.
+///
+/// # Errors
+/// When the bytes are no such document.
+pub fn peek_envelope<T: Document>(bytes: &[u8]) -> Result<(Envelope, T), VerifyDocumentError> {
+    decode_unverified(bytes)
 }
 
 /// Reads a document without believing it.

@@ -16,6 +16,11 @@ impl PublicKey {
             .is_ok()
     }
 
+    /// Whether these bytes are a key whose signatures [`Self::verifies`] could accept: a point of the curve, and not of small order.
+    pub fn is_strong(&self) -> bool {
+        ed25519_dalek::VerifyingKey::from_bytes(&self.0).is_ok_and(|key| !key.is_weak())
+    }
+
     /// The first four bytes in hexadecimal: enough to tell peers apart on a screen, never enough to trust.
     pub fn short(&self) -> String {
         self.0[..4].iter().map(|b| format!("{b:02x}")).collect()

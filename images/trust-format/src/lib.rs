@@ -13,8 +13,8 @@ mod roster;
 mod trusted;
 
 pub use document::{
-    Digest, Document, DocumentKind, ENVELOPE_SIGNATURES_MAX, Envelope, SignedBytes, SignerRole,
-    Verified, VerifyDocumentError, peek,
+    Digest, Document, DocumentKind, ENVELOPE_SIGNATURES_MAX, Envelope, EnvelopeFullError,
+    SignedBytes, SignerRole, Verified, VerifyDocumentError, peek, peek_envelope,
 };
 pub use documents::{
     CERTIFICATE_BYTES_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,

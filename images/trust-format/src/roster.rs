@@ -134,7 +134,8 @@ impl fmt::Debug for PinRule {
     }
 }
 
-/// Which machines a site knows. Its number only grows.
+/// Which machines a site knows. Its number only grows. The keys that say who is a node say who is a machine: they are at HQ where
+/// others are kept offline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roster {
     /// For this site alone.
@@ -164,7 +165,7 @@ impl Document for Roster {
         * (16 + 1 + 4 + MACHINE_SIGNS_MAX * 8 + 33 + 1 + CONSOLE_CODE_BYTES)
         + ROSTER_SHARED_SIGNS_MAX * 8
         + 256;
-    const SIGNER: SignerRole = SignerRole::Order;
+    const SIGNER: SignerRole = SignerRole::Authority;
 
     fn encode(&self, out: &mut Writer) {
         out.raw(&self.site.0)

@@ -302,8 +302,8 @@ fn roster() -> Roster {
 }
 
 #[test]
-fn a_roster_is_the_order_keys_and_lists_each_machine_once() {
-    let bytes = sign(&roster(), &[&key(ORDER)]);
+fn a_roster_is_the_authoritys_and_lists_each_machine_once() {
+    let bytes = sign(&roster(), &[&key(AUTHORITY)]);
     let back: Verified<Roster> = Verified::check(&bytes, &keys()).unwrap();
     assert_eq!(*back, roster());
     assert_eq!(
@@ -311,13 +311,13 @@ fn a_roster_is_the_order_keys_and_lists_each_machine_once() {
         Some(&roster().machines[1])
     );
     assert_eq!(back.machine(&MachineId([9; 16])), None);
-    assert!(Verified::<Roster>::check(&sign(&roster(), &[&key(AUTHORITY)]), &keys()).is_err());
+    assert!(Verified::<Roster>::check(&sign(&roster(), &[&key(ORDER)]), &keys()).is_err());
     let mut twice = roster();
     twice.machines[1].id = MachineId([1; 16]);
-    assert!(Verified::<Roster>::check(&sign(&twice, &[&key(ORDER)]), &keys()).is_err());
+    assert!(Verified::<Roster>::check(&sign(&twice, &[&key(AUTHORITY)]), &keys()).is_err());
     let mut useless = roster();
     useless.pin.iter_mut().for_each(|pin| pin.uses = 0);
-    assert!(Verified::<Roster>::check(&sign(&useless, &[&key(ORDER)]), &keys()).is_err());
+    assert!(Verified::<Roster>::check(&sign(&useless, &[&key(AUTHORITY)]), &keys()).is_err());
 }
 
 #[test]
@@ -332,14 +332,14 @@ fn the_largest_roster_fits_its_limit() {
     let mut largest = roster();
     largest.machines = (0..ROSTER_MACHINES_MAX).map(machine).collect();
     largest.shared = vec![Sign([8; 8]); ROSTER_SHARED_SIGNS_MAX];
-    let bytes = sign(&largest, &[&key(ORDER)]);
+    let bytes = sign(&largest, &[&key(AUTHORITY)]);
     assert!(bytes.len() < 1 << 20, "{}", bytes.len());
     assert_eq!(
         *Verified::<Roster>::check(&bytes, &keys()).unwrap(),
         largest
     );
     largest.machines.push(machine(ROSTER_MACHINES_MAX));
-    let more = sign(&largest, &[&key(ORDER)]);
+    let more = sign(&largest, &[&key(AUTHORITY)]);
     assert!(Verified::<Roster>::check(&more, &keys()).is_err());
 }
 

@@ -6,6 +6,7 @@ mod enrolment;
 mod node;
 mod people;
 mod report;
+mod signing;
 mod text;
 mod wan;
 
@@ -21,6 +22,7 @@ pub use people::{
     SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo,
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
+pub use signing::{KeysInfo, NamedKey, RootPublished, RootRow, Waiting, WaitingChannel};
 pub use text::{Base64, Hex};
 pub use wan::{
     UTC_OFFSET_MINUTES_MAX, WAN_BYTES_PER_SECOND_MIN, WAN_NEWS_SECONDS, WAN_PRIORITY_MAX,

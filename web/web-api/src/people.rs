@@ -177,8 +177,11 @@ pub struct ImageVersion {
     pub used_bytes: u64,
     /// Bytes of all objects.
     pub object_bytes: u64,
-    /// When it was published.
+    /// When it was published, or began to wait.
     pub unix_seconds: u64,
+    /// Whether it still waits for a signature by a key that HQ does not hold: then no site can be given it.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 /// `POST /api/v1/objects/missing`, question and answer.
@@ -221,6 +224,9 @@ pub struct OrderInfo {
     pub erase: bool,
     /// Machines that finished it.
     pub completed: u64,
+    /// Whether it still waits for a signature by a key that HQ does not hold: then no node knows it.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 /// Whether a machine may be imaged.

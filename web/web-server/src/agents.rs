@@ -70,7 +70,7 @@ async fn check(
     shown: &AgentTicket,
 ) -> Result<AgentRecord, Refusal> {
     let claimed: Ticket = peek(&shown.ticket.0)?;
-    let keys = hq.signer.trusted();
+    let keys = &hq.signer.trusted();
     let site = sites::of(db, claimed.site)
         .await
         .map_err(|_| refused("this ticket is for no site of this HQ"))?;

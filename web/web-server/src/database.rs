@@ -7,6 +7,7 @@ pub(crate) mod agents;
 pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod leases;
+pub(crate) mod living;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod orders;
@@ -14,6 +15,7 @@ pub(crate) mod rosters;
 mod schema;
 pub(crate) mod sites;
 pub(crate) mod tokens;
+pub(crate) mod waiting;
 pub(crate) mod wan;
 
 use std::{

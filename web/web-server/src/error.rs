@@ -85,6 +85,15 @@ impl From<image_store::StoreError> for Refusal {
     }
 }
 
+impl From<image_store::SignDocumentError> for Refusal {
+    fn from(error: image_store::SignDocumentError) -> Self {
+        match error {
+            image_store::SignDocumentError::NotHeld { .. } => Self::conflict(error.to_string()),
+            image_store::SignDocumentError::Document(error) => error.into(),
+        }
+    }
+}
+
 impl From<trust_format::VerifyDocumentError> for Refusal {
     fn from(error: trust_format::VerifyDocumentError) -> Self {
         Self::bad(error.to_string())

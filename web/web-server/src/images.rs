@@ -12,16 +12,16 @@ use bytes::Bytes;
 use image_format::{Manifest, ManifestKind};
 use image_store::StoreError;
 use sqlx::SqliteConnection;
-use trust_format::{Digest, Document, Verified, codec::Reader};
+use trust_format::{Digest, Document, SignerRole, Verified, codec::Reader};
 use web_api::{Hex, ImageKind, ImageVersion};
 
 use crate::{
     Hq,
     access::Fetcher,
-    database::{images, unix_seconds},
+    database::{images, unix_seconds, waiting as table},
     error::Refusal,
     input::{Named, Raw, checked_name},
-    leases, sites,
+    leases, sites, waiting,
 };
 
 pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<ImageVersion>>, Refusal> {
@@ -55,9 +55,10 @@ pub(crate) async fn resolve(
             "several versions begin with {digits}: give more digits"
         )));
     }
-    fitting
-        .pop()
-        .ok_or_else(|| Refusal::missing(format!("version {text:?}")))
+    match fitting.pop() {
+        Some(version) => Ok(version),
+        None => Err(waiting::missing_version(db, text).await?),
+    }
 }
 
 /// Signs what was imported and lists it. The objects were put before.
@@ -67,39 +68,76 @@ pub(crate) async fn publish(
 ) -> Result<Json<ImageVersion>, Refusal> {
     // the release is read, signed and stored as one step
     let _alone = hq.changes.lock().await;
-    let release = images::highest_release(&mut *hq.database.read().await?).await? + 1;
-    let signed = sign(hq.clone(), payload, release).await?;
-    hq.store
-        .put_manifest(&signed)
-        .await
-        .map_err(|error| match error {
-            StoreError::Missing { .. } => Refusal::conflict(format!("{error}; put it first")),
-            error => error.into(),
-        })?;
-    let image = ImageVersion {
-        version: Hex(signed.digest().0),
-        name: signed.name.clone(),
-        kind: match signed.kind {
+    let release = waiting::highest_release(&mut *hq.database.read().await?).await? + 1;
+    let manifest = read(payload, release).await?;
+    if !hq.signer.can_sign(SignerRole::Image) {
+        return Ok(Json(waiting::keep_image(&hq, manifest).await?));
+    }
+    let signer = hq.clone();
+    let work = tokio::task::spawn_blocking(move || signer.signer.sign_manifest(&manifest));
+    let signed = work.await.map_err(|e| Refusal::failed(&e))??;
+    Ok(Json(list_signed(&hq, &signed).await?))
+}
+
+/// A missing object is what the caller has to put first.
+pub(crate) fn put_first(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Missing { .. } => Refusal::conflict(format!("{error}; put it first")),
+        error => error.into(),
+    }
+}
+
+/// What lists say of a manifest.
+pub(crate) fn version_of(manifest: &Manifest, digest: Digest) -> ImageVersion {
+    ImageVersion {
+        version: Hex(digest.0),
+        name: manifest.name.clone(),
+        kind: match manifest.kind {
             ManifestKind::Image => ImageKind::Image,
             ManifestKind::BootBundle => ImageKind::BootBundle,
         },
-        release,
-        disk_bytes: signed.disk_bytes,
-        used_bytes: signed.used_bytes,
-        object_bytes: signed.object_bytes(),
+        release: manifest.release,
+        disk_bytes: manifest.disk_bytes,
+        used_bytes: manifest.used_bytes,
+        object_bytes: manifest.object_bytes(),
         unix_seconds: unix_seconds(),
-    };
-    let mut change = hq.database.write().await?;
-    images::insert(&mut change, &image).await?;
-    if image.kind == ImageKind::BootBundle {
-        sites::refresh_all_in(&mut change, &hq).await?;
+        waiting: false,
     }
-    change.commit().await?;
-    tracing::info!(name = image.name, release, version = %image.version, "published");
-    Ok(Json(image))
 }
 
-async fn sign(hq: Arc<Hq>, payload: Bytes, release: u64) -> Result<Verified<Manifest>, Refusal> {
+/// Stores and lists a signed version.
+pub(crate) async fn list_signed(
+    hq: &Arc<Hq>,
+    signed: &Verified<Manifest>,
+) -> Result<ImageVersion, Refusal> {
+    hq.store.put_manifest(signed).await.map_err(put_first)?;
+    let image = version_of(signed, signed.digest());
+    let mut change = hq.database.write().await?;
+    images::insert(&mut change, &image).await?;
+    table::forget_image(&mut change, &image.version).await?;
+    if image.kind == ImageKind::BootBundle {
+        sites::refresh_all_in(&mut change, hq).await?;
+    }
+    change.commit().await?;
+    tracing::info!(name = image.name, image.release, version = %image.version, "published");
+    Ok(image)
+}
+
+/// Only a version that a key of the present root signed can be given to anybody.
+pub(crate) async fn check_signature(hq: &Hq, image: &ImageVersion) -> Result<(), Refusal> {
+    let bytes = hq.store.manifest(&Digest(image.version.0)).await?;
+    let keys = hq.signer.trusted();
+    let check = move || Verified::<Manifest>::check(&bytes, &keys).map(|_| ());
+    let work = tokio::task::spawn_blocking(check).await;
+    work.map_err(|e| Refusal::failed(&e))?.map_err(|error| {
+        Refusal::conflict(format!(
+            "version {} of {:?}: {error}; sign it with a key that the root names",
+            image.version, image.name
+        ))
+    })
+}
+
+async fn read(payload: Bytes, release: u64) -> Result<Manifest, Refusal> {
     let work = tokio::task::spawn_blocking(move || {
         let mut input = Reader::new(&payload);
         let decoded = Manifest::decode(&mut input).and_then(|m| input.finish().map(|()| m));
@@ -113,7 +151,7 @@ async fn sign(hq: Arc<Hq>, payload: Bytes, release: u64) -> Result<Verified<Mani
             return Err(Refusal::bad("no disk is that large"));
         }
         manifest.release = release;
-        Ok(hq.signer.sign_manifest(&manifest)?)
+        Ok(manifest)
     });
     work.await.map_err(|e| Refusal::failed(&e))?
 }

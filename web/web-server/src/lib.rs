@@ -16,10 +16,12 @@ mod objects;
 mod orders;
 mod page;
 mod reports;
+mod roots;
 mod rosters;
 mod routes;
 mod sites;
 mod tls;
+mod waiting;
 mod wan;
 
 use std::{
@@ -177,8 +179,9 @@ impl RunningHq {
             wan: bell::SiteBell::default(),
             documents: bell::SiteBell::default(),
         });
-        // addresses may have changed since the last start: every channel names them
-        sites::refresh_all(&hq)
+        roots::log_keys(&hq.signer);
+        // addresses may have changed since the last start: every channel names them. So may the keys that are here
+        waiting::catch_up(&hq)
             .await
             .map_err(|e| StartHqError::Folder {
                 path: folder.clone(),

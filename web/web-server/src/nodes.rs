@@ -9,7 +9,7 @@ use axum::{
 };
 use sqlx::SqliteConnection;
 use trust_format::{
-    CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, TrustedKeys, Verified, peek,
+    CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, Verified, peek,
 };
 use web_api::{
     Base64, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, Hex, NodeDocuments,
@@ -86,14 +86,19 @@ async fn forestall(db: &mut SqliteConnection, site: SiteId, key: PublicKey) -> R
 /// Everything that a node needs to know of its site.
 async fn documents(
     db: &mut SqliteConnection,
-    keys: &TrustedKeys,
+    roots: Vec<Vec<u8>>,
     site: SiteId,
     node: &PublicKey,
 ) -> Result<NodeDocuments, Refusal> {
     let wrap = |documents: Vec<Vec<u8>>| documents.into_iter().map(Base64).collect();
     let record = sites::of(db, site).await?;
+    if record.channel.is_empty() {
+        return Err(Refusal::conflict(
+            "the site's first channel waits for a signature: nobody can be told what the site means",
+        ));
+    }
     Ok(NodeDocuments {
-        roots: vec![Base64(keys.root().as_bytes().to_vec())],
+        roots: wrap(roots),
         channel: Base64(record.channel),
         roster: Base64(record.roster),
         orders: wrap(orders::documents(db, site, ORDERS_GIVEN_MAX).await?),
@@ -108,7 +113,7 @@ pub(crate) async fn my_documents(
 ) -> Result<Json<NodeDocuments>, Refusal> {
     let mut db = hq.database.read().await?;
     Ok(Json(
-        documents(&mut db, hq.signer.trusted(), node.site, &node.key).await?,
+        documents(&mut db, hq.signer.roots(), node.site, &node.key).await?,
     ))
 }
 
@@ -191,7 +196,7 @@ pub(crate) async fn enrol(
             .await?
         }
     };
-    let documents = documents(&mut change, hq.signer.trusted(), token.site, &key).await?;
+    let documents = documents(&mut change, hq.signer.roots(), token.site, &key).await?;
     change.commit().await?;
     Ok(Json(Enrolled {
         certificate: Base64(certificate),
@@ -245,7 +250,7 @@ pub(crate) async fn confirm(
     if let Some(node) = nodes::find(&mut change, &key).await? {
         return again(&node, claimed.site, claimed.machine);
     }
-    let keys = hq.signer.trusted();
+    let keys = &hq.signer.trusted();
     let site = sites::of(&mut change, claimed.site)
         .await
         .map_err(|_| refused("this certificate is for no site of this HQ"))?;

@@ -244,10 +244,7 @@ impl ObjectLists {
             lists.push_front(found);
             return Ok(list);
         }
-        let (bytes, keys) = (
-            hq.store.manifest(&manifest).await?,
-            hq.signer.trusted().clone(),
-        );
+        let (bytes, keys) = (hq.store.manifest(&manifest).await?, hq.signer.trusted());
         let work = tokio::task::spawn_blocking(move || {
             let manifest = Verified::<Manifest>::check(&bytes, &keys)?;
             let deltas = manifest.chunks.iter().filter_map(|c| c.delta.as_ref());

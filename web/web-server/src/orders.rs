@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use trust_format::{Digest, MachineId, Order};
 use web_api::{ImageKind, NewOrder, OrderInfo};
 
-use crate::{Hq, database::orders, error::Refusal, images, input::Input, sites};
+use crate::{Hq, database::orders, error::Refusal, images, input::Input, sites, waiting};
 
 const ORDERS_LISTED_MAX: u32 = 1000;
 
@@ -35,15 +35,15 @@ pub(crate) async fn create(
             image.release, image.name, site.release_floor
         )));
     }
+    images::check_signature(&hq, &image).await?;
     let order = Order {
         site: site.id,
-        number: orders::highest(&mut change, site.id).await? + 1,
+        number: waiting::highest_order(&mut change, site.id).await? + 1,
         image: Digest(image.version.0),
         machine: wish.machine.map(|m| MachineId(m.0)),
         erase: wish.erase,
     };
-    let signed = hq.signer.sign_order(&order)?;
-    orders::insert(&mut change, &order, signed.as_bytes()).await?;
+    let waiting = waiting::sign_order(&mut change, &hq, &order).await?;
     site.image = Some(image.version);
     sites::refresh(&mut change, &hq, &mut site).await?;
     change.commit().await?;
@@ -56,5 +56,6 @@ pub(crate) async fn create(
         machine: wish.machine,
         erase: order.erase,
         completed: 0,
+        waiting,
     }))
 }

@@ -253,7 +253,7 @@ async fn complete(
     node: &NodeRecord,
     document: &[u8],
 ) -> Result<(), Refusal> {
-    let completion = match check_completion(document, hq.signer.trusted(), node.site) {
+    let completion = match check_completion(document, &hq.signer.trusted(), node.site) {
         Ok(completion) => completion,
         Err(error) => {
             let message = format!("sent a completion that does not hold: {error}");

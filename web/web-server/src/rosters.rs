@@ -42,7 +42,7 @@ pub(crate) async fn refresh(
             hash: pin.hash.0,
         }),
     };
-    let signed = Verified::<Roster>::check(&site.roster, hq.signer.trusted());
+    let signed = Verified::<Roster>::check(&site.roster, &hq.signer.trusted());
     if !signed.is_ok_and(|old| *old == roster) {
         roster.number += 1;
         site.roster_number = roster.number;

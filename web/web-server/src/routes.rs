@@ -12,6 +12,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on},
 };
 use image_format::{Manifest, OBJECT_BYTES_MAX};
+use image_store::PARCEL_BYTES_MAX;
 use trust_format::Document;
 
 use crate::{
@@ -19,12 +20,16 @@ use crate::{
     access::{Access, admin_only, fetcher_only, newcomer_only, node_only},
     agents,
     error::Refusal,
-    images, leases, machines, nodes, objects, orders, page, reports, rosters, sites, wan,
+    images, leases, machines, nodes, objects, orders, page, reports, roots, rosters, sites,
+    waiting, wan,
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// A little more than an object, so that one too large is refused in words.
 const OBJECT_BODY_BYTES_MAX: usize = OBJECT_BYTES_MAX + 4096;
+
+/// Of an envelope beside the payload in it.
+const SIGNATURES_BYTES_MAX: usize = 4096;
 
 /// A route: nothing else is served.
 pub(crate) struct Route {
@@ -66,8 +71,49 @@ where
 /// All of them.
 pub(crate) fn routes() -> Vec<Route> {
     let mut routes = routes_of_people();
+    routes.extend(routes_of_signers());
     routes.extend(routes_of_nodes());
     routes
+}
+
+/// Of keys, roots, and what waits for a signature.
+fn routes_of_signers() -> Vec<Route> {
+    use Access::Admin;
+    let get = Method::GET;
+    let post = Method::POST;
+    vec![
+        route(get.clone(), "/api/v1/keys", Admin, roots::keys),
+        route(get.clone(), "/api/v1/roots", Admin, roots::list),
+        route(post.clone(), "/api/v1/roots", Admin, roots::publish),
+        route(get.clone(), "/api/v1/waiting", Admin, waiting::list),
+        route(
+            get.clone(),
+            "/api/v1/waiting/images/{version}",
+            Admin,
+            waiting::image,
+        ),
+        route(
+            Method::DELETE,
+            "/api/v1/waiting/images/{version}",
+            Admin,
+            waiting::discard_image,
+        ),
+        route(get, "/api/v1/waiting/sites/{name}", Admin, waiting::site),
+        route(
+            post.clone(),
+            "/api/v1/waiting/sites/{name}",
+            Admin,
+            waiting::site_again,
+        ),
+        route(
+            post.clone(),
+            "/api/v1/signed/images",
+            Admin,
+            waiting::publish_image,
+        )
+        .taking(Manifest::PAYLOAD_BYTES_MAX + SIGNATURES_BYTES_MAX),
+        route(post, "/api/v1/signed/sites", Admin, waiting::publish_site).taking(PARCEL_BYTES_MAX),
+    ]
 }
 
 fn routes_of_people() -> Vec<Route> {
@@ -178,6 +224,12 @@ fn routes_of_nodes() -> Vec<Route> {
             "/api/v1/node/documents",
             Node,
             nodes::my_documents,
+        ),
+        route(
+            get.clone(),
+            "/api/v1/node/certificate",
+            Node,
+            roots::my_certificate,
         ),
         route(post.clone(), "/api/v1/node/certify", Node, nodes::certify),
         route(post.clone(), "/api/v1/agent/admit", Newcomer, agents::admit),

@@ -18,7 +18,7 @@ use crate::{
     database::{self, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
     error::{Refusal, random},
     input::{Input, Named, checked_name},
-    rosters,
+    rosters, waiting,
 };
 
 /// How long an enrolment token holds, by HQ's clock.
@@ -111,7 +111,7 @@ pub(crate) async fn refresh(
     site: &mut SiteRecord,
 ) -> Result<(), Refusal> {
     hq.documents.tell(site.id);
-    let mut channel = Channel {
+    let channel = Channel {
         site: site.id,
         site_name: site.name.clone(),
         number: site.channel_number,
@@ -133,12 +133,9 @@ pub(crate) async fn refresh(
         },
     };
     // one that today's keys did not sign counts as changed
-    let signed = Verified::<Channel>::check(&site.channel, hq.signer.trusted());
-    if !signed.is_ok_and(|old| *old == channel) {
-        channel.number += 1;
-        site.channel_number = channel.number;
-        site.channel = hq.signer.sign_channel(&channel)?.as_bytes().to_vec();
-    }
+    let signed = Verified::<Channel>::check(&site.channel, &hq.signer.trusted());
+    let holds = signed.is_ok_and(|old| *old == channel);
+    waiting::sign_channel(db, hq, site, channel, holds).await?;
     rosters::refresh(db, hq, site).await?;
     sites::update(db, site).await?;
     Ok(())

@@ -6,7 +6,7 @@ use web_api::{Hex, ImageKind, ImageVersion};
 
 use super::{Result, big, number, parsed, parsed_option, undecodable};
 
-fn version(row: &SqliteRow) -> Result<ImageVersion> {
+pub(super) fn version(row: &SqliteRow) -> Result<ImageVersion> {
     Ok(ImageVersion {
         version: parsed(row, "version")?,
         name: row.try_get("name")?,
@@ -20,6 +20,7 @@ fn version(row: &SqliteRow) -> Result<ImageVersion> {
         used_bytes: number(row, "used_bytes")?,
         object_bytes: number(row, "object_bytes")?,
         unix_seconds: number(row, "published")?,
+        waiting: false,
     })
 }
 

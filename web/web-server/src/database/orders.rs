@@ -13,15 +13,6 @@ pub(crate) struct OrderRecord {
     pub(crate) machine: Option<MachineId>,
 }
 
-/// The highest number in a site, 0 before the first.
-pub(crate) async fn highest(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
-    let row = sqlx::query("SELECT COALESCE(MAX(number), 0) AS number FROM orders WHERE site = $1")
-        .bind(site.to_string())
-        .fetch_one(db)
-        .await?;
-    number(&row, "number")
-}
-
 /// How many a site has.
 pub(crate) async fn count(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
     let row = sqlx::query("SELECT COUNT(*) AS number FROM orders WHERE site = $1")
@@ -124,6 +115,7 @@ pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<O
                 machine: parsed_option(row, "machine")?,
                 erase: flag(row, "erase")?,
                 completed: number(row, "completed")?,
+                waiting: false,
             })
         })
         .collect()

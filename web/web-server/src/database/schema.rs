@@ -5,7 +5,7 @@ use sqlx::SqlitePool;
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 const STEP_1: &str = "
 CREATE TABLE sites (
@@ -186,6 +186,34 @@ CREATE TABLE shared_signs (
 PRAGMA user_version = 4;
 ";
 
+/// What waits for a signature by a key that HQ does not hold, the highest number that a channel of the site was ever given, and
+/// whether a node has its certificate as it is here.
+const STEP_5: &str = "
+ALTER TABLE sites ADD COLUMN channel_given BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN certificate_taken BIGINT NOT NULL DEFAULT 1;
+CREATE TABLE waiting_images (
+    version TEXT PRIMARY KEY NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    release BIGINT NOT NULL UNIQUE,
+    disk_bytes BIGINT NOT NULL,
+    used_bytes BIGINT NOT NULL,
+    object_bytes BIGINT NOT NULL,
+    published BIGINT NOT NULL
+);
+CREATE TABLE waiting_channels (
+    site TEXT PRIMARY KEY NOT NULL REFERENCES sites (id),
+    document BLOB NOT NULL
+);
+CREATE TABLE waiting_orders (
+    site TEXT NOT NULL REFERENCES sites (id),
+    number BIGINT NOT NULL,
+    document BLOB NOT NULL,
+    PRIMARY KEY (site, number)
+);
+PRAGMA user_version = 5;
+";
+
 /// Makes the tables in a new file, and brings those of an older program up. Returns the number that the file has then.
 pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -195,7 +223,7 @@ pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     if found >= VERSION {
         return Ok(found);
     }
-    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4]) {
+    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4, STEP_5]) {
         if found < number {
             sqlx::raw_sql(step).execute(&mut *change).await?;
         }

@@ -4,9 +4,12 @@
 
 mod access;
 mod agents;
+mod away;
 mod distribution;
 mod enrolment;
+mod roots;
 mod rosters;
 mod site;
+mod waiting;
 mod wan;
 mod world;

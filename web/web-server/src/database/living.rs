@@ -1,0 +1,118 @@
+//! Signed documents that somebody still relies on, to be signed anew when the root changes.
+
+use sqlx::{Row, SqliteConnection};
+use trust_format::{PublicKey, SiteId};
+use web_api::Hex;
+
+use super::{Result, big, flag, key, number, parsed};
+
+/// Sites by name with their signed channels; empty before the first.
+pub(crate) async fn channels(db: &mut SqliteConnection) -> Result<Vec<(String, Vec<u8>)>> {
+    sqlx::query_as("SELECT name, channel FROM sites ORDER BY name")
+        .fetch_all(db)
+        .await
+}
+
+/// Every signed order with its site and number.
+pub(crate) async fn orders(db: &mut SqliteConnection) -> Result<Vec<(SiteId, u64, Vec<u8>)>> {
+    let rows = sqlx::query("SELECT site, number, document FROM orders ORDER BY site, number")
+        .fetch_all(db)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                parsed(row, "site")?,
+                number(row, "number")?,
+                row.try_get("document")?,
+            ))
+        })
+        .collect()
+}
+
+/// Writes an order's document, which says the same under another signature.
+pub(crate) async fn update_order(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    number: u64,
+    document: &[u8],
+) -> Result<()> {
+    sqlx::query("UPDATE orders SET document = $3 WHERE site = $1 AND number = $2")
+        .bind(site.to_string())
+        .bind(big(number))
+        .bind(document)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Every published version, its name, and whether a site, an order or the newest boot bundle makes it one that machines are given.
+pub(crate) async fn versions(db: &mut SqliteConnection) -> Result<Vec<(Hex<32>, String, bool)>> {
+    let rows = sqlx::query(
+        "SELECT i.version, i.name,
+            EXISTS (SELECT 1 FROM sites s WHERE s.image = i.version)
+            OR EXISTS (SELECT 1 FROM orders o WHERE o.version = i.version)
+            OR (i.kind = 'boot_bundle'
+                AND i.release = (SELECT MAX(b.release) FROM images b WHERE b.kind = 'boot_bundle')) AS used
+         FROM images i ORDER BY i.release",
+    )
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                parsed(row, "version")?,
+                row.try_get("name")?,
+                row.try_get::<i64, _>("used")? != 0,
+            ))
+        })
+        .collect()
+}
+
+/// A node that is not revoked.
+#[derive(Debug)]
+pub(crate) struct NodeHas {
+    pub(crate) node: PublicKey,
+    pub(crate) certificate: Vec<u8>,
+    /// Whether the node has it, and not one with fewer signatures.
+    pub(crate) taken: bool,
+}
+
+/// Certificates of nodes that are not revoked.
+pub(crate) async fn certificates(db: &mut SqliteConnection) -> Result<Vec<NodeHas>> {
+    let rows =
+        sqlx::query("SELECT node_key, certificate, certificate_taken FROM nodes WHERE revoked = 0")
+            .fetch_all(db)
+            .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(NodeHas {
+                node: key(row, "node_key")?,
+                certificate: row.try_get("certificate")?,
+                taken: flag(row, "certificate_taken")?,
+            })
+        })
+        .collect()
+}
+
+/// Writes a node's certificate, which says the same under one more signature, for the node to take.
+pub(crate) async fn update_certificate(
+    db: &mut SqliteConnection,
+    node: &PublicKey,
+    certificate: &[u8],
+) -> Result<()> {
+    sqlx::query("UPDATE nodes SET certificate = $2, certificate_taken = 0 WHERE node_key = $1")
+        .bind(node.to_string())
+        .bind(certificate)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// The node showed that it has its certificate as it is here.
+pub(crate) async fn certificate_taken(db: &mut SqliteConnection, node: &PublicKey) -> Result<()> {
+    sqlx::query("UPDATE nodes SET certificate_taken = 1 WHERE node_key = $1")
+        .bind(node.to_string())
+        .execute(db)
+        .await?;
+    Ok(())
+}
