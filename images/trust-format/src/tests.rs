@@ -467,3 +467,49 @@ proptest! {
         prop_assert_eq!(&*back, &order);
     }
 }
+
+#[test]
+fn a_signature_is_added_once_for_each_key() {
+    let read = |bytes: &[u8]| peek_envelope::<Root>(bytes).unwrap().0;
+    let (one, two) = (key(ROOT), key(9));
+    let envelope = read(&sign(&root(1), &[&one]));
+    let over = |key: &SigningKey| Signature(key.sign(envelope.as_message()).to_bytes());
+    assert_eq!(envelope.digest(), root(1).to_signed_bytes().digest());
+
+    let both = envelope.clone().with_signature(public(&two), over(&two));
+    let both = both.unwrap();
+    assert_eq!(both.true_signers(), [public(&one), public(&two)]);
+    assert_eq!(both.to_bytes(), sign(&root(1), &[&one, &two]));
+    assert_eq!(both.digest(), envelope.digest());
+    // a false one is no signer, and makes way for a true one of the same key
+    let false_one = both
+        .clone()
+        .with_signature(public(&two), Signature([7; 64]));
+    let false_one = false_one.unwrap();
+    assert_eq!(false_one.true_signers(), [public(&one)]);
+    let again = false_one.with_signature(public(&two), over(&two)).unwrap();
+    assert_eq!(again.to_bytes(), both.to_bytes());
+    assert_eq!(
+        both.clone().with_signatures(vec![]).to_bytes(),
+        sign(&root(1), &[])
+    );
+
+    let many: Vec<SigningKey> = (20..36).map(key).collect();
+    let full = read(&sign(&root(1), &many.iter().collect::<Vec<_>>()));
+    assert_eq!(full.true_signers().len(), ENVELOPE_SIGNATURES_MAX);
+    let more = full.clone().with_signature(public(&one), over(&one));
+    assert_eq!(more.err(), Some(EnvelopeFullError));
+    let same = full.with_signature(public(&many[3]), over(&many[3]));
+    assert_eq!(same.unwrap().true_signers().len(), ENVELOPE_SIGNATURES_MAX);
+}
+
+#[test]
+fn a_key_that_could_never_sign_is_not_strong() {
+    assert!(public(&key(ROOT)).is_strong());
+    let mut one = [0; 32];
+    one[0] = 1;
+    // the neutral element, and a point of order four
+    for bytes in [one, [0; 32]] {
+        assert!(!PublicKey(bytes).is_strong(), "{bytes:?}");
+    }
+}
