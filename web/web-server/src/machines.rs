@@ -11,10 +11,10 @@ use web_api::{Machine, SiteInfo};
 
 use crate::{
     Hq,
-    database::{machines, rosters, sites as site_table},
+    database::{machines, rosters as roster_table, sites as site_table},
     error::Refusal,
     input::Named,
-    sites,
+    rosters, sites,
 };
 
 const MACHINES_LISTED_MAX: u32 = 32_768;
@@ -35,6 +35,7 @@ pub(crate) async fn approve(
     id: Named,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Machine>, Refusal> {
+    rosters::check_authority(&hq)?;
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
     let asked = |name: &str| {
         let pairs = query.as_deref().unwrap_or_default().split('&');
@@ -76,9 +77,9 @@ pub(crate) async fn approve(
         }
         None => {}
     }
-    rosters::saw(&mut change, site, id, &machine.facts).await?;
+    roster_table::saw(&mut change, site, id, &machine.facts).await?;
     if let (Some(_), Some(code)) = (asked("code"), &machine.facts.code) {
-        rosters::set_code(&mut change, site, id, code).await?;
+        roster_table::set_code(&mut change, site, id, code).await?;
     }
     machines::approve(&mut change, site, id).await?;
     let mut record = sites::of(&mut change, site).await?;

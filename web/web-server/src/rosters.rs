@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use sqlx::SqliteConnection;
-use trust_format::{MachineId, PinRule, ROSTER_SHARED_SIGNS_MAX, Roster, Sign, Verified};
+use trust_format::{
+    MachineId, PinRule, ROSTER_SHARED_SIGNS_MAX, Roster, Sign, SignerRole, Verified,
+};
 use web_api::{DemoteSign, Hex, Machine, NewPin, SignKind, SitePin};
 use zeroize::Zeroizing;
 
@@ -21,7 +23,8 @@ const PIN_DIGITS: usize = 8;
 /// A PIN holds no longer.
 const LIFE_HOURS_MAX: u16 = 24 * 90;
 
-/// Signs a roster of the next number when anything in it changed.
+/// Signs a roster of the next number when anything in it changed. Without an authority key it stays as it was, and what would
+/// change it by a person's wish is refused: see [`check_authority`].
 pub(crate) async fn refresh(
     db: &mut SqliteConnection,
     hq: &Hq,
@@ -44,11 +47,25 @@ pub(crate) async fn refresh(
     };
     let signed = Verified::<Roster>::check(&site.roster, &hq.signer.trusted());
     if !signed.is_ok_and(|old| *old == roster) {
+        if let Err(error) = check_authority(hq) {
+            tracing::warn!(site = site.name, %error, "a roster stays as it was");
+            return Ok(());
+        }
         roster.number += 1;
         site.roster_number = roster.number;
         site.roster = hq.signer.sign_roster(&roster)?.as_bytes().to_vec();
     }
     Ok(())
+}
+
+/// Whether HQ can sign rosters.
+pub(crate) fn check_authority(hq: &Hq) -> Result<(), Refusal> {
+    match hq.signer.can_sign(SignerRole::Authority) {
+        true => Ok(()),
+        false => Err(Refusal::conflict(
+            "HQ holds no authority key that the root names: which machines a site knows stays as it is",
+        )),
+    }
 }
 
 /// A new PIN for a site. It is shown this once, and kept as a hash.
@@ -57,6 +74,7 @@ pub(crate) async fn set_pin(
     Named(name): Named,
     Input(new): Input<NewPin>,
 ) -> Result<Json<SitePin>, Refusal> {
+    check_authority(&hq)?;
     if new.uses == 0 {
         return Err(Refusal::bad("a PIN admits at least one machine"));
     }
@@ -115,6 +133,7 @@ pub(crate) async fn remove_pin(
     State(hq): State<Arc<Hq>>,
     Named(name): Named,
 ) -> Result<(), Refusal> {
+    check_authority(&hq)?;
     let mut change = hq.database.write().await?;
     let mut site = sites::named(&mut change, &name).await?;
     rosters::set_pin(&mut change, site.id, None).await?;
@@ -131,6 +150,7 @@ pub(crate) async fn demote(
     id: Named,
     Input(wish): Input<DemoteSign>,
 ) -> Result<Json<Machine>, Refusal> {
+    check_authority(&hq)?;
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
     let mut change = hq.database.write().await?;
     let mut seen = machines::infos(&mut change, Some(id), 64).await?;
