@@ -8,7 +8,7 @@ use std::{
 };
 
 use image_format::Manifest;
-use peer_cache_node::{PeerCache, write_durably};
+use peer_cache_node::{AcceptManifestError, PeerCache, write_durably};
 use trust_format::{Digest, Verified};
 
 /// Pauses double, with up to half as much again by chance.
@@ -21,6 +21,8 @@ pub(crate) struct Versions {
     cache: PeerCache,
     folder: Arc<PathBuf>,
     wanted: Arc<Mutex<BTreeSet<Digest>>>,
+    /// The root under which the manifests were looked at last.
+    root: Arc<Mutex<Option<Digest>>>,
 }
 
 impl Versions {
@@ -29,6 +31,7 @@ impl Versions {
             cache,
             folder: Arc::new(dir.join("manifests")),
             wanted: Arc::default(),
+            root: Arc::default(),
         }
     }
 
@@ -53,6 +56,33 @@ impl Versions {
         }
         for digest in new {
             tokio::spawn(self.clone().take(digest));
+        }
+        self.renew();
+    }
+
+    /// Under a new root a manifest may be believed no longer by those to whom it is shown; HQ has it with another signature. Its objects stay where
+    /// they are.
+    fn renew(&self) {
+        let present = self.cache.site(|s| s.keys().map(|k| k.root().digest()));
+        let before = {
+            let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *root, present)
+        };
+        if before.is_none() || before == present {
+            return;
+        }
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        for digest in wanted.clone() {
+            let Some(manifest) = self.cache.shared_manifest(&digest) else {
+                continue;
+            };
+            let bytes = manifest.as_bytes();
+            let accepted = self.cache.site(|s| s.accept_manifest(&digest, bytes));
+            if matches!(accepted, Err(AcceptManifestError::Document(_))) {
+                tracing::info!(image.version = %digest, "taken anew: no key of the new root signed it");
+                self.cache.unshare(&digest);
+                tokio::spawn(self.clone().take(digest));
+            }
         }
     }
 

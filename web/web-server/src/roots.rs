@@ -159,13 +159,9 @@ pub(crate) async fn publish(
     // what was signed since then, and nothing more while the keys change
     let mut change = hq.database.write().await?;
     Renewal::new(&hq, &next).run(&mut change).await?;
-    let is_new = next.trusted().root().digest() != hq.signer.trusted().root().digest();
     hq.signer
         .advance(next)
         .map_err(|e| refused(&hq, &bytes, e))?;
-    if is_new {
-        waiting::tell_sites(&mut change, &hq).await?;
-    }
     change.commit().await?;
     waiting::catch_up(&hq).await?;
     let keys = info(&hq.signer);

@@ -77,8 +77,13 @@ pub(crate) async fn sign_channel(
 }
 
 /// Every site's channel gets its next number though it says the same: nodes that hear of a higher number ask for all documents, and the
-/// new root is among them.
-pub(crate) async fn tell_sites(db: &mut SqliteConnection, hq: &Hq) -> Result<(), Refusal> {
+/// new root is among them. Once for each root, also when HQ ended in between.
+async fn tell_sites(db: &mut SqliteConnection, hq: &Hq) -> Result<(), Refusal> {
+    let present = hq.signer.trusted().root().digest();
+    let told = table::replace_told_root(db, &present).await?;
+    if told.is_none_or(|told| told == present.to_string()) {
+        return Ok(());
+    }
     for id in site_table::ids(db).await? {
         let mut site = sites::of(db, id).await?;
         // a site whose first channel waits has no node yet; where one waits, the next number comes with it
@@ -178,6 +183,7 @@ pub(crate) async fn catch_up(hq: &Arc<Hq>) -> Result<(), Refusal> {
             table::forget_order(&mut change, &order).await?;
         }
     }
+    tell_sites(&mut change, hq).await?;
     change.commit().await?;
     sites::refresh_all(hq).await
 }

@@ -186,8 +186,8 @@ CREATE TABLE shared_signs (
 PRAGMA user_version = 4;
 ";
 
-/// What waits for a signature by a key that HQ does not hold, the highest number that a channel of the site was ever given, and
-/// whether a node has its certificate as it is here.
+/// What waits for a signature by a key that HQ does not hold, the highest number that a channel of the site was ever given,
+/// whether a node has its certificate as it is here, and the root of which the sites were told.
 const STEP_5: &str = "
 ALTER TABLE sites ADD COLUMN channel_given BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE nodes ADD COLUMN certificate_taken BIGINT NOT NULL DEFAULT 1;
@@ -211,6 +211,7 @@ CREATE TABLE waiting_orders (
     document BLOB NOT NULL,
     PRIMARY KEY (site, number)
 );
+CREATE TABLE told_root (digest TEXT NOT NULL);
 PRAGMA user_version = 5;
 ";
 

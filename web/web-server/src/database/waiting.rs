@@ -1,7 +1,7 @@
 //! What waits for a signature by a key that HQ does not hold. Documents here are envelopes that nobody signed.
 
 use sqlx::{Row, SqliteConnection};
-use trust_format::{Order, SiteId};
+use trust_format::{Digest, Order, SiteId};
 use web_api::{Hex, ImageKind, ImageVersion, WaitingChannel};
 
 use super::{Result, big, images, number};
@@ -201,4 +201,22 @@ pub(crate) async fn name_of_version(
         .bind(version.to_string())
         .fetch_optional(db)
         .await
+}
+
+/// The root of which the sites were told, for the first time or instead of another. Returns which one that was.
+pub(crate) async fn replace_told_root(
+    db: &mut SqliteConnection,
+    digest: &Digest,
+) -> Result<Option<String>> {
+    let before = sqlx::query_scalar("SELECT digest FROM told_root")
+        .fetch_optional(&mut *db)
+        .await?;
+    sqlx::query("DELETE FROM told_root")
+        .execute(&mut *db)
+        .await?;
+    sqlx::query("INSERT INTO told_root (digest) VALUES ($1)")
+        .bind(digest.to_string())
+        .execute(db)
+        .await?;
+    Ok(before)
 }

@@ -1,7 +1,7 @@
 //! Roots that change, and the keys that HQ holds.
 
 use image_format::{Manifest, ManifestKind};
-use trust_format::{NodeCertificate, Order, TrustRootError, TrustedKeys, Verified};
+use trust_format::{Channel, NodeCertificate, Order, TrustRootError, TrustedKeys, Verified};
 use web_api::*;
 
 use crate::{away::*, world::*};
@@ -280,6 +280,29 @@ async fn an_authority_key_goes_when_every_node_has_its_new_certificate() {
     for query in ["", "?have=", "?have=12", "?other=1"] {
         let path = format!("/api/v1/node/certificate{query}");
         node.caller.get(&path).await.refused(400);
+    }
+}
+
+/// HQ ended after it had kept the root and before it told the sites.
+#[tokio::test]
+async fn a_root_that_was_kept_is_told_at_the_next_start() {
+    let world = World::new().await;
+    let away = Away::of(&world);
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "n").await;
+    let old = world.keys().await;
+    let number = node.channel(&old).await.number;
+    let bytes = away.root(&world, 1, &["root"], ONLINE, &["root"]).await;
+    std::fs::write(keys_folder(&world).join("roots/2"), &bytes).unwrap();
+    let mut world = world.restart().await;
+    for _ in 0..2 {
+        assert_eq!(world.admin.get("/api/v1/root").await.body, bytes);
+        let caller = world.with_key(&node.key);
+        let documents: NodeDocuments = caller.get("/api/v1/node/documents").await.json();
+        let new = old.advance(&documents.roots.last().unwrap().0).unwrap();
+        let channel: Verified<Channel> = Verified::check(&documents.channel.0, &new).unwrap();
+        assert_eq!(channel.number, number + 1, "told once");
+        world = world.restart().await;
     }
 }
 
