@@ -167,6 +167,11 @@ fn a_node_stays_with_its_tpm() -> Result<()> {
 
 /// On the disk, and by what the node's program says of it on a computer that is not this machine.
 fn check_that_the_key_is_sealed(lab: &Lab, vm: &Vm) -> Result<()> {
+    let said = vm.console().first("agent: the node's key is");
+    ensure!(
+        said.as_deref() == Some("agent: the node's key is sealed to this machine's TPM"),
+        "the agent says {said:?}"
+    );
     chain::copy_from_disk(&vm.disk(), "/var/lib/lamplighter", lab.scratch())?;
     let dir = lab.scratch().join("lamplighter");
     let identity = std::fs::read(dir.join("identity"))?;
