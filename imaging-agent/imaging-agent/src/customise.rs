@@ -12,13 +12,15 @@ use anyhow::{Context, Result, bail, ensure};
 use imaging_plan::Layout;
 use nix::mount::{MsFlags, mount, umount};
 use peer_cache_node::{
-    Identity, Site,
+    Identity, KeyFile, Site,
     tpm::{OpenTpmError, Tpm},
 };
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-use crate::target::{Target, resize_ext4};
+use crate::{
+    screen::say,
+    target::{Target, resize_ext4},
+};
 
 const MOUNT_POINT: &str = "/mnt";
 const PROGRAM: &str = "opt/lamplighter/lamplighter";
@@ -97,11 +99,12 @@ impl NodeInstall {
         write(&program, &self.program, 0o755)?;
         let state = inside(root, STATE)?;
         fs::create_dir_all(&state)?;
-        write(
-            &state.join("identity"),
-            &key_file(&self.identity, root),
-            0o600,
-        )?;
+        let key = key_file(&self.identity, root);
+        match &key.plain_because {
+            None => say("the node's key is sealed to this machine's TPM"),
+            Some(why) => say(&format!("the node's key is not sealed: {why}")),
+        }
+        write(&state.join("identity"), &key.bytes, 0o600)?;
         write(&state.join("certificate"), &self.certificate, 0o644)?;
         if let Some(issuer) = &self.issuer {
             write(&state.join("issuer"), issuer, 0o644)?;
@@ -152,7 +155,7 @@ enum NotSealedError {
 }
 
 /// The node's key, sealed to this machine's TPM if the new system will be able to use it.
-fn key_file(identity: &Identity, root: &Path) -> Zeroizing<Vec<u8>> {
+fn key_file(identity: &Identity, root: &Path) -> KeyFile {
     let tpm = match has_tpm_driver(root) {
         true => Tpm::open().map_err(NotSealedError::Open),
         false => Err(NotSealedError::NoDriver),
@@ -378,7 +381,9 @@ mod tests {
         let root = tree();
         let identity = Identity::generate().unwrap();
         assert!(!has_tpm_driver(root.path()));
-        assert_eq!(key_file(&identity, root.path()).len(), 32);
+        let key = key_file(&identity, root.path());
+        assert_eq!(key.bytes.len(), 32);
+        assert!(key.plain_because.unwrap().contains("no driver"));
         let kernel = root.path().join("usr/lib/modules/6.1.0-56-amd64");
         fs::create_dir_all(&kernel).unwrap();
         fs::write(

@@ -31,6 +31,14 @@ pub struct Identity {
     key: SigningKey,
 }
 
+/// What is to be written to a key file, readable by its owner only; wiped when it is dropped.
+pub struct KeyFile {
+    /// The whole file.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Why the key is not sealed, in one line; nothing when it is.
+    pub plain_because: Option<String>,
+}
+
 /// Why a key file cannot be used.
 #[derive(Debug, Error)]
 pub enum OpenIdentityError {
@@ -135,8 +143,12 @@ impl Identity {
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::generate().map_err(io_error)?;
-                let bytes = identity.to_key_file(tpm());
-                write_private(path, &bytes).map_err(io_error)?;
+                let file = identity.to_key_file(tpm());
+                write_private(path, &file.bytes).map_err(io_error)?;
+                match &file.plain_because {
+                    None => tracing::info!("the node's key is sealed to this computer's TPM"),
+                    Some(why) => tracing::info!(why, "the node's key lies unsealed"),
+                }
                 Ok(identity)
             }
             Err(e) => Err(io_error(e)),
@@ -167,26 +179,22 @@ impl Identity {
         }
     }
 
-    /// What goes into the key file of this identity: sealed if there is a TPM and it gives back what it sealed, else the seed,
-    /// and a log line says why. The file must be readable by its owner only. Blocks on the TPM.
-    pub fn to_key_file<E: Error>(&self, tpm: Result<Tpm, E>) -> Zeroizing<Vec<u8>> {
+    /// What goes into the key file of this identity: sealed if there is a TPM and it gives back what it sealed, else plain.
+    /// Blocks on the TPM. Who writes it says which of both it is, once.
+    pub fn to_key_file<E: Error>(&self, tpm: Result<Tpm, E>) -> KeyFile {
         let seed = self.seed();
-        let peer = self.public().short();
+        let plain = |error: &dyn Error| KeyFile {
+            bytes: Zeroizing::new(seed.to_vec()),
+            plain_because: Some(with_causes(error)),
+        };
         match tpm.map(|mut tpm| tpm.seal(&seed)) {
-            Ok(Ok(sealed)) => {
-                tracing::info!(peer.id = %peer, "the node's key is sealed to this machine's TPM");
-                return Zeroizing::new(sealed.to_bytes());
-            }
-            Ok(Err(error)) => {
-                let error = with_causes(&error);
-                tracing::warn!(peer.id = %peer, error, "the node's key lies unsealed: the TPM fails");
-            }
-            Err(error) => {
-                let error = with_causes(&error);
-                tracing::info!(peer.id = %peer, error, "the node's key lies unsealed");
-            }
+            Ok(Ok(sealed)) => KeyFile {
+                bytes: Zeroizing::new(sealed.to_bytes()),
+                plain_because: None,
+            },
+            Ok(Err(error)) => plain(&error),
+            Err(error) => plain(&error),
         }
-        Zeroizing::new(seed.to_vec())
     }
 
     fn of_seed(seed: &[u8; 32]) -> Self {

@@ -1,4 +1,4 @@
-//! The peer cache at work: QUIC endpoint, discovery, slab, and the client of the origin.
+//! The peer cache at work: QUIC endpoint, discovery, slab, the client of the origin; and the computer's TPM, which keeps its key.
 //! Decides nothing: every choice is a core's in `peer-cache-proto`.
 //! Called by the appliance's node and by the imaging agent.
 
@@ -49,7 +49,7 @@ use trust_format::{Digest, Document, MachineId, PublicKey, Ticket, Verified, pee
 pub use durable::write_durably;
 pub use endpoint::{crypto_provider, network_threads};
 pub use event::Event;
-pub use identity::{Identity, OpenIdentityError, key_of_spki};
+pub use identity::{Identity, KeyFile, OpenIdentityError, key_of_spki};
 pub use keeper::{Arrived, ChunkKeeper, Kept};
 pub use origin::{BoxFuture, FetchObjectError, HolderView, Lease, LeaseError, Origin};
 pub use session::ConnectError;

@@ -37,12 +37,14 @@ pub const A: Machine = Machine {
     name: "A",
     number: 0,
     boot: Boot::DiskThenPxe,
+    tpm: None,
 };
 /// The second, which starts by HTTP.
 pub const B: Machine = Machine {
     name: "B",
     number: 1,
     boot: Boot::DiskThenHttp,
+    tpm: None,
 };
 
 /// A machine that was imaged.
@@ -163,6 +165,14 @@ fn debugfs(disk: &Path, request: &str) -> Result<String> {
     let disk = format!("{}?offset={ROOT_OFFSET}", disk.display());
     let arguments = ["-R", request, &disk];
     run(None, DEBUGFS_TIMEOUT, Path::new("debugfs"), &arguments)
+}
+
+/// Copies a folder of the root file system on a machine's disk into `to`, which is there.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn copy_from_disk(disk: &Path, folder: &str, to: &Path) -> Result<()> {
+    debugfs(disk, &format!("rdump {folder} {}", to.display())).map(drop)
 }
 
 /// What is installed is an ordinary system: nothing in it is ours before the agent puts it there.

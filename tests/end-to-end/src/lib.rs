@@ -9,7 +9,7 @@
 //! | `LAMPLIGHTER_ARTEFACTS` | consoles and logs, a folder for each test | `target/vm-logs` |
 //! | `LAMPLIGHTER_LONG` | `1`: five power cycles instead of one | unset |
 //!
-//! Needs root, `/dev/net/tun`, and Debian's `qemu-system-x86 ovmf dnsmasq nftables iproute2 curl e2fsprogs` beside what
+//! Needs root, `/dev/net/tun`, and Debian's `qemu-system-x86 swtpm ovmf dnsmasq nftables iproute2 curl e2fsprogs` beside what
 //! `os-image/build.sh` names. QEMU always emulates (TCG): runs are alike with and without `/dev/kvm`.
 
 pub mod chain;

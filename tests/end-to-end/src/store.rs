@@ -173,6 +173,23 @@ impl<'lab> Store<'lab> {
         }
     }
 
+    /// The node at `address` does not serve the boot file, as long as `within`.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn check_no_boot_files(&self, address: &str, within: Duration) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < within {
+            ensure!(
+                self.fetch_boot_file(address).is_err(),
+                "{address} serves {BOOT_FILE} after {} s",
+                started.elapsed().as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    }
+
     fn fetch_boot_file(&self, address: &str) -> Result<()> {
         let got = self.lab.scratch().join("fetched-boot-file");
         let url = format!("tftp://{address}/{BOOT_FILE}");

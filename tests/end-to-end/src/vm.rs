@@ -20,6 +20,7 @@ const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// As little memory as a machine may have.
 const MEMORY_MIB: &str = "1024";
+const TPM_SOCKET: &str = "tpm-socket";
 const DISK_BYTES: u64 = 3 << 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub struct Machine {
     pub number: usize,
     /// Set up in its firmware.
     pub boot: Boot,
+    /// The TPM 2.0 on its board, if any, by a name of its own: what it remembers outlives its starts.
+    pub tpm: Option<&'static str>,
 }
 
 impl Machine {
@@ -77,6 +80,7 @@ pub struct Vm {
     folder: PathBuf,
     console: Console,
     qemu: Option<Process>,
+    tpm: Option<Process>,
 }
 
 impl Vm {
@@ -96,6 +100,7 @@ impl Vm {
             folder,
             console,
             qemu: None,
+            tpm: None,
         };
         vm.switch_on(lab)?;
         Ok(vm)
@@ -140,7 +145,16 @@ impl Vm {
             self.qmp(&json!({"execute": "quit"}))?;
             qemu.wait(QUIT_TIMEOUT)?;
         }
+        // QEMU told it to end; its seeds are in a file
+        if let Some(mut tpm) = self.tpm.take() {
+            tpm.kill();
+        }
         Ok(())
+    }
+
+    /// Another board, as far as the TPM goes; from the next start on.
+    pub fn change_tpm(&mut self, tpm: Option<&'static str>) {
+        self.machine.tpm = tpm;
     }
 
     /// From now on the machine stops instead of starting over.
@@ -183,12 +197,40 @@ impl Vm {
     pub fn switch_on(&mut self, lab: &Lab) -> Result<()> {
         ensure!(self.qemu.is_none(), "the machine is on already");
         self.console.forget();
+        if let Some(name) = self.machine.tpm {
+            self.tpm = Some(self.start_tpm(lab, name)?);
+        }
         let arguments = self.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let name = format!("machine-{}.qemu", self.machine.name);
         let program = Path::new("qemu-system-x86_64");
         self.qemu = Some(lab.start(Namespace::Switch, &name, program, &arguments)?);
         Ok(())
+    }
+
+    /// An emulated TPM, which ends with QEMU.
+    fn start_tpm(&self, lab: &Lab, name: &str) -> Result<Process> {
+        let state = self.folder.join(format!("tpm-{name}"));
+        std::fs::create_dir_all(&state)?;
+        let socket = self.folder.join(TPM_SOCKET);
+        // the last one's
+        let _ = std::fs::remove_file(&socket);
+        let log = format!("machine-{}.tpm", self.machine.name);
+        let (state, path) = (state.display(), socket.display());
+        let (state, control) = (format!("dir={state}"), format!("type=unixio,path={path}"));
+        let arguments = ["socket", "--tpm2", "--tpmstate", &state, "--ctrl", &control];
+        let program = Path::new("swtpm");
+        let mut tpm = lab.start(Namespace::Switch, &log, program, &arguments)?;
+        let started = Instant::now();
+        while !socket.exists() {
+            tpm.check().context("Debian package swtpm")?;
+            ensure!(
+                started.elapsed() < CONNECT_TIMEOUT,
+                "the emulated TPM makes no socket"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(tpm)
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -272,6 +314,14 @@ impl Vm {
                     format!("name=opt/org.tianocore/{setting},string=n"),
                 );
             }
+        }
+        if self.machine.tpm.is_some() {
+            add(
+                "-chardev",
+                format!("socket,id=tpm,path={}", file(TPM_SOCKET)),
+            );
+            add("-tpmdev", "emulator,id=tpm0,chardev=tpm".to_owned());
+            add("-device", "tpm-tis,tpmdev=tpm0".to_owned());
         }
         if let Boot::DiskThenStick(image) = &self.machine.boot {
             add("-device", "qemu-xhci".to_owned());

@@ -9,11 +9,14 @@ use end_to_end::{
     Boot, CLIENT, Console, LAPTOP, Lab, Machine, Namespace, Process, Store, UnknownMachines, Vm,
     agent_program,
     chain::{self, A, AGENT_TIMEOUT, B, HOME_TIMEOUT, INSTALL_TIMEOUT, OS_TIMEOUT},
+    program,
 };
 use serde_json::Value;
 
 /// More than a node says to a computer that it only asks to wait, much less than an image.
 const WAITING_BYTES_MAX: u64 = 300_000;
+/// A node that may run has its boot files this long after its system is up, and more.
+const NODE_TIMEOUT: Duration = Duration::from_secs(40);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
@@ -80,11 +83,13 @@ fn usb_stick_and_power_cycles() -> Result<()> {
         name: "A",
         number: 3,
         boot: Boot::PxeFirst,
+        tpm: None,
     };
     let u = Machine {
         name: "U",
         number: 2,
         boot: Boot::DiskThenStick(store.build_stick()?),
+        tpm: None,
     };
     let mut cycled = chain::switch_on(&lab, a.clone())?;
     cycled.wait_for_disk(&store)?;
@@ -118,6 +123,74 @@ fn usb_stick_and_power_cycles() -> Result<()> {
     let installs = whole.all("agent: finished").len();
     ensure!(installs == 1, "the machine was imaged {installs} times");
     chain::wait_until_home(&mut store, &a, "certified")?;
+    Ok(())
+}
+
+/// The agent seals the new node's key: the node runs on its own board, and neither without a TPM nor with another's.
+#[test]
+fn a_node_stays_with_its_tpm() -> Result<()> {
+    let lab = Lab::new("a_node_stays_with_its_tpm")?;
+    let mut store = Store::open(&lab, UnknownMachines::Admit)?;
+    let machine = Machine {
+        tpm: Some("own"),
+        ..A
+    };
+    let mut machine = chain::switch_on(&lab, machine)?;
+    machine.wait_for_disk(&store)?;
+    check_that_the_key_is_sealed(&lab, &machine.vm)?;
+    let at = machine.wait_for_system(&store)?.address;
+    chain::wait_until_home(&mut store, &A, "certified")?;
+    store.wait_for_boot_files(&at)?;
+    lab.say("its node runs with its own TPM");
+    for (tpm, what) in [(None, "without a TPM"), (Some("other"), "with another TPM")] {
+        machine.vm.switch_off()?;
+        machine.vm.change_tpm(tpm);
+        let at = machine.wait_for_system(&store)?.address;
+        store.check_no_boot_files(&at, NODE_TIMEOUT)?;
+        lab.say(&format!("its node does not run {what}"));
+    }
+    machine.vm.switch_off()?;
+    machine.vm.change_tpm(Some("own"));
+    let started = std::time::Instant::now();
+    let at = machine.wait_for_system(&store)?.address;
+    let up = started.elapsed();
+    store.wait_for_boot_files(&at)?;
+    let node = started.elapsed().saturating_sub(up);
+    lab.say(&format!("with its own again the node needs {node:?}"));
+    // else the time above said nothing
+    ensure!(
+        node < NODE_TIMEOUT,
+        "the node took {node:?} after its system was up"
+    );
+    Ok(())
+}
+
+/// On the disk, and by what the node's program says of it on a computer that is not this machine.
+fn check_that_the_key_is_sealed(lab: &Lab, vm: &Vm) -> Result<()> {
+    let said = vm.console().first("agent: the node's key is");
+    ensure!(
+        said.as_deref() == Some("agent: the node's key is sealed to this machine's TPM"),
+        "the agent says {said:?}"
+    );
+    chain::copy_from_disk(&vm.disk(), "/var/lib/lamplighter", lab.scratch())?;
+    let dir = lab.scratch().join("lamplighter");
+    let identity = std::fs::read(dir.join("identity"))?;
+    ensure!(
+        identity.starts_with(b"LMPSEAL1"),
+        "the key on the disk is not sealed: {} bytes",
+        identity.len()
+    );
+    let dir = dir.display().to_string();
+    let arguments = ["node", "--dir", &dir, "--boot", "off", "--no-beacons"];
+    let mut moved = lab.start(Namespace::Client, "moved-node", &program()?, &arguments)?;
+    let status = moved.wait(COMMAND_TIMEOUT)?;
+    ensure!(
+        !status.success(),
+        "the node runs with its disk's files alone"
+    );
+    // to a TPM that is not there, or to another one than this computer's
+    let said = moved.console().first("is sealed to");
+    lab.say(&said.context("the node does not say that its key is sealed")?);
     Ok(())
 }
 
