@@ -353,6 +353,8 @@ impl Running {
 
     async fn certified_node(&mut self) -> Result<(Identity, Vec<u8>, Option<Vec<u8>>)> {
         let identity = Identity::generate()?;
+        // by it the node is revoked at HQ, should HQ never have met it
+        say(&format!("node key {}", identity.public()));
         self.cache.ask_certificate(&self.node, identity.public());
         let asked = async {
             loop {

@@ -37,6 +37,7 @@ pub const A: Machine = Machine {
     name: "A",
     number: 0,
     boot: Boot::DiskThenPxe,
+    clock: None,
     tpm: None,
 };
 /// The second, which starts by HTTP.
@@ -44,6 +45,7 @@ pub const B: Machine = Machine {
     name: "B",
     number: 1,
     boot: Boot::DiskThenHttp,
+    clock: None,
     tpm: None,
 };
 

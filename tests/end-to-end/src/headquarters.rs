@@ -119,6 +119,23 @@ impl<'lab> Headquarters<'lab> {
             .sum()
     }
 
+    /// Waits until every byte of an image went over the WAN.
+    ///
+    /// # Errors
+    /// When the time is over.
+    pub fn wait_for_ledger(&mut self, image: &Image, timeout: Duration) -> Result<Value> {
+        let what = format!("ledger of version {}", image.version);
+        self.poll(&what, timeout, |hq| {
+            let lines = hq.ask(&["ledger"])?;
+            let lines = lines.as_array().context("the ledger is no list")?;
+            let whole = |line: &&Value| {
+                line["version"] == *image.version
+                    && line["wan_bytes"].as_u64() >= Some(image.object_bytes)
+            };
+            Ok(lines.iter().find(whole).cloned())
+        })
+    }
+
     /// Waits until a machine passes `test`, and answers it. `what` says for people which one is wanted.
     ///
     /// # Errors

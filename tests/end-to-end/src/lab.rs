@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Machines a lab has cables for.
-const MACHINES: usize = 4;
+const MACHINES: usize = 5;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Beginning of the names of our namespaces; then come our process, the lab's number and the role.
 const PREFIX: &str = "lampvm";
@@ -34,7 +34,7 @@ pub const CLIENT: &str = "10.77.0.50";
 ///
 /// ```text
 ///  hq 10.78.0.1 ---- wan 10.78.0.2  store 10.77.0.2 ---+
-///                                   laptop 10.77.0.1 --+-- br0 in switch -- tap0..3 -- QEMU
+///                                   laptop 10.77.0.1 --+-- br0 in switch -- tap0..4 -- QEMU
 ///                                   client 10.77.0.50 -+
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,6 +300,21 @@ impl Lab {
         Ok(addresses
             .filter_map(|address| address["local"].as_str().map(str::to_owned))
             .collect())
+    }
+
+    /// Bytes on the cable of a machine: to it and from it.
+    ///
+    /// # Errors
+    /// When `ip` does not answer.
+    pub fn cable_bytes(&self, machine: usize) -> Result<(u64, u64)> {
+        let tap = Self::tap(machine);
+        let arguments = ["-json", "-statistics", "link", "show", "dev", &tap];
+        let at = Namespace::Switch;
+        let text = self.run(at, COMMAND_TIMEOUT, Path::new("ip"), &arguments)?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        // what the switch sends is what the machine gets
+        let of = |way: &str| value[0]["stats64"][way]["bytes"].as_u64();
+        of("tx").zip(of("rx")).context("ip counts nothing")
     }
 
     /// The tap of machine number `machine`.

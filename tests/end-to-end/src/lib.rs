@@ -27,5 +27,5 @@ pub use headquarters::{Headquarters, Image, install_state};
 pub use lab::{CLIENT, Lab, Namespace};
 pub use paths::{agent_program, os_image, program};
 pub use process::{Process, run};
-pub use store::{BOOT_FILE, LAPTOP, Store, UnknownMachines};
+pub use store::{BOOT_FILE, LAPTOP, SITE, Store, UnknownMachines};
 pub use vm::{Boot, Machine, Vm};

@@ -22,7 +22,8 @@ pub const BOOT_FILE: &str = "lamplighter.efi";
 const SLAB_BYTES: &str = "1073741824";
 const BOOT_FILE_TIMEOUT: Duration = Duration::from_secs(120);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
-const SITE: &str = "harbour";
+/// The store's name at HQ.
+pub const SITE: &str = "harbour";
 
 /// The site's rule for machines it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -47,6 +47,8 @@ pub struct Machine {
     pub number: usize,
     /// Set up in its firmware.
     pub boot: Boot,
+    /// What its clock shows when it gets power, such as `2009-01-01`: its battery is empty. Without it, the time of day.
+    pub clock: Option<&'static str>,
     /// The TPM 2.0 on its board, if any, by a name of its own: what it remembers outlives its starts.
     pub tpm: Option<&'static str>,
 }
@@ -264,6 +266,9 @@ impl Vm {
                 100 + number
             ),
         );
+        if let Some(date) = self.machine.clock {
+            add("-rtc", format!("base={date}T00:00:00"));
+        }
         add("-qmp", format!("unix:{},server=on,wait=off", file("qmp")));
         add(
             "-chardev",
