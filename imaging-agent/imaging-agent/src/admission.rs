@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use peer_cache_node::{AdmissionWish, Event, PeerCache};
+use peer_cache_node::{AdmissionWish, Event, PeerCache, tpm::Tpm};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::{
     machine::console_code,
+    tpm::TpmProof,
     wire::{AdmissionAnswer, Documents, TicketProof},
 };
 use tokio::sync::{mpsc, watch};
@@ -28,6 +29,28 @@ pub(crate) struct Admitted {
     /// As the node knows this machine.
     pub(crate) machine: MachineId,
     pub(crate) proof: TicketProof,
+}
+
+/// The TPM's word that this agent runs on its machine. A machine without one is known by its other signs.
+pub(crate) async fn prove(agent: PublicKey) -> Option<TpmProof> {
+    let proved = tokio::task::spawn_blocking(move || {
+        let mut tpm = Tpm::open().map_err(anyhow::Error::from)?;
+        tpm.prove(&agent).map_err(anyhow::Error::from)
+    });
+    match proved.await {
+        Ok(Ok(proof)) => {
+            say("the TPM vouches for this machine");
+            Some(proof)
+        }
+        Ok(Err(error)) => {
+            tracing::info!(
+                error = format!("{error:#}"),
+                "no TPM vouches for this machine"
+            );
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// Asks every node that comes up until one admits this machine; nothing when its order is spent.

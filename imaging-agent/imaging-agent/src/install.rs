@@ -11,9 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use image_format::{CHUNK_BYTES, Manifest};
 use imaging_plan::{Extent, Found, Install, Phase, TargetFacts, plan};
-use peer_cache_node::{
-    Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules, tpm::Tpm,
-};
+use peer_cache_node::{Event, Identity, PeerCache, PeerCacheConfig, Role, Site, UploadRules};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::{
     fallback::NO_NODE_DEADLINE,
@@ -27,7 +25,8 @@ use trust_format::{Completion, Digest, MachineId, Order, PublicKey, Verified};
 use web_api::{Hex, InstallReport, InstallState};
 
 use crate::{
-    admission::{be_admitted, know_hq, send_reports, take_ticket},
+    admission::{be_admitted, know_hq, prove, send_reports, take_ticket},
+    certificate::be_certified,
     costs::CpuSeconds,
     customise::NodeInstall,
     pins::PinSource,
@@ -218,28 +217,6 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
     }
 }
 
-/// The TPM's word that this agent runs on its machine. A machine without one is known by its other signs.
-async fn prove(agent: PublicKey) -> Option<TpmProof> {
-    let proved = tokio::task::spawn_blocking(move || {
-        let mut tpm = Tpm::open().map_err(anyhow::Error::from)?;
-        tpm.prove(&agent).map_err(anyhow::Error::from)
-    });
-    match proved.await {
-        Ok(Ok(proof)) => {
-            say("the TPM vouches for this machine");
-            Some(proof)
-        }
-        Ok(Err(error)) => {
-            tracing::info!(
-                error = format!("{error:#}"),
-                "no TPM vouches for this machine"
-            );
-            None
-        }
-        Err(_) => None,
-    }
-}
-
 impl Running {
     async fn run(mut self) -> Result<Outcome> {
         let manifest = self.manifest(self.order.image).await?;
@@ -270,7 +247,9 @@ impl Running {
             format!("no room for the {bytes} bytes of the image on the file system of {path}")
         })?;
         let node = match self.options.with_node {
-            true => Some(self.certified_node().await?),
+            true => {
+                Some(be_certified(&self.cache, &self.origin, &mut self.events, self.node).await?)
+            }
             false => None,
         };
         self.new_node = node.as_ref().map(|(identity, ..)| identity.public());
@@ -349,31 +328,6 @@ impl Running {
             manifest.disk_bytes,
             manifest.sector_bytes,
         )?)
-    }
-
-    async fn certified_node(&mut self) -> Result<(Identity, Vec<u8>, Option<Vec<u8>>)> {
-        let identity = Identity::generate()?;
-        // by it the node is revoked at HQ, should HQ never have met it
-        say(&format!("node key {}", identity.public()));
-        self.cache.ask_certificate(&self.node, identity.public());
-        let asked = async {
-            loop {
-                match self.events.recv().await.context("the peer cache ended")? {
-                    Event::Certificate {
-                        certificate,
-                        issuer,
-                    } => return Ok((certificate, issuer)),
-                    Event::NotCertified { reason } => {
-                        bail!("no certificate for this machine's node: {reason}")
-                    }
-                    _ => {}
-                }
-            }
-        };
-        let (certificate, issuer) = tokio::time::timeout(NODE_WITHIN, asked)
-            .await
-            .context("no node answered with a certificate")??;
-        Ok((identity, certificate, issuer))
     }
 
     fn customisation(

@@ -4,6 +4,7 @@
 
 mod admission;
 mod by_hand;
+mod certificate;
 mod costs;
 mod customise;
 mod init;

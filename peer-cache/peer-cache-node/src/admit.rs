@@ -290,7 +290,7 @@ impl Shared {
         let (Standing::Agent(agent) | Standing::Lapsed(agent)) = peer.standing() else {
             return None;
         };
-        if self.is_any_revoked(agent.vouched_by.iter().copied()) {
+        if self.is_revoked(&agent.right) {
             return None;
         }
         let (machine, number) = (agent.ticket.machine, agent.ticket.order);
@@ -316,10 +316,8 @@ impl Shared {
                 .as_ref()
                 .and_then(|bytes| trust_format::peek::<NodeCertificate>(bytes).ok())
                 .map(|certificate| certificate.node);
-            let agent = AdmittedAgent {
-                ticket,
-                vouched_by: [Some(me), issuers_issuer].into_iter().flatten().collect(),
-            };
+            let vouched_by = [Some(me), issuers_issuer].into_iter().flatten().collect();
+            let agent = AdmittedAgent::new(ticket, vouched_by);
             self.set_standing(peer, Standing::Agent(Arc::new(agent)));
         }
         AdmissionAnswer::Granted {

@@ -39,8 +39,10 @@ pub enum Event {
         /// Of its issuer, when it is provisional.
         issuer: Option<Vec<u8>>,
     },
-    /// A node could not.
+    /// A node could not: it is provisional itself, or its site forbids it. Another one may.
     NotCertified {
+        /// Who.
+        by: PublicKey,
         /// In words.
         reason: String,
     },

@@ -437,7 +437,8 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             });
         }
         Frame::NotCertified { reason } if peer.is_node() => {
-            shared.emit(Event::NotCertified { reason })
+            let by = peer.key;
+            shared.emit(Event::NotCertified { by, reason });
         }
         Frame::CertifyMe { node } => {
             if let Standing::Agent(agent) = peer.standing()
@@ -548,12 +549,12 @@ pub(crate) fn pass_on(
         ..learned.fresh.clone()
     };
     for peer in shared.peers() {
-        let vouched_by = match peer.standing() {
-            Standing::Node(node) => node.keys().collect(),
-            Standing::Agent(agent) | Standing::Lapsed(agent) => agent.vouched_by.clone(),
-            Standing::Stranger => Vec::new(),
+        let is_revoked = match peer.standing() {
+            Standing::Node(member) => shared.is_revoked(&member.right),
+            Standing::Agent(agent) | Standing::Lapsed(agent) => shared.is_revoked(&agent.right),
+            Standing::Stranger => false,
         };
-        if shared.is_any_revoked(vouched_by.into_iter()) {
+        if is_revoked {
             peer.connection.close(1u32.into(), b"revoked");
             continue;
         }

@@ -13,6 +13,7 @@ use std::{
 use image_format::ChunkHash;
 use peer_cache_proto::{
     PeerId,
+    admission::Right,
     beacon::{IssuerClocks, TicketLife},
     door::{PlaceId, Stay},
     election::Rank,
@@ -45,7 +46,7 @@ pub(crate) enum Standing {
     /// May ask to be admitted, and see root and channel.
     Stranger,
     /// A node of this site.
-    Node(Arc<CheckedNode>),
+    Node(Arc<MemberNode>),
     /// An agent with a ticket.
     Agent(Arc<AdmittedAgent>),
     /// A stranger whose ticket was over not long ago: it is renewed when it asks.
@@ -66,12 +67,29 @@ pub(crate) struct Judged {
     pub(crate) ask_again: Option<String>,
 }
 
-/// An agent's ticket and who answers for it.
+/// A node of the site.
+#[derive(Debug)]
+pub(crate) struct MemberNode {
+    pub(crate) node: CheckedNode,
+    pub(crate) right: Right,
+}
+
+/// An agent's ticket, and the right that it is.
 #[derive(Debug)]
 pub(crate) struct AdmittedAgent {
     pub(crate) ticket: Verified<Ticket>,
-    /// The node that signed, and the one that certified that node: the ticket ends with either.
-    pub(crate) vouched_by: Vec<PublicKey>,
+    pub(crate) right: Right,
+}
+
+impl AdmittedAgent {
+    /// By the node that signed, and the one that certified that node.
+    pub(crate) fn new(ticket: Verified<Ticket>, vouched_by: Vec<PublicKey>) -> Self {
+        let right = Right::Agent {
+            ticket: Box::new((*ticket).clone()),
+            vouched_by,
+        };
+        Self { ticket, right }
+    }
 }
 
 /// What an agent asks that waits for an answer.
@@ -308,24 +326,21 @@ impl Shared {
 
     /// Whether a connection may be given objects and told who holds what.
     pub(crate) fn may_be_served(&self, peer: &Peer) -> bool {
+        let holds = |right: &Right| {
+            let site = lock(&self.site);
+            let channel = site.channel().map(|c| &**c);
+            right.holds(self.now(), &mut lock(&self.clocks), channel)
+        };
         match peer.standing() {
             Standing::Stranger | Standing::Lapsed(_) => false,
-            Standing::Node(node) => !self.is_any_revoked(node.keys()),
-            Standing::Agent(agent) => {
-                !self.is_any_revoked(agent.vouched_by.iter().copied())
-                    && matches!(
-                        lock(&self.clocks).judge(self.now(), &agent.ticket),
-                        TicketLife::Left(_)
-                    )
-            }
+            Standing::Node(member) => holds(&member.right),
+            Standing::Agent(agent) => holds(&agent.right),
         }
     }
 
-    /// Whether the channel revokes one of these.
-    pub(crate) fn is_any_revoked(&self, mut keys: impl Iterator<Item = PublicKey>) -> bool {
-        let site = lock(&self.site);
-        let channel = site.channel();
-        channel.is_some_and(|c| keys.any(|key| c.revoked.contains(&key)))
+    /// Whether the channel revokes a right.
+    pub(crate) fn is_revoked(&self, right: &Right) -> bool {
+        right.is_revoked(lock(&self.site).channel().map(|c| &**c))
     }
 
     pub(crate) fn is_accused(&self, key: &PublicKey) -> bool {
@@ -411,7 +426,10 @@ impl Shared {
                     Ok(node) => {
                         let uptime = Duration::from_millis(hello.uptime_ms);
                         lock(&self.clocks).handle_reading(self.now(), *key, hello.boot, uptime);
-                        Ok(plain(Standing::Node(Arc::new(node))))
+                        let right = Right::Node {
+                            keys: node.keys().collect(),
+                        };
+                        Ok(plain(Standing::Node(Arc::new(MemberNode { node, right }))))
                     }
                     Err(Some(error)) => Err(error.to_string()),
                     Err(None) => Err(
@@ -432,10 +450,8 @@ impl Shared {
             .check_node(&claimed, &proof.issuer, proof.issuers_issuer.as_deref())
             .map_err(|e| e.map_or("no channel yet".into(), |e| e.to_string()))?;
         let id = site.id().ok_or("no site yet")?;
-        Ok(AdmittedAgent {
-            ticket: check_ticket(&proof.ticket, key, &issuer, id).map_err(|e| e.to_string())?,
-            vouched_by: issuer.keys().collect(),
-        })
+        let ticket = check_ticket(&proof.ticket, key, &issuer, id).map_err(|e| e.to_string())?;
+        Ok(AdmittedAgent::new(ticket, issuer.keys().collect()))
     }
 
     /// Hints about everybody else that listens.
@@ -454,7 +470,7 @@ impl Shared {
     pub(crate) fn machine_of(&self, peer: &Peer) -> Option<MachineId> {
         match peer.standing() {
             Standing::Agent(agent) => Some(agent.ticket.machine),
-            Standing::Node(node) => Some(node.certificate().machine),
+            Standing::Node(member) => Some(member.node.certificate().machine),
             Standing::Stranger | Standing::Lapsed(_) => None,
         }
     }

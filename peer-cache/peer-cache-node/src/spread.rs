@@ -59,7 +59,7 @@ impl Sharing {
 /// The machine that a node runs on.
 fn machine_of(peer: &Peer) -> Option<MachineId> {
     match peer.standing() {
-        Standing::Node(node) => Some(node.certificate().machine),
+        Standing::Node(member) => Some(member.node.certificate().machine),
         Standing::Agent(_) | Standing::Lapsed(_) | Standing::Stranger => None,
     }
 }

@@ -1,15 +1,66 @@
 //! Whether a machine is imaged, and under which order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use trust_format::{Channel, Digest, MachineId, Order, UnknownRule};
+use trust_format::{Channel, Digest, MachineId, Order, PublicKey, Ticket, UnknownRule};
 
-use crate::recognition::{Doubt, Recognised, Recognition};
+use crate::{
+    beacon::{IssuerClocks, TicketLife},
+    recognition::{Doubt, Recognised, Recognition},
+};
 
 /// Orders of one site that a node keeps; the highest numbers stay.
 pub const ORDERS_MAX: usize = 1024;
 /// Machines of one site whose completions a node keeps.
 pub const COMPLETED_MACHINES_MAX: usize = 16_384;
+
+/// The right of a peer, as its documents proved it when it greeted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Right {
+    /// A node of the site.
+    Node {
+        /// Its own key, and that of the node that certified it.
+        keys: Vec<PublicKey>,
+    },
+    /// An agent with a ticket.
+    Agent {
+        /// The ticket.
+        ticket: Box<Ticket>,
+        /// The node that signed it, and the one that certified that node.
+        vouched_by: Vec<PublicKey>,
+    },
+}
+
+impl Right {
+    /// Whether the channel revokes one of those on whom it depends.
+    pub fn is_revoked(&self, channel: Option<&Channel>) -> bool {
+        let (Self::Node { keys }
+        | Self::Agent {
+            vouched_by: keys, ..
+        }) = self;
+        channel.is_some_and(|c| keys.iter().any(|key| c.revoked.contains(key)))
+    }
+
+    /// Whether bytes of objects may go to this peer, and its word on who holds what be believed. Asked anew each time: a
+    /// ticket ends, and a key is revoked.
+    pub fn holds(
+        &self,
+        now: Duration,
+        clocks: &mut IssuerClocks,
+        channel: Option<&Channel>,
+    ) -> bool {
+        let is_alive = match self {
+            Self::Node { .. } => true,
+            Self::Agent { ticket, .. } => {
+                matches!(clocks.judge(now, ticket), TicketLife::Left(_))
+            }
+        };
+        is_alive && !self.is_revoked(channel)
+    }
+}
 
 /// What a node knows about its site's orders.
 #[derive(Debug, Clone, Default)]

@@ -10,6 +10,7 @@ use ed25519_dalek::SigningKey;
 use image_format::{ChunkId, PartId, PartTable};
 use peer_cache_proto::{
     PeerId,
+    admission::Right,
     beacon::IssuerClocks,
     budget::Budget,
     download::Download,
@@ -18,6 +19,7 @@ use peer_cache_proto::{
     fallback::Fallback,
     suspicion::Suspicions,
     swarm::{OPEN_CHUNKS_BOUND, RequestId},
+    wire::Credentials,
 };
 use trust_format::{PublicKey, Ticket};
 
@@ -58,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) since: Duration,
     /// What the other one said that it has; kept by nodes, by part.
     pub(crate) announced: Vec<bool>,
+    /// What it may do here, where that is simulated.
+    pub(crate) right: Option<Right>,
 }
 
 /// Bytes that came and for which there is no room yet.
@@ -109,6 +113,12 @@ pub(crate) struct Member {
     pub(crate) clocks: IssuerClocks,
     /// An agent's right to be served, where admission is simulated.
     pub(crate) ticket: Option<Ticket>,
+    /// What it shows of itself, where a stranger is about.
+    pub(crate) credentials: Option<Credentials>,
+    /// Number of the channel that it knows.
+    pub(crate) channel: usize,
+    /// HQ revoked it.
+    pub(crate) is_outcast: bool,
     /// How far the freshest reading of a node's clock was behind, and of which of its starts.
     pub(crate) behind: BTreeMap<usize, (u64, Duration)>,
     /// Whom the core named, and is not talked to.
@@ -182,6 +192,9 @@ impl Member {
             known: BTreeMap::new(),
             clocks: IssuerClocks::default(),
             ticket: None,
+            credentials: None,
+            channel: 1,
+            is_outcast: false,
             behind: BTreeMap::new(),
             accused: BTreeSet::new(),
             suspicions: Suspicions::default(),
@@ -234,6 +247,11 @@ impl Member {
         self.known.clear();
         self.clocks = IssuerClocks::default();
         self.ticket = None;
+        self.credentials = None;
+        // a node keeps its documents, an agent comes with those of its boot media
+        if !self.is_node {
+            self.channel = 1;
+        }
         self.behind.clear();
         self.end_flights();
         self.accused.clear();

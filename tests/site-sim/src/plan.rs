@@ -11,6 +11,8 @@ const EVENTS_MAX: u64 = 3_000_000;
 /// Beacons and signs of life of a day.
 const EVENTS_IDLE_DAY_MAX: u64 = 2_000_000;
 const BYTES_PER_MBIT: u64 = 125_000;
+/// One store in so many has a stranger in it.
+const STRANGER_ONE_IN: u64 = 3;
 /// One store in so many has a version that does not fit into a machine's memory.
 const LARGE_ONE_IN: u64 = 25;
 
@@ -56,6 +58,8 @@ pub struct Plan {
     pub wall: Option<usize>,
     /// For so many days without its WAN, after an hour with it; its machines come one after the other.
     pub days_offline: Option<u32>,
+    /// One more member, which nobody admitted and which tries to get and give bytes all the same; and a node may be revoked.
+    pub has_stranger: bool,
     /// `None`: an object is on the disk when its last byte has come.
     pub landing: Option<Landing>,
 }
@@ -74,6 +78,7 @@ impl Plan {
             chunks: u32::try_from(chunks).unwrap_or(0),
             faults: true,
             is_seeded: false,
+            has_stranger: seed % STRANGER_ONE_IN == 0,
             landing: Some(Landing {
                 chunk_bytes: 1 << 20,
                 cpu: Duration::from_millis(1),
@@ -101,6 +106,7 @@ impl Plan {
             liars: 0,
             wall: None,
             days_offline: None,
+            has_stranger: false,
             landing: None,
         }
     }
@@ -124,7 +130,7 @@ impl Plan {
     }
 
     pub(crate) fn members(&self) -> usize {
-        self.nodes + self.agents
+        self.nodes + self.agents + usize::from(self.has_stranger)
     }
 
     /// A loop without progress does more; so does a store of hundreds, where each part is announced to all.

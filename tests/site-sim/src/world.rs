@@ -7,6 +7,7 @@ mod landing;
 mod network;
 mod offline;
 mod shell;
+mod strangers;
 mod trouble;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -39,6 +40,8 @@ const RESEND_AFTER: Duration = Duration::from_millis(30);
 const DIAL_EVERY: Duration = Duration::from_millis(500);
 /// When all faults are over, everybody has this long to finish.
 const FINISH_WITHIN: Duration = Duration::from_secs(240);
+/// A node is revoked within this time, where one is.
+const REVOKED_WITHIN_MILLIS: u64 = 15_000;
 /// One store in so many has a budget by time of day.
 const BUDGET_ONE_IN: u64 = 3;
 
@@ -61,6 +64,8 @@ enum Message {
     Busy(RequestId),
     Claim(u64),
     Accused(trust_format::PublicKey),
+    /// The site's channel has this number.
+    Channel(usize),
 }
 
 #[derive(Debug)]
@@ -122,6 +127,11 @@ enum Event {
     },
     /// Somebody sends old beacons.
     Replay,
+    /// HQ revokes a node.
+    Revoke {
+        member: usize,
+    },
+    TellOfRevocation,
     Fault(Fault),
     Back {
         member: usize,
@@ -161,6 +171,11 @@ pub fn run(plan: Plan, verbose: bool) -> Result<Summary, Violation> {
     world.run()
 }
 
+/// Those who belong to the store.
+fn honest_members(plan: &Plan) -> usize {
+    plan.nodes + plan.agents
+}
+
 struct World {
     plan: Plan,
     verbose: bool,
@@ -192,6 +207,10 @@ struct World {
     faults_end: Duration,
     /// Where admission is simulated.
     documents: Option<offline::Documents>,
+    /// Where a stranger is about.
+    papers: Option<strangers::Papers>,
+    /// A ticket that a stranger saw.
+    stolen: Option<peer_cache_proto::wire::Credentials>,
     violation: Option<String>,
 }
 
@@ -205,6 +224,10 @@ impl World {
             .collect();
         let mut random = Random::new(plan.seed);
         let has_budget = plan.faults && random.one_in(BUDGET_ONE_IN);
+        let papers = match plan.has_stranger {
+            true => strangers::Papers::new(plan.nodes, &mut random),
+            false => None,
+        };
         let mut half_a_day = |from_minute, to_minute| WanWindow {
             from_minute,
             to_minute,
@@ -247,6 +270,8 @@ impl World {
             rivals: BTreeMap::new(),
             faults_end: Duration::ZERO,
             documents: plan.days_offline.map(|_| offline::Documents::new()),
+            papers,
+            stolen: None,
             violation: None,
         }
     }
@@ -277,6 +302,17 @@ impl World {
             };
             let at = self.random.millis(0, late);
             self.at(at, Event::Back { member });
+        }
+        if self.plan.has_stranger {
+            for stranger in honest_members(&self.plan)..self.members.len() {
+                self.members[stranger].is_liar = true;
+            }
+            if self.plan.nodes > 1 && self.random.one_in(2) {
+                let member = 1 + self.random.index(self.plan.nodes - 1);
+                let at = self.random.millis(0, REVOKED_WITHIN_MILLIS);
+                self.at(at, Event::Revoke { member });
+                self.faults_end = self.faults_end.max(at);
+            }
         }
         if self.plan.faults {
             for (at, fault) in faults::draw(&mut self.random, self.members.len()) {
@@ -352,7 +388,7 @@ impl World {
 
     fn is_done(&self) -> bool {
         let has_restarted = |m: &Member| self.documents.is_some() && m.finished_at.is_some();
-        let done = |m: &Member| m.is_done() || m.is_liar || has_restarted(m);
+        let done = |m: &Member| m.is_done() || m.is_liar || m.is_outcast || has_restarted(m);
         self.now >= self.faults_end && self.members.iter().rev().all(done)
     }
 
@@ -401,6 +437,8 @@ impl World {
             | Event::Dial
             | Event::GiveUp { .. }
             | Event::Replay
+            | Event::Revoke { .. }
+            | Event::TellOfRevocation
             | Event::Fault(_)
             | Event::Back { .. }
             | Event::Unpause
@@ -440,6 +478,8 @@ impl World {
             Event::Beacon { member, boot } => self.send_beacon(member, boot),
             Event::Heard { member, beacon } => self.hear(member, &beacon),
             Event::Replay => self.replay(),
+            Event::Revoke { member } => self.revoke(member),
+            Event::TellOfRevocation => self.tell_of_revocation(),
             Event::Fault(fault) => self.fault(fault),
             Event::Back { member } => self.back(member),
             Event::Unpause => self.unpause(),

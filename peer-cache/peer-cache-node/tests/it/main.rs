@@ -405,7 +405,7 @@ async fn a_provisional_node_admits_and_certifies_nobody() {
             .unwrap()
             .unwrap()
         {
-            Event::NotCertified { reason } => {
+            Event::NotCertified { reason, .. } => {
                 assert!(reason.contains("provisionally"), "{reason}");
                 break;
             }

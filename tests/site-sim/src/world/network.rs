@@ -53,11 +53,14 @@ impl World {
             let old: Vec<PeerId> = old.map(|(link, _)| *link).collect();
             old.into_iter().for_each(|link| self.give_up(link));
         }
+        let Some([of_b, of_a]) = self.greet_by_papers(a, b) else {
+            return;
+        };
         let link = PeerId(self.ends.len() as u64);
         self.ends.push(Some((a, b)));
         self.last_frame.push([Duration::ZERO; 2]);
         self.set_linked(a, b, true);
-        for (me, other) in [(a, b), (b, a)] {
+        for (me, other, right) in [(a, b, of_b), (b, a, of_a)] {
             let me = &mut self.members[me];
             let parts = match me.is_node || self.plan.faults {
                 true => me.held.len(),
@@ -67,18 +70,21 @@ impl World {
                 other,
                 since: self.now,
                 announced: vec![false; parts],
+                right,
             };
             me.links.insert(link, end);
         }
         for (agent, node) in [(a, b), (b, a)] {
             if self.members[node].is_node && !self.members[agent].is_node {
                 self.ask_admission(agent, node);
+                self.ask_for_ticket(agent, node);
             }
         }
         for me in [a, b] {
             self.suspect(me);
             self.tell_nodes(me);
             self.join(me, link);
+            self.boast(me, link);
         }
     }
 
@@ -123,9 +129,11 @@ impl World {
         self.tell_nodes(member);
         let mut links = self.members[member].links.values();
         let is_node_in_view = links.any(|l| self.members[l.other].is_node);
+        // nobody is asked for the image, and least of all HQ, by an agent that was not admitted
+        let has_ticket = self.papers.is_none() || self.has_ticket(member);
         let me = &mut self.members[member];
         me.fallback.handle_view(now, is_node_in_view);
-        let stands = me.fallback.is_without_node(now);
+        let stands = me.fallback.is_without_node(now) && has_ticket;
         if let Some(download) = &mut me.download {
             download.handle_standing(now, stands);
         }
@@ -171,6 +179,9 @@ impl World {
             return;
         };
         let to = if a == from { b } else { a };
+        if let Message::Object { .. } = message {
+            self.invariant_no_byte_without_a_right(from, to);
+        }
         let is_noisy = self.noise_until > self.now;
         let (late, lost) = match is_noisy {
             true => (LATE_MILLIS_MAX, 4),
@@ -192,7 +203,11 @@ impl World {
         // frames share one stream, which keeps their order; requests and objects have a stream each
         if matches!(
             message,
-            Message::Joined { .. } | Message::Have(_) | Message::Claim(_) | Message::Accused(_)
+            Message::Joined { .. }
+                | Message::Have(_)
+                | Message::Claim(_)
+                | Message::Accused(_)
+                | Message::Channel(_)
         ) {
             let ends = self
                 .last_frame
@@ -252,8 +267,19 @@ impl World {
             return;
         }
         let now = self.now;
+        let is_word_of_member = matches!(
+            message,
+            Message::Joined { .. } | Message::Have(_) | Message::Claim(_) | Message::Accused(_)
+        );
+        if is_word_of_member && !self.has_right(to, link) {
+            return;
+        }
+        if let Message::Object { .. } = message {
+            self.invariant_no_byte_without_a_right(from, to);
+        }
         let me = &mut self.members[to];
         match message {
+            Message::Channel(number) => self.learn_channel(to, number),
             Message::Joined { is_source } => {
                 let kind = match is_source {
                     true => PeerKind::Source,

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     pub(crate) fn serve(&mut self, member: usize, link: PeerId, request: RequestId, want: Want) {
-        if !self.may_be_served(member, link) {
+        if !self.may_be_served(member, link) || !self.has_right(member, link) {
             return self.send(member, link, Message::Missing(request));
         }
         match want {
@@ -32,6 +32,11 @@ impl World {
             let Some((link, request)) = me.waiting.pop_front() else {
                 return;
             };
+            if !self.has_right(member, link) {
+                self.send(member, link, Message::Missing(request));
+                continue;
+            }
+            let me = &mut self.members[member];
             match me.duty.give(link) {
                 Give::Part(part) => {
                     self.send(member, link, Message::Assigned(request, part));
@@ -128,6 +133,9 @@ impl World {
             }
             match action {
                 Action::Swarm(action) => self.act_in_swarm(member, action),
+                // HQ gives it nothing
+                Action::Fetch { .. }
+                    if self.members[member].is_outcast || self.is_stranger(member) => {}
                 Action::Fetch { wanted, .. } => self.start_fetch(member, wanted),
                 // an agent gives its lease back: a node is to have it
                 Action::StopFetching if !self.members[member].is_node => {
