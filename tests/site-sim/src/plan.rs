@@ -78,7 +78,7 @@ impl Plan {
             chunks: u32::try_from(chunks).unwrap_or(0),
             faults: true,
             is_seeded: false,
-            has_stranger: seed % STRANGER_ONE_IN == 0,
+            has_stranger: seed.is_multiple_of(STRANGER_ONE_IN),
             landing: Some(Landing {
                 chunk_bytes: 1 << 20,
                 cpu: Duration::from_millis(1),

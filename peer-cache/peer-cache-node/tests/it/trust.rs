@@ -126,7 +126,7 @@ fn strict(hq: &Hq) -> Site {
     site
 }
 
-async fn is_known_to_be_done(node: &Member, n: u8) -> bool {
+fn is_known_to_be_done(node: &Member, n: u8) -> bool {
     let machine = facts(n).id().unwrap();
     node.cache
         .site(|s| s.book().completed(&machine).count() > 0)
@@ -179,15 +179,12 @@ async fn an_admitted_agent_witnesses_for_no_other_machine() {
     let honest = done(1, proof.ticket.clone(), proof.issuer.clone());
     agent.cache.tell_completion(&honest);
     let heard = async {
-        while !is_known_to_be_done(&node, 1).await {
+        while !is_known_to_be_done(&node, 1) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, heard).await.unwrap();
-    assert!(
-        !is_known_to_be_done(&node, 2).await,
-        "told before the honest one"
-    );
+    assert!(!is_known_to_be_done(&node, 2), "told before the honest one");
 }
 
 /// Anybody may say that a disk has finished everything. It is believed for the one that says it.
@@ -200,7 +197,7 @@ async fn a_strangers_word_about_a_disk_spends_nothing() {
     let mut raw = Raw::greet(&stranger, node.cache.local_addr().unwrap(), nobody).await;
     raw.ask(3, (1..500).collect()).await;
     assert_eq!(raw.answer().await, Some(AdmissionAnswer::Done { order: 1 }));
-    assert!(!is_known_to_be_done(&node, 3).await);
+    assert!(!is_known_to_be_done(&node, 3));
     let mut till = agent(&hq);
     till.be_admitted(&node, 3).await;
 }
