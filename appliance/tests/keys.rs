@@ -479,7 +479,6 @@ mod token {
             revoked: vec![],
             unknown: UnknownRule::Wait,
             provisional: true,
-            admitted: vec![],
             hq: HqContact {
                 urls: vec!["https://hq.example:8443".into()],
                 fingerprint: [0; 32],
