@@ -207,3 +207,89 @@ impl CachedFile {
         Ok(chunk.into_buffer())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use boot_proto::dhcp::{ClientUuid, MacAddress, Transport};
+    use image_store::Signer;
+    use peer_cache_proto::wire::Documents;
+    use trust_format::{Channel, HqContact, KnownMachine, Roster, SiteId, UnknownRule};
+
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const PRINTED: [u8; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+
+    fn site_that_knows(uuid: [u8; 16]) -> Site {
+        let folder = tempfile::TempDir::new().unwrap();
+        let signer = Signer::open_or_create(folder.path()).unwrap();
+        let facts = MachineFacts::new(Some(uuid), None, &[MAC], "");
+        let id = SiteId([1; 16]);
+        let channel = Channel {
+            site: id,
+            site_name: String::new(),
+            number: 1,
+            image: None,
+            bundle: None,
+            release_floor: 0,
+            revocation: 0,
+            revoked: vec![],
+            unknown: UnknownRule::Refuse,
+            provisional: true,
+            hq: HqContact {
+                urls: vec![],
+                fingerprint: [0; 32],
+            },
+        };
+        let roster = Roster {
+            site: id,
+            number: 1,
+            machines: vec![KnownMachine {
+                id: facts.id().unwrap(),
+                approved: true,
+                signs: [facts.strong_signs(), facts.mac_signs()].concat(),
+                tpm: None,
+                code: None,
+            }],
+            shared: vec![],
+            pin: None,
+        };
+        let mut site = Site::new(signer.trusted());
+        site.learn(&Documents {
+            channel: Some(signer.sign_channel(&channel).unwrap().as_bytes().to_vec()),
+            roster: Some(signer.sign_roster(&roster).unwrap().as_bytes().to_vec()),
+            ..Documents::default()
+        });
+        site
+    }
+
+    fn firmware(uuid: ClientUuid) -> BootClient {
+        BootClient {
+            mac: MacAddress(MAC),
+            uuid: Some(uuid),
+            architecture: 7,
+            transport: Transport::Tftp,
+            vendor_class: String::new(),
+            user_class: String::new(),
+        }
+    }
+
+    /// Makers read RFC 4578 both ways, and some boards differ from what they print.
+    #[test]
+    fn a_machine_is_known_by_its_uuid_in_either_order() {
+        let site = site_that_knows(PRINTED);
+        let as_it_should_be = ClientUuid::from_wire(ClientUuid::from_wire(PRINTED).smbios_order());
+        let swapped = ClientUuid::from_wire(PRINTED);
+        for uuid in [as_it_should_be, swapped] {
+            let who = recognise(&site, &firmware(uuid)).unwrap();
+            assert_eq!(who.recognition, Recognition::Signs, "{uuid:?}");
+            assert!(who.approved);
+        }
+        // neither is known: as it is printed, which is what the agent will say
+        let other = ClientUuid::from_wire([9; 16]);
+        let who = recognise(&site, &firmware(other)).unwrap();
+        let agents = MachineFacts::new(Some(other.smbios_order()), None, &[MAC], "");
+        assert_eq!(Some(who.machine), agents.id());
+        assert!(!who.approved);
+    }
+}

@@ -156,7 +156,7 @@ pub(crate) async fn be_admitted(
                 }
                 AdmissionAnswer::Pin { reason } => {
                     anyhow::ensure!(
-                        options.wait || options.pins.is_there(),
+                        options.wait || options.pins.will_answer(asked_for_pin.is_some()),
                         "not admitted: {reason}"
                     );
                     say(&format!("waiting: {reason}"));

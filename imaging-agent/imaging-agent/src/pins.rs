@@ -44,9 +44,13 @@ impl Pins {
 }
 
 impl PinSource {
-    /// Whether a person or a file will answer.
-    pub(crate) fn is_there(&self) -> bool {
-        !matches!(self, Self::Nobody)
+    /// Whether a person or a file will answer. A file says it once.
+    pub(crate) fn will_answer(&self, is_asked_again: bool) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::File(_) => !is_asked_again,
+            Self::Consoles(_) => true,
+        }
     }
 
     /// Begins to listen. The threads end with the program: nothing ends a read of a console.

@@ -167,6 +167,43 @@ fn strangers_get_nothing_until_somebody_says_yes() -> Result<()> {
     Ok(())
 }
 
+/// A technician types what HQ made; it admits one machine, and a wrong one none.
+#[test]
+fn a_pin_admits_the_machine_at_which_it_is_typed() -> Result<()> {
+    let site = Site::start(8, "pin")?;
+    site.order(&[])?;
+    let set = site.ask(&["site", "pin", "store", "--uses", "1", "--json"])?;
+    let pin = set["pin"].as_str().context("no PIN")?;
+    let (_node, address) = site.start_node("node", None)?;
+    let image = |name: &str, pin: Option<&str>| -> Result<(bool, String)> {
+        let file = site.path(&format!("{name}.pin"));
+        std::fs::write(&file, pin.unwrap_or_default())?;
+        let with_file = ["--no-wait", "--pin-file", file.to_str().unwrap()];
+        let arguments = &with_file[..if pin.is_some() { 3 } else { 1 }];
+        let mut agent = site.start_agent(name, address, arguments)?;
+        Ok((agent.wait(MINUTES)?, agent.log()))
+    };
+    let wrong = if pin == "00000000" {
+        "11111111"
+    } else {
+        "00000000"
+    };
+    for (name, pin, words) in [
+        ("none", None, "type the site's PIN"),
+        ("wrong", Some(wrong), "this is not the site's PIN"),
+    ] {
+        let (is_imaged, log) = image(name, pin)?;
+        ensure!(!is_imaged && log.contains(words), "{log}");
+        ensure!(!site.path(&format!("{name}.raw")).exists());
+    }
+    let (is_imaged, log) = image("right", Some(pin))?;
+    ensure!(is_imaged && !log.contains(pin), "{log}");
+    ensure!(site.is_the_image(&site.path("right.raw"))?);
+    let (is_imaged, log) = image("next", Some(pin))?;
+    ensure!(!is_imaged && log.contains("as many machines"), "{log}");
+    Ok(())
+}
+
 #[test]
 fn an_order_is_spent_once_and_erase_replaces() -> Result<()> {
     let site = Site::start(8, "admit")?;
