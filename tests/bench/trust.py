@@ -27,7 +27,7 @@ RATE_MBIT, FILE_MIB, RUNS = 200, 256, 2
 ATTACKER = 2
 ADDRESSES = [f"10.77.0.{200 + n}" for n in range(32)]
 # how a stranger attacks: examples/stranger.rs of peer-cache-node says what each does
-MODES = ["silent", "greeters", "strangers", "requests", "flood"]
+MODES = ["silent", "greeters", "strangers", "asks", "requests", "flood"]
 ATTACK_SECONDS, HANDSHAKE_SECONDS, LEAD_SECONDS = 120, 10, 2
 HANDSHAKES_GOAL, MIB_GOAL, SLOWDOWN_GOAL = 500, 32, 1.05
 

@@ -30,6 +30,7 @@ use peer_cache_node::{
 };
 use peer_cache_proto::{
     machine::MachineFacts,
+    tpm::TpmProof,
     wire::{
         ANSWER_BYTES, AdmissionAnswer, Ask, Credentials, Documents, Frame, GREETING_BYTES_MAX,
         Request, STRANGER_FRAME_BYTES_MAX, TicketProof,
@@ -45,6 +46,13 @@ const AT_ONCE: usize = 8;
 const PAUSE: Duration = Duration::from_millis(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const SLAB_BYTES: u64 = 16 << 20;
+/// x and y of P-256's generator (SP 800-186, section 3.2.1.3).
+const GENERATOR: [u8; 64] = [
+    0x6b, 0x17, 0xd1, 0xf2, 0xe1, 0x2c, 0x42, 0x47, 0xf8, 0xbc, 0xe6, 0xe5, 0x63, 0xa4, 0x40, 0xf2,
+    0x77, 0x03, 0x7d, 0x81, 0x2d, 0xeb, 0x33, 0xa0, 0xf4, 0xa1, 0x39, 0x45, 0xd8, 0x98, 0xc2, 0x96,
+    0x4f, 0xe3, 0x42, 0xe2, 0xfe, 0x1a, 0x7f, 0x9b, 0x8e, 0xe7, 0xeb, 0x4a, 0x7c, 0x0f, 0x9e, 0x16,
+    0x2b, 0xce, 0x33, 0x57, 0x6b, 0x31, 0x5e, 0xce, 0xcb, 0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5,
+];
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -101,6 +109,7 @@ async fn again_and_again(
             "silent" => silent(&attacker, node).await,
             "greeters" => greet_endlessly(&attacker, node).await,
             "strangers" => wait_endlessly(&attacker, node).await,
+            "asks" => ask_to_be_admitted(&attacker, node, &through).await,
             "requests" => ask_endlessly(&attacker, node, &through).await,
             other => return Err(format!("no mode {other}").into()),
         };
@@ -164,6 +173,42 @@ async fn ask_endlessly(
         send.finish()?;
         recv.read_to_end(ANSWER_BYTES).await?;
         through.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks to be admitted, each time as another machine, with a PIN and a proof that has to be checked.
+async fn ask_to_be_admitted(
+    attacker: &Attacker,
+    node: SocketAddr,
+    through: &AtomicU64,
+) -> Result<(), Failure> {
+    let (_connection, mut send, mut recv) = attacker.greet(node).await?;
+    let answers = async {
+        let mut sink = [0; 4096];
+        while recv.read(&mut sink).await?.is_some() {}
+        Ok::<(), Failure>(())
+    };
+    let asks = async {
+        for n in 0u64.. {
+            let frame = Frame::AdmitMe {
+                facts: MachineFacts::new(None, Some(&format!("{node}-{n}")), &[], "stranger"),
+                wish: None,
+                finished: vec![n; 1000],
+                pin: Some(format!("{n:08}")),
+                // a point of the curve: P-256's generator
+                tpm: Some(TpmProof {
+                    public: GENERATOR,
+                    signature: [1; 64],
+                }),
+            };
+            write(&mut send, &frame).await?;
+            through.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = answers => ended,
+        ended = asks => ended,
     }
 }
 

@@ -61,10 +61,11 @@ pub(crate) async fn handle_asking(
     if let Some(pin) = pin {
         match check_pin(shared, peer, &asking, pin).await {
             Ok(()) => asking.pin = true,
-            Err(reason) => peer.send(Frame::Admission(AdmissionAnswer::Pin { reason })),
-        }
-        if !asking.pin {
-            return;
+            // it waits on, for another try or for a person at HQ
+            Err(reason) => {
+                *lock(&peer.waiting) = Some(asking);
+                return peer.send(Frame::Admission(AdmissionAnswer::Pin { reason }));
+            }
         }
     }
     *lock(&peer.waiting) = Some(asking);

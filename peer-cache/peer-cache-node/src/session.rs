@@ -42,6 +42,8 @@ pub(crate) const DIAL_WITHIN: Duration = Duration::from_secs(3);
 /// acknowledges at once, whatever it is busy with.
 const SILENT_AFTER: Duration = Duration::from_secs(1);
 const LISTEN_EVERY: Duration = Duration::from_millis(200);
+/// A stranger's frames are looked at so far apart: each may cost a signature, and an honest machine asks once or types a PIN.
+const STRANGER_FRAME_EVERY: Duration = Duration::from_millis(250);
 /// Frames of control have the right of way over chunks.
 const CONTROL_PRIORITY: i32 = 100;
 
@@ -283,7 +285,14 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader, _pla
             Standing::Node(_) | Standing::Agent(_) => FRAME_BYTES_MAX,
         };
         match frames.next(longest).await {
-            Ok(frame) => handle(&shared, &peer, frame).await,
+            Ok(frame) => {
+                let is_member = peer.standing().is_member();
+                handle(&shared, &peer, frame).await;
+                if !is_member {
+                    // what it sends meanwhile waits at its end
+                    tokio::time::sleep(STRANGER_FRAME_EVERY).await;
+                }
+            }
             Err(error) => break error,
         }
     };

@@ -673,8 +673,10 @@ async fn a_pin_is_not_guessed() {
     let mut honest = agent(&hq);
     let answer = typed(&mut honest, &again, 4, Some("471147")).await;
     assert!(matches!(answer, AdmissionAnswer::Pin { .. }), "{answer:?}");
-    // a person sets a new one
+    // a person sets a new one: whoever waits is asked again
     again.cache.learn(&pin_site(&hq, "998877", 2, 9));
+    let asked = honest.admission().await;
+    assert!(matches!(asked, AdmissionAnswer::Pin { .. }), "{asked:?}");
     let answer = typed(&mut honest, &again, 4, Some("998877")).await;
     assert!(
         matches!(answer, AdmissionAnswer::Granted { .. }),
