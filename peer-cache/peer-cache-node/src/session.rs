@@ -286,9 +286,9 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader, _pla
         };
         match frames.next(longest).await {
             Ok(frame) => {
-                let is_member = peer.standing().is_member();
                 handle(&shared, &peer, frame).await;
-                if !is_member {
+                // the frame may have made it one
+                if !peer.standing().is_member() {
                     // what it sends meanwhile waits at its end
                     tokio::time::sleep(STRANGER_FRAME_EVERY).await;
                 }

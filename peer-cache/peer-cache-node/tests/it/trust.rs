@@ -1,6 +1,13 @@
 //! Who is admitted, who stays it, and what ends a right: one test for each way to get more than one has.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use peer_cache_node::{AdmissionWish, Event, Identity, Role, Site};
@@ -21,6 +28,7 @@ use crate::{
 };
 
 const BEACON_SECONDS: u64 = 2;
+static BOOTS: AtomicU64 = AtomicU64::new(1);
 
 /// An attacker's connection that has greeted with whatever it likes.
 struct Raw {
@@ -34,7 +42,9 @@ impl Raw {
         let attacker = Attacker::with(identity, outside(7));
         let connection = attacker.connect(to).await.unwrap();
         let (mut send, recv) = connection.open_bi().await.unwrap();
-        let hello = Frame::Hello(hello(1, credentials));
+        // as after a restart: the node may not have seen the end of an earlier connection of this key
+        let boot = BOOTS.fetch_add(1, Ordering::Relaxed);
+        let hello = Frame::Hello(hello(boot, credentials));
         for frame in [hello, Frame::Documents(Documents::default())] {
             write(&mut send, &frame).await.unwrap();
         }
