@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use trust_format::{PinRule, PublicKey};
+use trust_format::{
+    PinRule, PublicKey,
+    codec::{DecodeError, Reader, Writer},
+};
 
 /// Nodes whose counts are remembered.
 pub const COUNTING_NODES_MAX: usize = 256;
@@ -27,6 +30,35 @@ pub struct PinTally {
     pub number: u64,
     /// By node.
     pub counts: BTreeMap<PublicKey, PinCount>,
+}
+
+impl PinTally {
+    /// Appends it: on the wire, and where a node keeps it.
+    pub fn encode(&self, out: &mut Writer) {
+        out.u64(self.number).count(self.counts.len());
+        for (node, count) in &self.counts {
+            out.raw(&node.0).u32(count.wrong).u32(count.used);
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let number = input.u64("PIN number")?;
+        let count = input.count(COUNTING_NODES_MAX, 40, "counts")?;
+        let counts = (0..count).map(|_| {
+            let node = PublicKey(input.array("node")?);
+            let wrong = input.u32("wrong tries")?;
+            let used = input.u32("uses")?;
+            Ok((node, PinCount { wrong, used }))
+        });
+        Ok(Self {
+            number,
+            counts: counts.collect::<Result<_, DecodeError>>()?,
+        })
+    }
 }
 
 /// Whether a try is looked at.

@@ -8,16 +8,13 @@ use trust_format::{
     codec::{DecodeError, Reader, Writer},
 };
 
-use crate::{
-    election::Rank,
-    machine::MachineFacts,
-    pin::{COUNTING_NODES_MAX, PinCount, PinTally},
-    tpm::TpmProof,
-};
+use crate::{election::Rank, machine::MachineFacts, pin::PinTally, tpm::TpmProof};
 
+mod documents;
 mod members;
 mod request;
 
+pub use documents::{DOCUMENTS_MAX, Documents, ROOTS_MAX};
 pub use members::Members;
 pub use request::*;
 
@@ -39,18 +36,9 @@ pub const HAVE_RANGES_MAX: usize = 16_384;
 pub const REPORT_BYTES_MAX: usize = 16 << 10;
 /// Peers named in one [`Frame::Peers`].
 pub const PEER_HINTS_MAX: usize = 256;
-const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 const CERTIFICATE_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 512;
 const NUMBERS_MAX: usize = 1024;
-/// Orders, and completions, in one [`Frame::Documents`]; more are sent as several frames.
-pub const DOCUMENTS_MAX: usize = 128;
-/// Roots that are shown in a row: who has an older one than the oldest needs new boot media.
-pub const ROOTS_MAX: usize = 32;
-/// Longest root on the wire, with every signature that it may carry.
-const ROOT_BYTES_MAX: usize = 4096;
-/// Longest completion on the wire: it carries the certificates that prove it.
-const COMPLETION_BYTES_MAX: usize = 2560;
 
 /// Why a node or agent is worth talking to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,21 +268,6 @@ pub enum Frame {
     },
     /// How often the site's PIN was tried and used.
     PinTally(PinTally),
-}
-
-/// Signed documents that nodes hand to each other and to agents. The reader verifies each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Documents {
-    /// Roots, oldest first, each signed by the keys of the one before: who trusts any of them goes on to the newest.
-    pub roots: Vec<Vec<u8>>,
-    /// The channel.
-    pub channel: Option<Vec<u8>>,
-    /// The roster; for members only.
-    pub roster: Option<Vec<u8>>,
-    /// Orders.
-    pub orders: Vec<Vec<u8>>,
-    /// Completions.
-    pub completions: Vec<Vec<u8>>,
 }
 
 impl Frame {
@@ -612,106 +585,6 @@ impl AdmissionAnswer {
                 reason: input.text(TEXT_BYTES_MAX, "reason")?,
             },
             other => return Err(input.bad("answer", 1, other.into())),
-        })
-    }
-}
-
-impl Documents {
-    fn encode(&self, out: &mut Writer) {
-        put_list(out, &self.roots);
-        put_optional(out, self.channel.as_deref());
-        put_optional(out, self.roster.as_deref());
-        put_list(out, &self.orders);
-        put_list(out, &self.completions);
-    }
-
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            roots: read_list(input, ROOTS_MAX, ROOT_BYTES_MAX, "root")?,
-            channel: read_optional(input, DOCUMENT_BYTES_MAX, "channel")?,
-            roster: read_optional(input, DOCUMENT_BYTES_MAX, "roster")?,
-            orders: read_list(input, DOCUMENTS_MAX, CERTIFICATE_BYTES_MAX, "order")?,
-            completions: read_list(input, DOCUMENTS_MAX, COMPLETION_BYTES_MAX, "completion")?,
-        })
-    }
-
-    /// The same in as many frames as it takes: root, channel and roster in the first.
-    pub fn into_frames(self) -> Vec<Frame> {
-        let Self {
-            roots,
-            channel,
-            roster,
-            orders,
-            completions,
-        } = self;
-        let mut orders = orders.chunks(DOCUMENTS_MAX);
-        let mut completions = completions.chunks(DOCUMENTS_MAX);
-        let some = |list: Option<&[Vec<u8>]>| list.unwrap_or_default().to_vec();
-        let mut frames = vec![Frame::Documents(Self {
-            roots,
-            channel,
-            roster,
-            orders: some(orders.next()),
-            completions: some(completions.next()),
-        })];
-        loop {
-            let more = Self {
-                orders: some(orders.next()),
-                completions: some(completions.next()),
-                ..Self::default()
-            };
-            if more == Self::default() {
-                return frames;
-            }
-            frames.push(Frame::Documents(more));
-        }
-    }
-}
-
-fn put_list(out: &mut Writer, documents: &[Vec<u8>]) {
-    out.count(documents.len());
-    for document in documents {
-        out.bytes(document);
-    }
-}
-
-fn read_list(
-    input: &mut Reader<'_>,
-    count_max: usize,
-    bytes_max: usize,
-    field: &'static str,
-) -> Result<Vec<Vec<u8>>, DecodeError> {
-    let count = input.count(count_max, 4, field)?;
-    (0..count)
-        .map(|_| Ok(input.bytes(bytes_max, field)?.to_vec()))
-        .collect()
-}
-
-impl PinTally {
-    /// Appends it: on the wire, and where a node keeps it.
-    pub fn encode(&self, out: &mut Writer) {
-        out.u64(self.number).count(self.counts.len());
-        for (node, count) in &self.counts {
-            out.raw(&node.0).u32(count.wrong).u32(count.used);
-        }
-    }
-
-    /// Reads it.
-    ///
-    /// # Errors
-    /// [`DecodeError`].
-    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let number = input.u64("PIN number")?;
-        let count = input.count(COUNTING_NODES_MAX, 40, "counts")?;
-        let counts = (0..count).map(|_| {
-            let node = PublicKey(input.array("node")?);
-            let wrong = input.u32("wrong tries")?;
-            let used = input.u32("uses")?;
-            Ok((node, PinCount { wrong, used }))
-        });
-        Ok(Self {
-            number,
-            counts: counts.collect::<Result<_, DecodeError>>()?,
         })
     }
 }

@@ -2,7 +2,11 @@ use proptest::prelude::*;
 
 use image_format::Form;
 
-use super::*;
+use super::{
+    documents::{COMPLETION_BYTES_MAX, DOCUMENT_BYTES_MAX, ROOT_BYTES_MAX},
+    *,
+};
+use crate::pin::PinCount;
 
 fn proof() -> TicketProof {
     TicketProof {
