@@ -12,6 +12,7 @@ mod node;
 mod people;
 mod roots;
 mod signing;
+mod vouchers;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -52,6 +53,9 @@ enum Command {
     /// Computers that are imaged.
     #[command(subcommand)]
     Machine(people::MachineCommand),
+    /// Files with which a laptop, a stick or a spare machine admits machines where HQ cannot be reached.
+    #[command(subcommand)]
+    Voucher(vouchers::VoucherCommand),
     /// Lists nodes, or revokes one.
     Nodes(people::NodesArguments),
     /// WAN bytes by site and version.
@@ -133,6 +137,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Site(command) => people::site(command).await,
         Command::Order(command) => people::order(command).await,
         Command::Machine(command) => people::machine(command).await,
+        Command::Voucher(command) => vouchers::run(command).await,
         Command::Nodes(arguments) => people::nodes(arguments).await,
         Command::Ledger(arguments) => people::ledger(arguments).await,
         Command::Media(command) => media::run(command).await,

@@ -99,6 +99,17 @@ impl Journal {
                 let message = format!("a wrong PIN was typed at {at}: {then}");
                 self.reports.add(NodeReport::Trouble { message });
             }
+            Event::VoucherOverused {
+                key,
+                allowed,
+                machines,
+            } => {
+                let message = format!(
+                    "voucher {key} is for {allowed} machines and was used for {machines}: a copy of it may be in other hands; revoke it (nodes --revoke) and see which machines are yours"
+                );
+                tracing::warn!(voucher = %key.short(), allowed, machines, "a voucher is overused");
+                self.reports.add(NodeReport::Trouble { message });
+            }
             Event::Report { machine, report } => {
                 match serde_json::from_slice::<InstallReport>(&report) {
                     Ok(report) => self.reports.progress(Hex(machine.0), report),

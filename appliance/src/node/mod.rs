@@ -8,6 +8,7 @@ mod quota;
 mod reports;
 mod sync;
 mod versions;
+mod voucher;
 mod wakefulness;
 
 use std::{
@@ -26,11 +27,13 @@ use peer_cache_node::{
 };
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::wire::{Credentials, PEER_PORT};
+use trust_format::PinRule;
 use web_api::EnrolmentToken;
 
 use config::NodeConfig;
 use journal::Journal;
 use sync::Sync;
+pub(crate) use sync::to_documents;
 use versions::Versions;
 use wakefulness::Wakefulness;
 
@@ -54,6 +57,13 @@ pub(crate) struct NodeArguments {
     /// The token of `lamplighter site add`, at the first start.
     #[arg(long)]
     enrol: Option<EnrolmentToken>,
+    /// A voucher's file: this computer admits machines as far as the voucher goes, and is no node of the site otherwise. Its PIN is
+    /// asked for at each start, and at each machine.
+    #[arg(long, conflicts_with = "enrol")]
+    voucher: Option<PathBuf>,
+    /// A file with the voucher's PIN. Without it the PIN is asked for on the terminal.
+    #[arg(long, requires = "voucher")]
+    voucher_pin_file: Option<PathBuf>,
     /// The network interface for boot requests; by default every wired one that is up.
     #[arg(long)]
     interface: Option<String>,
@@ -77,6 +87,14 @@ pub(crate) struct NodeArguments {
     name: Option<String>,
 }
 
+/// What makes this program a node, and of which site.
+struct NodeRight {
+    identity: Identity,
+    site: Site,
+    credentials: Credentials,
+    voucher_pin: Option<PinRule>,
+}
+
 /// Room that is left to others on the file system of a slab file.
 const FREE_BYTES_MIN: u64 = 1 << 30;
 const SLAB_BYTES_DEFAULT: u64 = 16 << 30;
@@ -85,43 +103,35 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<()> {
     let dir = &arguments.dir;
     make_private(dir)?;
     let config = NodeConfig::read(&dir.join("node.toml"))?;
-    let identity = Identity::open_or_create(&dir.join("identity"))?;
-    if let Some(token) = &arguments.enrol
-        && !dir.join("certificate").exists()
-    {
-        enrol::enrol(dir, &identity, token, arguments.name.as_deref()).await?;
-    }
-    let site = Site::open(&dir.join("site")).with_context(|| {
-        format!(
-            "{} belongs to no site yet: start the node once with --enrol TOKEN",
-            dir.display()
-        )
-    })?;
-    let credentials = read_credentials(dir)?;
+    let right = match &arguments.voucher {
+        Some(file) => voucher::open(dir, file, arguments.voucher_pin_file.as_deref())?,
+        None => enrolled(&arguments).await?,
+    };
     let slab = open_slab(dir, &config, arguments.slab_bytes.or(config.slab_bytes))?;
     tracing::info!(
         size_bytes = slab.capacity(),
         free_bytes = slab.free_bytes(),
         "slab"
     );
-    let origin = HqOrigin::new(identity.clone());
-    if let Some(channel) = site.channel() {
+    let origin = HqOrigin::new(right.identity.clone());
+    if let Some(channel) = right.site.channel() {
         origin.set_contact(channel.hq.clone());
     }
     let (cache, events) = PeerCache::start(PeerCacheConfig {
-        identity,
+        identity: right.identity,
         role: Role::Node,
         boot: next_boot_number(dir)?,
         listen: arguments
             .listen
             .unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, PEER_PORT))),
         discover: !arguments.no_beacons,
-        site,
-        credentials,
+        site: right.site,
+        credentials: right.credentials,
         keeper: Arc::new(slab.clone()),
         origin: Some(Arc::new(origin.clone())),
         always_on: config.always_on,
         uploads: config.uploads()?,
+        voucher_pin: right.voucher_pin,
     })
     .context("opening the network")?;
     for peer in config::peers(dir) {
@@ -167,6 +177,30 @@ async fn wait_for_the_end() -> Result<()> {
         _ = term.recv() => {}
     }
     Ok(())
+}
+
+/// The right of a node that was enrolled, now or earlier, or that an agent put here.
+async fn enrolled(arguments: &NodeArguments) -> Result<NodeRight> {
+    let dir = &arguments.dir;
+    voucher::refuse_its_folder(dir)?;
+    let identity = Identity::open_or_create(&dir.join("identity"))?;
+    if let Some(token) = &arguments.enrol
+        && !dir.join("certificate").exists()
+    {
+        enrol::enrol(dir, &identity, token, arguments.name.as_deref()).await?;
+    }
+    let site = Site::open(&dir.join("site")).with_context(|| {
+        format!(
+            "{} belongs to no site yet: start the node once with --enrol TOKEN",
+            dir.display()
+        )
+    })?;
+    Ok(NodeRight {
+        identity,
+        site,
+        credentials: read_credentials(dir)?,
+        voucher_pin: None,
+    })
 }
 
 fn make_private(dir: &Path) -> Result<()> {

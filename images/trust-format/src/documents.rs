@@ -15,6 +15,8 @@ const URL_BYTES_MAX: usize = 512;
 const TICKET_BYTES_MAX: usize = 512;
 /// Longest node certificate with its signature.
 pub const CERTIFICATE_BYTES_MAX: usize = 768;
+/// Most machines that one voucher admits.
+pub const VOUCHER_MACHINES_MAX: u16 = 256;
 /// Most keys that one channel names as revoked.
 pub const CHANNEL_REVOKED_MAX: usize = 16_384;
 
@@ -313,6 +315,14 @@ pub enum Grade {
         /// The order under which the machine was imaged.
         order: u64,
     },
+    /// HQ lends the right of a certified node to whoever opens the voucher: a technician's laptop, a stick, a spare machine.
+    /// Every machine whose right comes from it counts, also one that a node which it certified admitted.
+    Voucher {
+        /// So many machines, at least 1 and at most [`VOUCHER_MACHINES_MAX`].
+        machines: u16,
+        /// Under this order only; under any of the site's when there is none.
+        order: Option<u64>,
+    },
 }
 
 /// That a key belongs to a node of a site.
@@ -342,6 +352,13 @@ impl Document for NodeCertificate {
         match &self.grade {
             Grade::Certified => out.u8(0),
             Grade::Provisional { issuer, order } => out.u8(1).raw(&issuer.0).u64(*order),
+            Grade::Voucher { machines, order } => {
+                out.u8(2).u16(*machines).flag(order.is_some());
+                match order {
+                    Some(order) => out.u64(*order),
+                    None => out,
+                }
+            }
         };
     }
 
@@ -357,10 +374,23 @@ impl Document for NodeCertificate {
                     issuer: PublicKey(input.array("issuer")?),
                     order: input.u64("order number")?,
                 },
+                2 => read_voucher(input)?,
                 other => return Err(input.bad("grade", 1, other.into())),
             },
         })
     }
+}
+
+fn read_voucher(input: &mut Reader<'_>) -> Result<Grade, DecodeError> {
+    let machines = input.u16("machines of a voucher")?;
+    if !(1..=VOUCHER_MACHINES_MAX).contains(&machines) {
+        return Err(input.bad("machines of a voucher", 2, machines.into()));
+    }
+    let order = match input.flag("order of a voucher")? {
+        true => Some(input.u64("order of a voucher")?),
+        false => None,
+    };
+    Ok(Grade::Voucher { machines, order })
 }
 
 /// That a node admitted an agent: the right to be served for one install.

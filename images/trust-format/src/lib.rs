@@ -18,7 +18,7 @@ pub use document::{
 };
 pub use documents::{
     CERTIFICATE_BYTES_MAX, CHANNEL_REVOKED_MAX, Channel, Completion, Grade, HqContact, MachineId,
-    NodeCertificate, Order, Root, SiteId, Ticket, UnknownRule, ticket_life,
+    NodeCertificate, Order, Root, SiteId, Ticket, UnknownRule, VOUCHER_MACHINES_MAX, ticket_life,
 };
 pub use keys::{PublicKey, Signature, TpmKey};
 pub use roster::{
@@ -26,7 +26,8 @@ pub use roster::{
     ROSTER_SHARED_SIGNS_MAX, Roster, Sign,
 };
 pub use trusted::{
-    CheckNodeError, CheckedNode, TrustRootError, TrustedKeys, check_completion, check_ticket,
+    CheckNodeError, CheckedNode, TrustRootError, TrustedKeys, Voucher, check_completion,
+    check_ticket,
 };
 
 #[cfg(test)]

@@ -164,6 +164,16 @@ pub enum CheckNodeError {
     /// The site's rule forbids provisional certificates.
     #[error("peer {0} has a provisional certificate, which this site does not allow")]
     ProvisionalForbidden(String),
+    /// Under a voucher that is for another order.
+    #[error("voucher {voucher} is for order {allowed}, not for order {order}")]
+    OtherOrder {
+        /// The voucher.
+        voucher: String,
+        /// The order that it is for.
+        allowed: u64,
+        /// The order named.
+        order: u64,
+    },
 }
 
 impl CheckedNode {
@@ -200,17 +210,18 @@ impl CheckedNode {
     ) -> Result<Self, CheckNodeError> {
         let (_, unverified) = decode_unverified::<NodeCertificate>(certificate)?;
         let node = match &unverified.grade {
-            Grade::Certified => Self {
+            Grade::Certified | Grade::Voucher { .. } => Self {
                 certificate: Verified::check(certificate, keys)?,
                 issuer: None,
             },
-            Grade::Provisional { issuer: key, .. } => {
+            Grade::Provisional { issuer: key, order } => {
                 let no_issuer = || CheckNodeError::NoIssuer(unverified.node.short());
                 let issuer: Verified<NodeCertificate> =
                     Verified::check(issuer.ok_or_else(no_issuer)?, keys)?;
-                if issuer.node != *key || issuer.grade != Grade::Certified {
+                if issuer.node != *key || matches!(issuer.grade, Grade::Provisional { .. }) {
                     return Err(no_issuer());
                 }
+                is_for_order(&issuer, *order)?;
                 Self {
                     certificate: Verified::check_by(certificate, key)?,
                     issuer: Some(issuer),
@@ -251,7 +262,56 @@ impl CheckedNode {
 
     /// Whether it may certify the nodes of machines that it admitted.
     pub fn may_certify(&self) -> bool {
-        self.certificate.grade == Grade::Certified
+        self.issuer.is_none()
+    }
+
+    /// The voucher that it is, or that certified it: its machines count.
+    pub fn voucher(&self) -> Option<Voucher> {
+        let of = |certificate: &Verified<NodeCertificate>| Voucher::of(certificate);
+        of(&self.certificate).or_else(|| self.issuer.as_ref().and_then(of))
+    }
+}
+
+/// A voucher by its key, and what it allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Voucher {
+    /// Its key.
+    pub key: PublicKey,
+    /// So many machines.
+    pub machines: u16,
+    /// Under this order only, if there is one.
+    pub order: Option<u64>,
+}
+
+impl Voucher {
+    /// What a certificate says, if it is a voucher's.
+    pub fn of(certificate: &NodeCertificate) -> Option<Self> {
+        match certificate.grade {
+            Grade::Voucher { machines, order } => Some(Self {
+                key: certificate.node,
+                machines,
+                order,
+            }),
+            Grade::Certified | Grade::Provisional { .. } => None,
+        }
+    }
+
+    /// The voucher that a node's right is, or comes from, by its certificate and its issuer's. The caller has believed both.
+    pub fn behind(certificate: &[u8], issuer: Option<&[u8]>) -> Option<Self> {
+        let certificate = peek::<NodeCertificate>(issuer.unwrap_or(certificate)).ok()?;
+        Self::of(&certificate)
+    }
+}
+
+/// Refuses what a voucher signed under another order than its own.
+fn is_for_order(signer: &NodeCertificate, order: u64) -> Result<(), CheckNodeError> {
+    match Voucher::of(signer).and_then(|voucher| voucher.order) {
+        Some(allowed) if allowed != order => Err(CheckNodeError::OtherOrder {
+            voucher: signer.node.short(),
+            allowed,
+            order,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -278,6 +338,10 @@ pub fn check_ticket(
             certified: ticket.site,
             here: site,
         });
+    }
+    let vouchers = [Some(&issuer.certificate), issuer.issuer.as_ref()];
+    for signer in vouchers.into_iter().flatten() {
+        is_for_order(signer, ticket.order)?;
     }
     Ok(ticket)
 }

@@ -154,6 +154,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
         origin: Some(Arc::new(origin.clone())),
         always_on: false,
         uploads: UploadRules::default(),
+        voucher_pin: None,
     })
     .context("opening the network")?;
     tokio::spawn(origin.clone().watch_the_wan());

@@ -99,6 +99,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         origin: None,
         always_on: false,
         uploads: UploadRules::default(),
+        voucher_pin: None,
     })?;
     cache.keep_dialling(node);
     let facts = MachineFacts::new(None, Some(&serial[..24]), &[], "liar");

@@ -304,6 +304,7 @@ async fn be_admitted(
         origin: None,
         always_on: false,
         uploads: UploadRules::default(),
+        voucher_pin: None,
     })?;
     let key = cache.dial(node).await?;
     let serial = format!("STRANGER{}", std::process::id());

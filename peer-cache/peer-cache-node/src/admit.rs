@@ -11,17 +11,19 @@ use peer_cache_proto::{
     machine::console_code,
     pin::PinGate,
     recognition::Recognised,
-    wire::{AdmissionAnswer, Credentials, Frame, TicketProof},
+    voucher::VoucherGate,
+    wire::{AdmissionAnswer, Credentials, Frame, TicketProof, VOUCHED_MAX},
 };
 use trust_format::{
     Channel, Grade, MachineId, NodeCertificate, Order, PublicKey, Ticket, UnknownRule, Verified,
-    ticket_life,
+    Voucher, peek, ticket_life,
 };
 
 use crate::{
     Event, Role,
     session::introduce,
     shared::{AdmittedAgent, Asking, Peer, Shared, Standing, lock},
+    site::VouchedNews,
 };
 
 /// How long HQ has to certify a node before its neighbour does.
@@ -87,9 +89,9 @@ async fn check_pin(
     let Ok(turn) = checks.acquire_owned().await else {
         return Err(PinGate::None.words().into());
     };
-    let rule = match lock(&shared.site).pin_gate() {
-        (PinGate::Open, Some(rule)) => rule.clone(),
-        (gate, _) => return Err(gate.words().into()),
+    let rule = match shared.pin_gate() {
+        (PinGate::Open, Some(rule)) => rule,
+        (gate, _) => return Err(words_of(shared, gate).into()),
     };
     let number = rule.number;
     let checked = tokio::task::spawn_blocking(move || {
@@ -98,22 +100,61 @@ async fn check_pin(
         is_right
     });
     let is_right = checked.await.unwrap_or(false);
-    lock(&shared.site).pin_tried(shared.identity.public(), number, is_right);
+    shared.pin_tried(number, is_right);
     drop(turn);
     tell_tally(shared, None);
     if is_right {
         return Ok(());
     }
-    let gate = lock(&shared.site).pin_gate().0;
+    let gate = shared.pin_gate().0;
     let machine = lock(&shared.site).recognise(&asking.facts, asking.tpm.as_ref(), &peer.key);
     shared.emit(Event::WrongPin {
         machine: machine.map(|m| m.machine),
         is_locked: gate == PinGate::Locked,
     });
     Err(match gate {
-        PinGate::Open => "this is not the site's PIN: try again".into(),
-        shut => shut.words().into(),
+        PinGate::Open => "this is not the PIN: try again".into(),
+        shut => words_of(shared, shut).into(),
     })
+}
+
+/// For the person at the machine: what is wrong with the PIN.
+fn words_of(shared: &Shared, gate: PinGate) -> &'static str {
+    match gate {
+        PinGate::Locked if shared.has_voucher_pin() => {
+            "too many wrong PINs: whoever opened the voucher opens it once more"
+        }
+        PinGate::UsedUp if shared.has_voucher_pin() => {
+            "the voucher's PIN was typed as often as the voucher has machines: open it once more, or approve this machine at HQ"
+        }
+        gate => gate.words(),
+    }
+}
+
+/// Tells nodes which machines count under a voucher from now on, and the main which voucher is overused.
+pub(crate) fn tell_vouched(shared: &Shared, news: VouchedNews, except: Option<&Peer>) {
+    for (voucher, machines) in news.overused {
+        shared.emit(Event::VoucherOverused {
+            key: voucher.key,
+            allowed: voucher.machines,
+            machines,
+        });
+    }
+    if news.fresh.is_empty() || shared.role != Role::Node {
+        return;
+    }
+    for peer in shared.peers().iter().filter(|p| p.is_node()) {
+        if except.is_none_or(|e| e.id != peer.id) {
+            send_vouched(peer, &news.fresh);
+        }
+    }
+}
+
+/// In as many frames as it takes.
+pub(crate) fn send_vouched(peer: &Peer, shown: &[Credentials]) {
+    for some in shown.chunks(VOUCHED_MAX) {
+        peer.send(Frame::Vouched(some.to_vec()));
+    }
 }
 
 /// Tells nodes what is known of the PIN.
@@ -194,6 +235,21 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
     }
 }
 
+/// Whether a voucher is good for a machine under an order.
+fn under(voucher: &Voucher, order: u64, gate: VoucherGate) -> Result<(), String> {
+    let key = voucher.key.short();
+    match voucher.order {
+        Some(allowed) if allowed != order => Err(format!(
+            "voucher {key} is for order {allowed}, and order {order} is the one that counts here: approve this machine at HQ"
+        )),
+        _ if gate == VoucherGate::Spent => Err(format!(
+            "voucher {key} has admitted as many machines as it may, {}: a new one is made at HQ",
+            voucher.machines
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn wait(reason: String) -> AdmissionAnswer {
     AdmissionAnswer::Wait { reason }
 }
@@ -242,6 +298,7 @@ impl Shared {
             return refused("an agent admits nobody");
         };
         let renewed = self.renewable(peer);
+        let voucher = Voucher::behind(&certificate, issuer.as_deref());
         let site = lock(&self.site);
         let Some(who) = site.recognise(&asking.facts, asking.tpm.as_ref(), &peer.key) else {
             return refused("this machine has no UUID, no serial and no MAC address to know it by");
@@ -260,14 +317,30 @@ impl Shared {
             _ => site.book().admit(&applicant, channel),
         };
         let Admission::Granted(order) = admission else {
-            let asks_for_pin = matches!(admission, Admission::Doubtful(_) | Admission::EraseUnsure)
-                && channel.unknown == UnknownRule::Pin;
+            let by_person = matches!(admission, Admission::Doubtful(_) | Admission::EraseUnsure);
+            let asks_for_pin = (by_person && channel.unknown == UnknownRule::Pin)
+                || ((by_person || admission == Admission::Wait) && self.has_voucher_pin());
             let answer = match in_words(&admission, who.machine, channel) {
-                AdmissionAnswer::Wait { reason } if asks_for_pin => AdmissionAnswer::Pin { reason },
+                AdmissionAnswer::Wait { reason } if asks_for_pin => {
+                    let reason = match self.has_voucher_pin() {
+                        true => format!("{reason}, or type the voucher's PIN"),
+                        false => reason,
+                    };
+                    AdmissionAnswer::Pin { reason }
+                }
                 answer => answer,
             };
             return (answer, Some(who));
         };
+        if let Some(voucher) = &voucher
+            && let Err(reason) = under(
+                voucher,
+                order.number,
+                site.voucher_gate(voucher, &who.machine),
+            )
+        {
+            return (wait(reason), Some(who));
+        }
         let Some(signed) = site.order(order.number).map(|o| o.as_bytes().to_vec()) else {
             return refused("the order is gone");
         };
@@ -282,8 +355,20 @@ impl Shared {
             order: order.number,
         };
         drop(site);
-        let answer = self.give(peer, &ticket, signed, (certificate, issuer));
-        (answer, Some(who))
+        let proof = TicketProof {
+            ticket: self.identity.sign(&ticket),
+            issuer: certificate,
+            issuers_issuer: issuer,
+        };
+        if let Some(voucher) = &voucher {
+            let shown = Credentials::Agent {
+                ticket: Some(proof.clone()),
+            };
+            if let Err(reason) = self.count_machine(voucher, who.machine, &shown) {
+                return (wait(reason), Some(who));
+            }
+        }
+        (self.give(peer, proof, signed), Some(who))
     }
 
     /// The machine and order of a ticket that this agent had a moment ago, and that nothing speaks against.
@@ -301,34 +386,21 @@ impl Shared {
         is_open.then_some((machine, order))
     }
 
-    fn give(
-        &self,
-        peer: &Peer,
-        ticket: &Ticket,
-        order: Vec<u8>,
-        (certificate, issuer): (Vec<u8>, Option<Vec<u8>>),
-    ) -> AdmissionAnswer {
+    fn give(&self, peer: &Peer, proof: TicketProof, order: Vec<u8>) -> AdmissionAnswer {
         let me = self.identity.public();
-        let bytes = self.identity.sign(ticket);
         let now = self.now();
         lock(&self.clocks).handle_reading(now, me, self.boot, now);
-        if let Ok(ticket) = Verified::check_by(&bytes, &me) {
-            let issuers_issuer = issuer
+        if let Ok(ticket) = Verified::check_by(&proof.ticket, &me) {
+            let issuers_issuer = proof
+                .issuers_issuer
                 .as_ref()
-                .and_then(|bytes| trust_format::peek::<NodeCertificate>(bytes).ok())
+                .and_then(|bytes| peek::<NodeCertificate>(bytes).ok())
                 .map(|certificate| certificate.node);
             let vouched_by = [Some(me), issuers_issuer].into_iter().flatten().collect();
             let agent = AdmittedAgent::new(ticket, vouched_by);
             self.set_standing(peer, Standing::Agent(Arc::new(agent)));
         }
-        AdmissionAnswer::Granted {
-            proof: TicketProof {
-                ticket: bytes,
-                issuer: certificate,
-                issuers_issuer: issuer,
-            },
-            order,
-        }
+        AdmissionAnswer::Granted { proof, order }
     }
 
     /// Certifies the node of a machine that an admitted agent images: HQ if it answers in time, else this node.
@@ -352,7 +424,14 @@ impl Shared {
         else {
             return not("this node is certified provisionally itself and HQ cannot be reached");
         };
+        let voucher = Voucher::behind(&certificate, None);
         let site = lock(&self.site);
+        if let Some(voucher) = &voucher {
+            let gate = site.voucher_gate(voucher, &ticket.machine);
+            if let Err(reason) = under(voucher, ticket.order, gate) {
+                return not(&reason);
+            }
+        }
         let Some(channel) = site.channel().filter(|c| c.provisional) else {
             return not("this site allows no provisional certificates and HQ cannot be reached");
         };
@@ -366,9 +445,20 @@ impl Shared {
                 order: ticket.order,
             },
         };
+        drop(site);
+        let (signed, issuer) = (self.identity.sign(&document), Some(certificate));
+        if let Some(voucher) = &voucher {
+            let shown = Credentials::Node {
+                certificate: signed.clone(),
+                issuer: issuer.clone(),
+            };
+            if let Err(reason) = self.count_machine(voucher, ticket.machine, &shown) {
+                return not(&reason);
+            }
+        }
         Frame::Certificate {
-            certificate: self.identity.sign(&document),
-            issuer: Some(certificate),
+            certificate: signed,
+            issuer,
         }
     }
 }

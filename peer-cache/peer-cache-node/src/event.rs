@@ -77,6 +77,15 @@ pub enum Event {
         /// Whether the PIN is locked now.
         is_locked: bool,
     },
+    /// A voucher was used for more machines than it allows: a copy of it is in other hands.
+    VoucherOverused {
+        /// Which.
+        key: PublicKey,
+        /// Machines that it allows.
+        allowed: u16,
+        /// Machines that were heard of.
+        machines: usize,
+    },
     /// An agent reported on its install.
     Report {
         /// Its machine.

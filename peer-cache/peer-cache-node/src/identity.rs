@@ -16,6 +16,13 @@ use zeroize::Zeroizing;
 
 use crate::tpm::{OpenTpmError, Tpm, UnsealError};
 
+mod voucher;
+
+pub use voucher::{
+    OpenVoucherError, OpenedVoucher, SealVoucherError, VOUCHER_PIN_LETTERS, open_voucher,
+    read_voucher_label, seal_voucher,
+};
+
 /// PKCS#8 (RFC 8410) around an Ed25519 seed.
 const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -203,7 +210,7 @@ impl Identity {
         }
     }
 
-    /// The secret seed. It leaves this module in [`Identity::to_key_file`] and nowhere else.
+    /// The secret seed. It leaves this module in [`Identity::to_key_file`] and in [`seal_voucher`], and nowhere else.
     fn seed(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.key.to_bytes())
     }

@@ -44,12 +44,15 @@ use peer_cache_proto::{
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use trust_format::{Digest, Document, MachineId, PublicKey, Ticket, Verified, peek};
+use trust_format::{Digest, Document, MachineId, PinRule, PublicKey, Ticket, Verified, peek};
 
 pub use durable::write_durably;
 pub use endpoint::{crypto_provider, network_threads};
 pub use event::Event;
-pub use identity::{Identity, KeyFile, OpenIdentityError, key_of_spki};
+pub use identity::{
+    Identity, KeyFile, OpenIdentityError, OpenVoucherError, OpenedVoucher, SealVoucherError,
+    VOUCHER_PIN_LETTERS, key_of_spki, open_voucher, read_voucher_label, seal_voucher,
+};
 pub use keeper::{Arrived, ChunkKeeper, Kept};
 pub use origin::{BoxFuture, FetchObjectError, HolderView, Lease, LeaseError, Origin};
 pub use session::ConnectError;
@@ -97,6 +100,8 @@ pub struct PeerCacheConfig {
     pub always_on: bool,
     /// How much it gives to its neighbours.
     pub uploads: UploadRules,
+    /// Of a node whose right is a voucher: the PIN that opened it. Typed at a machine it admits it, as a site's does.
+    pub voucher_pin: Option<PinRule>,
 }
 
 /// What an agent asks of a node.
@@ -275,6 +280,11 @@ impl PeerCache {
     /// Looks at the site's documents.
     pub fn site<R>(&self, look: impl FnOnce(&Site) -> R) -> R {
         look(&lock(&self.shared.site))
+    }
+
+    /// Machines that were heard of under a voucher, those beyond what it allows included.
+    pub fn machines_of_voucher(&self, voucher: &PublicKey) -> usize {
+        lock(&self.shared.site).machines_of_voucher(voucher)
     }
 
     /// Takes documents from a place other than a peer: HQ, or this agent's own completion.

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     Event, Role,
-    admit::{answer_waiting, handle_asking, tell_tally},
+    admit::{answer_waiting, handle_asking, send_vouched, tell_tally, tell_vouched},
     door::Place,
     endpoint,
     frames::{FrameReader, write_frame, write_frames},
@@ -370,6 +370,8 @@ fn tell_documents(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     if peer.is_node() {
         let tally = lock(&shared.site).pin_tally().clone();
         peer.send(Frame::PinTally(tally));
+        let vouched = lock(&shared.site).vouched();
+        send_vouched(peer, &vouched);
         spread::tell(shared, peer);
     }
 }
@@ -435,6 +437,14 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             if lock(&shared.site).pin_heard(&tally) {
                 tell_tally(shared, Some(peer));
             }
+        }
+        Frame::Vouched(shown) if peer.is_node() && shared.role == Role::Node => {
+            let teller = match peer.standing() {
+                Standing::Node(member) => member.node.voucher().map(|v| v.key),
+                _ => None,
+            };
+            let news = lock(&shared.site).learn_vouched(&shown, teller.as_ref());
+            tell_vouched(shared, news, Some(peer));
         }
         Frame::Certificate {
             certificate,

@@ -19,20 +19,31 @@ use peer_cache_proto::{
     election::Rank,
     fallback::Fallback,
     machine::MachineFacts,
-    pin::CHECKS_AT_ONCE,
+    pin::{CHECKS_AT_ONCE, PinCounter, PinGate},
     renewal::Renewal,
     suspicion::{ACCUSED_FOR, Suspicions},
+    voucher::VoucherGate,
     wire::{Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use trust_format::{
-    CheckedNode, Digest, MachineId, PublicKey, Ticket, TpmKey, Verified, check_ticket, peek,
+    CheckedNode, Digest, MachineId, PinRule, PublicKey, Ticket, TpmKey, Verified, Voucher,
+    check_ticket, peek,
 };
 
 use crate::{
-    AdmissionWish, Event, PeerCacheConfig, Role, admit::DisksSay, buffers::PartBuffers,
-    door::Doorway, endpoint::widen, identity::Identity, keeper::ChunkKeeper, origin::Origin,
-    serve::Uploads, share::Share, site::Site, spread::Sharing,
+    AdmissionWish, Event, PeerCacheConfig, Role,
+    admit::{DisksSay, tell_vouched},
+    buffers::PartBuffers,
+    door::Doorway,
+    endpoint::widen,
+    identity::Identity,
+    keeper::ChunkKeeper,
+    origin::Origin,
+    serve::Uploads,
+    share::Share,
+    site::Site,
+    spread::Sharing,
 };
 
 /// Frames that a connection may be behind with before it counts as stuck.
@@ -180,6 +191,21 @@ impl Peer {
     }
 }
 
+/// The PIN that opened this node's voucher, and how often it was tried at machines.
+struct VoucherPin {
+    rule: PinRule,
+    counter: Mutex<PinCounter>,
+}
+
+impl VoucherPin {
+    fn new(rule: PinRule) -> Self {
+        let mut counter = PinCounter::default();
+        counter.handle_rule(Duration::ZERO, Some(&rule));
+        let counter = Mutex::new(counter);
+        Self { rule, counter }
+    }
+}
+
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) role: Role,
@@ -221,6 +247,7 @@ pub(crate) struct Shared {
     /// A PIN is being checked.
     pub(crate) pin_checks: Arc<Semaphore>,
     pub(crate) disks_say: Mutex<DisksSay>,
+    voucher_pin: Option<VoucherPin>,
     next_peer: AtomicU64,
 }
 
@@ -265,6 +292,7 @@ impl Shared {
             asked: Mutex::default(),
             pin_checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
             disks_say: Mutex::default(),
+            voucher_pin: config.voucher_pin.map(VoucherPin::new),
             next_peer: AtomicU64::new(1),
         }
     }
@@ -306,6 +334,36 @@ impl Shared {
             root: site.keys().map_or(0, |k| k.root().number),
             channel: site.channel().map_or(0, |c| c.number),
         }
+    }
+
+    /// The PIN that admits machines here, and whether a try of it is looked at: the voucher's, if this node's right is one, else
+    /// the site's.
+    pub(crate) fn pin_gate(&self) -> (PinGate, Option<PinRule>) {
+        match &self.voucher_pin {
+            Some(own) => {
+                let gate = lock(&own.counter).gate(self.now(), Some(&own.rule));
+                (gate, Some(own.rule.clone()))
+            }
+            None => {
+                let site = lock(&self.site);
+                let (gate, rule) = site.pin_gate();
+                (gate, rule.cloned())
+            }
+        }
+    }
+
+    /// Somebody typed the PIN of this number at a machine.
+    pub(crate) fn pin_tried(&self, number: u64, is_right: bool) {
+        let me = self.identity.public();
+        match &self.voucher_pin {
+            Some(own) => lock(&own.counter).handle_try(me, number, is_right),
+            None => lock(&self.site).pin_tried(me, number, is_right),
+        }
+    }
+
+    /// Whether this node's own PIN admits machines, whatever the site's rule is.
+    pub(crate) fn has_voucher_pin(&self) -> bool {
+        self.voucher_pin.is_some()
     }
 
     pub(crate) fn share(&self, digest: &Digest) -> Option<Arc<Share>> {
@@ -424,6 +482,10 @@ impl Shared {
                 let checked = lock(&self.site).check_node(key, certificate, issuer.as_deref());
                 match checked {
                     Ok(node) => {
+                        if let Some(voucher) = node.voucher().filter(|_| issuer.is_some()) {
+                            let machine = node.certificate().machine;
+                            self.count_machine(&voucher, machine, &hello.credentials)?;
+                        }
                         let uptime = Duration::from_millis(hello.uptime_ms);
                         lock(&self.clocks).handle_reading(self.now(), *key, hello.boot, uptime);
                         let right = Right::Node {
@@ -451,7 +513,39 @@ impl Shared {
             .map_err(|e| e.map_or("no channel yet".into(), |e| e.to_string()))?;
         let id = site.id().ok_or("no site yet")?;
         let ticket = check_ticket(&proof.ticket, key, &issuer, id).map_err(|e| e.to_string())?;
+        drop(site);
+        if let Some(voucher) = issuer.voucher() {
+            let shown = Credentials::Agent {
+                ticket: Some(proof.clone()),
+            };
+            self.count_machine(&voucher, ticket.machine, &shown)?;
+        }
         Ok(AdmittedAgent::new(ticket, issuer.keys().collect()))
+    }
+
+    /// A machine's right comes from a voucher.
+    ///
+    /// # Errors
+    /// In words, when the voucher has admitted as many as it may.
+    pub(crate) fn count_machine(
+        &self,
+        voucher: &Voucher,
+        machine: MachineId,
+        shown: &Credentials,
+    ) -> Result<(), String> {
+        let mut site = lock(&self.site);
+        let is_spent = site.voucher_gate(voucher, &machine) == VoucherGate::Spent;
+        let news = site.count_machine(voucher, machine, shown, false);
+        drop(site);
+        tell_vouched(self, news, None);
+        match is_spent {
+            false => Ok(()),
+            true => Err(format!(
+                "voucher {} has admitted as many machines as it may: {}",
+                voucher.key.short(),
+                voucher.machines
+            )),
+        }
     }
 
     /// Hints about everybody else that listens.

@@ -15,6 +15,7 @@ use peer_cache_proto::{
     machine::MachineFacts,
     pin::{PinCounter, PinGate, PinTally},
     recognition::{Recognised, recognise},
+    voucher::VoucherBook,
     wire::{Documents, ROOTS_MAX},
 };
 use thiserror::Error;
@@ -24,6 +25,10 @@ use trust_format::{
     codec::{Reader, Writer},
     peek,
 };
+
+mod vouched;
+
+pub(crate) use vouched::VouchedNews;
 
 /// Completions that are kept and passed on.
 const COMPLETIONS_MAX: usize = 16_384;
@@ -40,6 +45,9 @@ pub struct Site {
     completions: BTreeMap<(MachineId, u64), Vec<u8>>,
     book: OrderBook,
     pin: PinCounter,
+    vouchers: VoucherBook,
+    /// What machines showed whose rights come from a voucher.
+    vouched: BTreeMap<(PublicKey, MachineId), Vec<u8>>,
     /// From here this program counts how long a PIN is there.
     opened: Instant,
     folder: Option<PathBuf>,
@@ -124,6 +132,8 @@ impl Site {
             completions: BTreeMap::new(),
             book: OrderBook::default(),
             pin: PinCounter::default(),
+            vouchers: VoucherBook::default(),
+            vouched: BTreeMap::new(),
             opened: Instant::now(),
             folder: None,
         }
@@ -161,6 +171,7 @@ impl Site {
         for refused in learned.refused {
             tracing::warn!(refused, "left out a document of this site");
         }
+        site.resume_vouched(&list("vouched")?);
         site.folder = Some(folder.to_owned());
         Ok(site)
     }
@@ -171,7 +182,7 @@ impl Site {
     /// When the folder cannot be written.
     pub fn save_to(&mut self, folder: &Path) -> io::Result<()> {
         self.folder = Some(folder.to_owned());
-        for name in ["roots", "orders", "completions"] {
+        for name in ["roots", "orders", "completions", "vouched"] {
             fs::create_dir_all(folder.join(name))?;
         }
         for (number, root) in &self.older_roots {
@@ -200,6 +211,7 @@ impl Site {
                 bytes,
             )?;
         }
+        self.save_vouched();
         Ok(())
     }
 
@@ -437,6 +449,7 @@ impl Site {
         }
         self.persist("channel", bytes);
         self.channel = Some(channel);
+        self.drop_revoked_vouched();
         learned.channel = true;
         learned.fresh.channel = Some(bytes.to_vec());
     }

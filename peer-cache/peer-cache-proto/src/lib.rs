@@ -21,6 +21,7 @@ pub mod suspicion;
 pub mod swarm;
 pub mod tpm;
 pub mod upload;
+pub mod voucher;
 pub mod wire;
 
 /// A connection's number, given by the shell and never reused while the program runs.

@@ -8,18 +8,20 @@ use trust_format::{
     codec::{DecodeError, Reader, Writer},
 };
 
-use crate::{election::Rank, machine::MachineFacts, pin::PinTally, tpm::TpmProof};
+use crate::{machine::MachineFacts, pin::PinTally, tpm::TpmProof};
 
 mod documents;
+mod hello;
 mod members;
 mod request;
 
 pub use documents::{DOCUMENTS_MAX, Documents, ROOTS_MAX};
+pub use hello::{Credentials, Hello, TicketProof};
 pub use members::Members;
 pub use request::*;
 
 /// Version of everything in this module. Programs of different versions do not talk.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// Application protocol of the QUIC handshake (RFC 7301).
 pub const ALPN: &[u8] = b"lamplighter/1";
 /// UDP port of a node's QUIC endpoint.
@@ -36,58 +38,11 @@ pub const HAVE_RANGES_MAX: usize = 16_384;
 pub const REPORT_BYTES_MAX: usize = 16 << 10;
 /// Peers named in one [`Frame::Peers`].
 pub const PEER_HINTS_MAX: usize = 256;
+/// Machines in one [`Frame::Vouched`]; more are sent as several frames.
+pub const VOUCHED_MAX: usize = 64;
 const CERTIFICATE_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 512;
 const NUMBERS_MAX: usize = 1024;
-
-/// Why a node or agent is worth talking to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// Certified for the site.
-    Node {
-        /// A node certificate.
-        certificate: Vec<u8>,
-        /// Its issuer's, when it is provisional.
-        issuer: Option<Vec<u8>>,
-    },
-    /// Admitted to one install.
-    Agent {
-        /// A ticket; none yet when the agent begins.
-        ticket: Option<TicketProof>,
-    },
-}
-
-/// A ticket and the certificates that prove its issuer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TicketProof {
-    /// The ticket.
-    pub ticket: Vec<u8>,
-    /// Of the node that signed it.
-    pub issuer: Vec<u8>,
-    /// Of the node that certified that node, when that is provisional.
-    pub issuers_issuer: Option<Vec<u8>>,
-}
-
-/// The first frame in each direction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    /// [`PROTOCOL_VERSION`].
-    pub protocol: u16,
-    /// Who speaks.
-    pub credentials: Credentials,
-    /// How well it could fetch for the site.
-    pub rank: Rank,
-    /// The port on which it takes connections.
-    pub port: u16,
-    /// Its boot number.
-    pub boot: u64,
-    /// Time since that boot, in milliseconds.
-    pub uptime_ms: u64,
-    /// Number of its root.
-    pub root: u64,
-    /// Number of its channel; 0 without one.
-    pub channel: u64,
-}
 
 /// A node's answer to [`Frame::AdmitMe`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,6 +223,8 @@ pub enum Frame {
     },
     /// How often the site's PIN was tried and used.
     PinTally(PinTally),
+    /// What machines showed whose rights come from a voucher: it admits so many and no more.
+    Vouched(Vec<Credentials>),
 }
 
 impl Frame {
@@ -335,6 +292,10 @@ impl Frame {
                 }
             }
             Self::PinTally(tally) => tally.encode(out.u8(15)),
+            Self::Vouched(shown) => {
+                out.u8(16).count(shown.len());
+                shown.iter().for_each(|one| one.encode(&mut out));
+            }
         }
         out.finish()
     }
@@ -396,6 +357,11 @@ impl Frame {
                 },
             },
             15 => Self::PinTally(PinTally::decode(&mut input)?),
+            16 => {
+                let count = input.count(VOUCHED_MAX, 2, "machines")?;
+                let shown = (0..count).map(|_| Credentials::decode(&mut input));
+                Self::Vouched(shown.collect::<Result<_, DecodeError>>()?)
+            }
             other => return Err(input.bad("frame type", 1, other.into())),
         };
         input.finish()?;
@@ -457,81 +423,6 @@ fn decode_admit_me(input: &mut Reader<'_>) -> Result<Frame, DecodeError> {
             false => None,
         },
     })
-}
-
-impl Hello {
-    fn encode(&self, out: &mut Writer) {
-        out.u16(self.protocol);
-        match &self.credentials {
-            Credentials::Node {
-                certificate,
-                issuer,
-            } => {
-                out.u8(0).bytes(certificate);
-                put_optional(out, issuer.as_deref());
-            }
-            Credentials::Agent { ticket } => {
-                out.u8(1).flag(ticket.is_some());
-                if let Some(proof) = ticket {
-                    proof.encode(out);
-                }
-            }
-        }
-        out.flag(self.rank.node)
-            .flag(self.rank.always_on)
-            .u32(self.rank.free_gib)
-            .u16(self.rank.uptime_minutes);
-        out.u16(self.port)
-            .u64(self.boot)
-            .u64(self.uptime_ms)
-            .u64(self.root)
-            .u64(self.channel);
-    }
-
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            protocol: input.u16("protocol")?,
-            credentials: match input.u8("credentials")? {
-                0 => Credentials::Node {
-                    certificate: input.bytes(CERTIFICATE_BYTES_MAX, "certificate")?.to_vec(),
-                    issuer: read_optional(input, CERTIFICATE_BYTES_MAX, "issuer")?,
-                },
-                1 => Credentials::Agent {
-                    ticket: match input.flag("ticket")? {
-                        true => Some(TicketProof::decode(input)?),
-                        false => None,
-                    },
-                },
-                other => return Err(input.bad("credentials", 1, other.into())),
-            },
-            rank: Rank {
-                node: input.flag("rank")?,
-                always_on: input.flag("rank")?,
-                free_gib: input.u32("free space")?,
-                uptime_minutes: input.u16("uptime")?,
-            },
-            port: input.u16("port")?,
-            boot: input.u64("boot number")?,
-            uptime_ms: input.u64("uptime")?,
-            root: input.u64("root number")?,
-            channel: input.u64("channel number")?,
-        })
-    }
-}
-
-impl TicketProof {
-    fn encode(&self, out: &mut Writer) {
-        out.bytes(&self.ticket).bytes(&self.issuer);
-        put_optional(out, self.issuers_issuer.as_deref());
-    }
-
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            ticket: input.bytes(CERTIFICATE_BYTES_MAX, "ticket")?.to_vec(),
-            issuer: input.bytes(CERTIFICATE_BYTES_MAX, "issuer")?.to_vec(),
-            issuers_issuer: read_optional(input, CERTIFICATE_BYTES_MAX, "issuer's issuer")?,
-        })
-    }
 }
 
 impl AdmissionAnswer {

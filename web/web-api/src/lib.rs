@@ -8,6 +8,7 @@ mod people;
 mod report;
 mod signing;
 mod text;
+mod voucher;
 mod wan;
 
 pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
@@ -24,6 +25,7 @@ pub use people::{
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use signing::{KeysInfo, NamedKey, RootPublished, RootRow, Waiting, WaitingChannel};
 pub use text::{Base64, Hex};
+pub use voucher::{NewVoucher, VoucherInfo, VoucherMade};
 pub use wan::{
     UTC_OFFSET_MINUTES_MAX, WAN_BYTES_PER_SECOND_MIN, WAN_NEWS_SECONDS, WAN_PRIORITY_MAX,
     WAN_WINDOWS_MAX, WanBudget, WanBudgetError, WanChange, WanNews, WanRate, WanRules, WanVersion,

@@ -270,7 +270,7 @@ pub struct NodeInfo {
     /// Its machine.
     pub machine: Hex<16>,
     /// How it came: `enrolled` by a token, `certified` by HQ while its machine was imaged, `confirmed` after a neighbour certified it,
-    /// `forestalled` when it was revoked before HQ met it.
+    /// `voucher` for whoever opens one, `forestalled` when it was revoked before HQ met it.
     pub origin: String,
     /// Whether it is revoked.
     pub revoked: bool,

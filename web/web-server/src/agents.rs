@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use sqlx::SqliteConnection;
-use trust_format::{CheckedNode, PublicKey, Ticket, Verified, check_ticket, peek, ticket_life};
+use trust_format::{
+    CheckedNode, PublicKey, Ticket, Verified, Voucher, check_ticket, peek, ticket_life,
+};
 use web_api::{AgentAdmitted, AgentTicket, Hex};
 
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     error::Refusal,
     input::Input,
     nodes::applies,
-    sites,
+    sites, vouchers,
 };
 
 /// Tickets of one site that HQ remembers. Those that are over for a while make room.
@@ -34,6 +36,13 @@ pub(crate) async fn admit(
 ) -> Result<Json<AgentAdmitted>, Refusal> {
     let mut change = hq.database.write().await?;
     let mut agent = check(&mut change, &hq, key, &shown).await?;
+    let above = shown.issuers_issuer.as_ref().map(|i| i.0.as_slice());
+    let voucher = Voucher::behind(&shown.issuer.0, above);
+    if let Some(refusal) = vouchers::admits(&mut change, agent.site, voucher, agent.machine).await?
+    {
+        change.commit().await?;
+        return Err(refusal);
+    }
     let now = unix_seconds();
     match agents::until(&mut change, &agent.ticket).await? {
         Some(until) => agent.until = until,

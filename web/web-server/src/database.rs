@@ -15,6 +15,7 @@ pub(crate) mod rosters;
 mod schema;
 pub(crate) mod sites;
 pub(crate) mod tokens;
+pub(crate) mod vouchers;
 pub(crate) mod waiting;
 pub(crate) mod wan;
 

@@ -21,6 +21,7 @@ mod rosters;
 mod routes;
 mod sites;
 mod tls;
+mod vouchers;
 mod waiting;
 mod wan;
 

@@ -9,7 +9,7 @@ use axum::{
 };
 use sqlx::SqliteConnection;
 use trust_format::{
-    CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, Verified, peek,
+    CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, Verified, Voucher, peek,
 };
 use web_api::{
     Base64, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, Hex, NodeDocuments,
@@ -28,7 +28,7 @@ use crate::{
     error::Refusal,
     input::{Input, Named, checked_name},
     reports::clip_facts,
-    sites,
+    sites, vouchers,
 };
 
 const ORDERS_GIVEN_MAX: u32 = 1024;
@@ -84,7 +84,7 @@ async fn forestall(db: &mut SqliteConnection, site: SiteId, key: PublicKey) -> R
 }
 
 /// Everything that a node needs to know of its site.
-async fn documents(
+pub(crate) async fn documents(
     db: &mut SqliteConnection,
     roots: Vec<Vec<u8>>,
     site: SiteId,
@@ -278,6 +278,11 @@ pub(crate) async fn confirm(
         )));
     }
     applies(&mut change, site.id, *order, claimed.machine).await?;
+    let admits = vouchers::admits(&mut change, site.id, checked.voucher(), claimed.machine).await?;
+    if let Some(refusal) = admits {
+        change.commit().await?;
+        return Err(refusal);
+    }
     let certificate = NodeCertificate {
         grade: Grade::Certified,
         name: checked_name(&claimed.name, "a node's name")?.to_owned(),
@@ -314,6 +319,12 @@ pub(crate) async fn certify(
     let mut change = hq.database.write().await?;
     if let Some(known) = nodes::find(&mut change, &new).await? {
         return again(&known, node.site, machine);
+    }
+    let asks = nodes::find(&mut change, &node.key).await?;
+    if asks.is_some_and(|n| Voucher::behind(&n.certificate, None).is_some()) {
+        return Err(refused(
+            "a voucher certifies by itself; HQ confirms the node when it calls",
+        ));
     }
     // the same rule by which a node admits; an order that names the machine admits it
     let named = applies(&mut change, node.site, request.order, machine).await?;

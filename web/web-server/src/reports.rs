@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{Extension, Json, extract::State};
 use sqlx::SqliteConnection;
 use tokio::time::{Instant, timeout_at};
-use trust_format::{MachineId, SiteId, check_completion};
+use trust_format::{MachineId, SiteId, Voucher, check_completion};
 use web_api::{
     Facts, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport, REPORTS_MAX, ReportsAnswer,
     ReportsRequest,
@@ -26,6 +26,7 @@ use crate::{
     input::{Input, clip},
     sites,
     tls::ClientAddress,
+    vouchers,
 };
 
 /// More machines of one site are not remembered: a node could invent them.
@@ -267,6 +268,10 @@ async fn complete(
     if !fits {
         let message = format!("sent a completion of machine {machine} that fits no order {number}");
         return Ok(events::add(db, node.site, &node.name, EventKind::Trouble, &message).await?);
+    }
+    let above = completion.issuers_issuer.as_deref();
+    if let Some(voucher) = Voucher::behind(&completion.issuer, above) {
+        vouchers::count(db, node.site, &voucher, machine).await?;
     }
     touch(db, node.site, machine, |_| ()).await?;
     Ok(machines::complete(db, node.site, &completion, document).await?)

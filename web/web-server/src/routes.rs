@@ -21,7 +21,7 @@ use crate::{
     agents,
     error::Refusal,
     images, leases, machines, nodes, objects, orders, page, reports, roots, rosters, sites,
-    waiting, wan,
+    vouchers, waiting, wan,
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -148,6 +148,13 @@ fn routes_of_people() -> Vec<Route> {
             Admin,
             sites::create_token,
         ),
+        route(
+            post.clone(),
+            "/api/v1/sites/{name}/vouchers",
+            Admin,
+            vouchers::create,
+        ),
+        route(get.clone(), "/api/v1/vouchers", Admin, vouchers::list),
         route(
             Method::PUT,
             "/api/v1/sites/{name}/pin",

@@ -371,6 +371,21 @@ pub(crate) fn node_giving(hq: &Arc<Hq>, bytes_per_second: u64) -> Member {
     node
 }
 
+/// A node with an empty slab that is whatever the caller makes of it.
+pub(crate) fn node_like(
+    hq: &Arc<Hq>,
+    site: Site,
+    identity: Identity,
+    change: impl FnOnce(&mut PeerCacheConfig),
+) -> Member {
+    let folder = TempDir::new().unwrap();
+    let slab = Slab::open_file(&folder.path().join("slab"), SLAB_BYTES_MIN.max(64 << 20)).unwrap();
+    let keeper = Arc::new(slab.clone());
+    let mut config = config(keeper, hq, Role::Node, false, site, identity);
+    change(&mut config);
+    start_configured(config, (folder, slab))
+}
+
 fn fill(slab: &Slab, hq: &Hq) {
     for chunk in &hq.manifest.chunks {
         let bytes = hq.objects.lock().unwrap()[&chunk.object_hash].clone();
@@ -406,6 +421,7 @@ fn config(
         origin: origin.then(|| Arc::new(Wan(hq.clone())) as Arc<dyn Origin>),
         always_on: false,
         uploads: UploadRules::default(),
+        voucher_pin: None,
     }
 }
 

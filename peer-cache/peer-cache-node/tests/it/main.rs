@@ -14,6 +14,7 @@ mod fallback;
 mod hostile;
 mod spread;
 mod trust;
+mod vouchers;
 mod wan;
 
 use std::{

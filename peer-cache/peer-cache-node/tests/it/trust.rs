@@ -31,14 +31,18 @@ const BEACON_SECONDS: u64 = 2;
 static BOOTS: AtomicU64 = AtomicU64::new(1);
 
 /// An attacker's connection that has greeted with whatever it likes.
-struct Raw {
-    connection: quinn::Connection,
+pub(crate) struct Raw {
+    pub(crate) connection: quinn::Connection,
     send: SendStream,
     recv: RecvStream,
 }
 
 impl Raw {
-    async fn greet(identity: &Identity, to: SocketAddr, credentials: Credentials) -> Self {
+    pub(crate) async fn greet(
+        identity: &Identity,
+        to: SocketAddr,
+        credentials: Credentials,
+    ) -> Self {
         let attacker = Attacker::with(identity, outside(7));
         let connection = attacker.connect(to).await.unwrap();
         let (mut send, recv) = connection.open_bi().await.unwrap();
@@ -73,7 +77,7 @@ impl Raw {
     }
 
     /// The next answer to a wish; nothing when the connection ends.
-    async fn answer(&mut self) -> Option<AdmissionAnswer> {
+    pub(crate) async fn answer(&mut self) -> Option<AdmissionAnswer> {
         loop {
             let mut length = [0; 4];
             let read = timeout(PATIENCE, self.recv.read_exact(&mut length));
@@ -339,7 +343,7 @@ async fn a_ticket_that_does_not_hold_opens_nothing() {
     }
 }
 
-async fn gets_manifest(raw: &Raw, hq: &Hq) -> bool {
+pub(crate) async fn gets_manifest(raw: &Raw, hq: &Hq) -> bool {
     use peer_cache_proto::wire::{ANSWER_BYTES, Answer, Ask, Request};
     let request = Request {
         manifest: hq.manifest.digest(),

@@ -6,7 +6,7 @@ use super::{
     documents::{COMPLETION_BYTES_MAX, DOCUMENT_BYTES_MAX, ROOT_BYTES_MAX},
     *,
 };
-use crate::pin::PinCount;
+use crate::{election::Rank, pin::PinCount};
 
 fn proof() -> TicketProof {
     TicketProof {

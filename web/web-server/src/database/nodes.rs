@@ -25,6 +25,8 @@ pub(crate) enum Origin {
     Enrolled,
     Certified,
     Confirmed,
+    /// Whoever opens a voucher.
+    Voucher,
     /// Revoked before HQ met it.
     Forestalled,
 }
@@ -35,6 +37,7 @@ impl Origin {
             Self::Enrolled => "enrolled",
             Self::Certified => "certified",
             Self::Confirmed => "confirmed",
+            Self::Voucher => "voucher",
             Self::Forestalled => "forestalled",
         }
     }

@@ -5,7 +5,7 @@ use sqlx::SqlitePool;
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 const STEP_1: &str = "
 CREATE TABLE sites (
@@ -215,6 +215,24 @@ CREATE TABLE told_root (digest TEXT NOT NULL);
 PRAGMA user_version = 5;
 ";
 
+/// Vouchers, and the machines whose rights came from them.
+const STEP_6: &str = "
+CREATE TABLE vouchers (
+    node_key TEXT PRIMARY KEY NOT NULL REFERENCES nodes (node_key),
+    machines BIGINT NOT NULL,
+    order_number BIGINT,
+    made BIGINT NOT NULL
+);
+CREATE TABLE voucher_machines (
+    node_key TEXT NOT NULL REFERENCES vouchers (node_key),
+    machine TEXT NOT NULL,
+    beyond BIGINT NOT NULL,
+    seen BIGINT NOT NULL,
+    PRIMARY KEY (node_key, machine)
+);
+PRAGMA user_version = 6;
+";
+
 /// Makes the tables in a new file, and brings those of an older program up. Returns the number that the file has then.
 pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -224,7 +242,7 @@ pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     if found >= VERSION {
         return Ok(found);
     }
-    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4, STEP_5]) {
+    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6]) {
         if found < number {
             sqlx::raw_sql(step).execute(&mut *change).await?;
         }

@@ -1,0 +1,120 @@
+//! Vouchers, and the machines whose rights came from them.
+
+use sqlx::{Row, SqliteConnection};
+use trust_format::{MachineId, PublicKey, SiteId};
+use web_api::{Hex, VoucherInfo};
+
+use super::{Result, big, flag, key, number};
+
+/// A voucher that was made.
+pub(crate) async fn insert(
+    db: &mut SqliteConnection,
+    voucher: &PublicKey,
+    machines: u16,
+    order: Option<u64>,
+    made: u64,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO vouchers (node_key, machines, order_number, made) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(voucher.to_string())
+    .bind(i64::from(machines))
+    .bind(order.map(big))
+    .bind(big(made))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Vouchers of a site that are not revoked.
+pub(crate) async fn living(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS n FROM vouchers JOIN nodes USING (node_key) WHERE site = $1 AND revoked = 0",
+    )
+    .bind(site.to_string())
+    .fetch_one(db)
+    .await?;
+    number(&row, "n")
+}
+
+/// Whether a machine is beyond what the voucher allows; nothing of one that was not seen under it.
+pub(crate) async fn is_beyond(
+    db: &mut SqliteConnection,
+    voucher: &PublicKey,
+    machine: MachineId,
+) -> Result<Option<bool>> {
+    let row =
+        sqlx::query("SELECT beyond FROM voucher_machines WHERE node_key = $1 AND machine = $2")
+            .bind(voucher.to_string())
+            .bind(machine.to_string())
+            .fetch_optional(db)
+            .await?;
+    row.map(|row| flag(&row, "beyond")).transpose()
+}
+
+/// Machines seen under a voucher: those that it allows, or those beyond.
+pub(crate) async fn count(
+    db: &mut SqliteConnection,
+    voucher: &PublicKey,
+    beyond: bool,
+) -> Result<u64> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS n FROM voucher_machines WHERE node_key = $1 AND beyond = $2",
+    )
+    .bind(voucher.to_string())
+    .bind(i64::from(beyond))
+    .fetch_one(db)
+    .await?;
+    number(&row, "n")
+}
+
+/// A machine was seen under a voucher for the first time.
+pub(crate) async fn saw(
+    db: &mut SqliteConnection,
+    voucher: &PublicKey,
+    machine: MachineId,
+    beyond: bool,
+    seen: u64,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO voucher_machines (node_key, machine, beyond, seen) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(voucher.to_string())
+    .bind(machine.to_string())
+    .bind(i64::from(beyond))
+    .bind(big(seen))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// All of them, the newest first.
+pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<VoucherInfo>> {
+    let rows = sqlx::query(
+        "SELECT v.node_key, v.machines, v.order_number, v.made, n.name, n.revoked, n.seen, s.name AS site_name,
+            (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 0) AS used,
+            (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 1) AS beyond
+         FROM vouchers v JOIN nodes n ON n.node_key = v.node_key JOIN sites s ON s.id = n.site
+         ORDER BY v.made DESC, v.node_key LIMIT $1",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let order: Option<i64> = row.try_get("order_number")?;
+            Ok(VoucherInfo {
+                key: Hex(key(row, "node_key")?.0),
+                site: row.try_get("site_name")?,
+                name: row.try_get("name")?,
+                machines: u16::try_from(number(row, "machines")?).unwrap_or(u16::MAX),
+                order: order.and_then(|n| u64::try_from(n).ok()),
+                used: number(row, "used")?,
+                beyond: number(row, "beyond")?,
+                revoked: flag(row, "revoked")?,
+                made_unix_seconds: number(row, "made")?,
+                seen_unix_seconds: number(row, "seen")?,
+            })
+        })
+        .collect()
+}
