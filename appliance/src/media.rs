@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use boot_media::{KernelChoice, MediaReport, MediaRequest, PackageSources, build_media, build_usb};
+use boot_media::{
+    KernelChoice, MediaReport, MediaRequest, PackageSources, UsbRequest, build_media, build_usb,
+};
 use clap::Subcommand;
+use peer_cache_node::read_voucher_label;
 use peer_cache_origin::HqClient;
+use peer_cache_proto::voucher::stick;
 use trust_format::TrustedKeys;
 
 use crate::{HqChoice, Output, client, image::publish_bundle};
@@ -14,6 +18,8 @@ use crate::{HqChoice, Output, client, image::publish_bundle};
 const ROOT: &str = "etc/lamplighter/root";
 const AGENT: &str = "lamplighter-agent";
 const NODE: &str = "lamplighter";
+/// Most sticks are larger.
+const STICK_SLAB_BYTES: u64 = 8 << 30;
 const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 quiet loglevel=3 panic=30";
 
 /// `lamplighter media ...`.
@@ -40,12 +46,28 @@ pub(crate) enum MediaCommand {
         #[arg(long)]
         out: PathBuf,
         #[command(flatten)]
+        lent: LentArguments,
+        #[command(flatten)]
         build: BuildArguments,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// What a stick is lent.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LentArguments {
+    /// A voucher's file (`lamplighter voucher new`): the machine that starts from the stick admits others as far as it goes.
+    #[arg(long)]
+    voucher: Option<PathBuf>,
+    /// Room on the stick for images, beside the voucher. Whatever the stick's node has seen stays there.
+    #[arg(long, requires = "voucher", default_value_t = STICK_SLAB_BYTES)]
+    slab_bytes: u64,
+    /// The machine that starts from the stick is not imaged: it stays in RAM and lights the others.
+    #[arg(long, requires = "voucher")]
+    stay: bool,
 }
 
 /// What media are made of.
@@ -106,15 +128,35 @@ pub(crate) async fn run(command: MediaCommand) -> Result<()> {
         }
         MediaCommand::Usb {
             out,
-            build,
+            lent,
+            mut build,
             hq,
             output,
         } => {
+            if let Some(voucher) = &lent.voucher {
+                // better here than in the store
+                read_voucher_label(voucher)?;
+            }
+            for (word, is_said) in [(stick::STICK_WORD, true), (stick::STAY_WORD, lent.stay)] {
+                if is_said {
+                    let append = build.append.get_or_insert_default();
+                    *append = format!("{append} lamplighter.{word}");
+                }
+            }
             let client = client::for_people(&hq)?;
             let folder = tempfile::tempdir()?;
             build_here(&client, build, folder.path()).await?;
             let uki = folder.path().join(boot_proto::dhcp::AGENT_FILE);
-            let report = tokio::task::spawn_blocking(move || build_usb(&uki, &out)).await??;
+            let mut request = UsbRequest {
+                uki,
+                ..UsbRequest::default()
+            };
+            if let Some(voucher) = lent.voucher {
+                let program = std::env::current_exe()?;
+                request.files = vec![(stick::VOUCHER, voucher), (stick::PROGRAM, program)];
+                request.data = Some((stick::SLAB_PARTITION, lent.slab_bytes));
+            }
+            let report = tokio::task::spawn_blocking(move || build_usb(&request, &out)).await??;
             let stick = Stick {
                 path: report.path,
                 size_bytes: report.size_bytes,

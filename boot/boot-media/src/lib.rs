@@ -27,4 +27,4 @@ pub use media::{BuildMediaError, BuiltFile, KernelChoice, MediaReport, MediaRequ
 pub use packages::{PackageError, PackageSources};
 pub use pe::{PeError, Section, sections};
 pub use uki::{UkiParts, build_uki};
-pub use usb::{BuildUsbError, UsbReport, build_usb};
+pub use usb::{BuildUsbError, UsbReport, UsbRequest, build_usb};

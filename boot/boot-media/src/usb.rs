@@ -21,6 +21,8 @@ const FAT32_BYTES_MIN: u64 = 40 << 20;
 const ESP_TYPE: [u8; 16] = [
     0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
 ];
+/// A slab's, as on machines' disks.
+const DATA_TYPE: [u8; 16] = *b"LamplighterSlab1";
 const VOLUME_LABEL: [u8; 11] = *b"LAMPLIGHTER";
 
 /// The image of a USB stick, as built.
@@ -39,9 +41,15 @@ pub struct UsbReport {
 /// A stick image that could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildUsbError {
-    /// The UKI or the image's file.
+    /// The UKI, another file, or the image's file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A file's name does not fit a folder of the first DOS.
+    #[error("{name:?} is no name of at most 8 letters or digits")]
+    Name {
+        /// The name.
+        name: String,
+    },
     /// What should start is no EFI program.
     #[error("{} cannot start a machine from a stick", path.display())]
     Uki {
@@ -71,22 +79,45 @@ pub enum BuildUsbError {
     },
 }
 
-/// Writes `out`, the raw image of a USB stick that starts the UKI in the file `uki` on UEFI machines, with an empty folder
-/// `/lamplighter` and 64 MiB of room. The same UKI gives the same bytes; identifiers derive from it. Write the image to a
-/// stick as it is (`dd`, or any imager).
+/// What goes onto a stick.
+#[derive(Debug, Clone, Default)]
+pub struct UsbRequest {
+    /// The file that starts the agent.
+    pub uki: PathBuf,
+    /// Files for the folder `/lamplighter`, by names of at most 8 lower-case letters or digits.
+    pub files: Vec<(&'static str, PathBuf)>,
+    /// One more partition after the first, blank: its name, and its bytes in whole MiB.
+    pub data: Option<(&'static str, u64)>,
+}
+
+/// Writes `out`, the raw image of a USB stick that starts a UKI on UEFI machines, with a folder `/lamplighter` and 64 MiB of
+/// room. The same files give the same bytes; identifiers derive from the UKI. Write the image to a stick as it is (`dd`, or
+/// any imager).
 ///
 /// # Errors
 /// [`BuildUsbError`]. `out` is complete or not there.
-pub fn build_usb(uki: &Path, out: &Path) -> Result<UsbReport, BuildUsbError> {
-    let program = file::read(uki)?;
+pub fn build_usb(request: &UsbRequest, out: &Path) -> Result<UsbReport, BuildUsbError> {
+    let program = file::read(&request.uki)?;
     pe::sections(&program).map_err(|source| BuildUsbError::Uki {
-        path: uki.to_path_buf(),
+        path: request.uki.clone(),
         source,
     })?;
-    let esp_bytes = (program.len() as u64 + ROOM_BYTES)
+    let files: Vec<(Name, Vec<u8>)> = request
+        .files
+        .iter()
+        .map(|(name, path)| Ok((short_name(name)?, file::read(path)?)))
+        .collect::<Result<_, BuildUsbError>>()?;
+    let content_bytes = files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let esp_bytes = ((program.len() + content_bytes) as u64 + ROOM_BYTES)
         .max(FAT32_BYTES_MIN)
         .next_multiple_of(ALIGNMENT_BYTES);
-    let size_bytes = esp_bytes + 2 * ALIGNMENT_BYTES;
+    let data = request.data.map(|(name, bytes)| Data {
+        name,
+        start: ALIGNMENT_BYTES + esp_bytes,
+        bytes: bytes.next_multiple_of(ALIGNMENT_BYTES),
+    });
+    let data_bytes = data.as_ref().map_or(0, |data| data.bytes);
+    let size_bytes = esp_bytes + data_bytes + 2 * ALIGNMENT_BYTES;
     let identity = *blake3::hash(&program).as_bytes();
 
     let part = out.with_extension("part");
@@ -99,14 +130,14 @@ pub fn build_usb(uki: &Path, out: &Path) -> Result<UsbReport, BuildUsbError> {
         .map_err(FileError::of("create", &part))?;
     disk.set_len(size_bytes)
         .map_err(FileError::of("set the size of", &part))?;
-    write_partition_table(&disk, &identity, esp_bytes).map_err(|source| {
+    write_partition_table(&disk, &identity, esp_bytes, data.as_ref()).map_err(|source| {
         BuildUsbError::PartitionTable {
             path: out.to_path_buf(),
             source: Box::new(source),
         }
     })?;
     let free_bytes =
-        write_file_system(&disk, &identity, esp_bytes, &program).map_err(|source| {
+        write_file_system(&disk, &identity, esp_bytes, &program, &files).map_err(|source| {
             BuildUsbError::FileSystem {
                 path: out.to_path_buf(),
                 source,
@@ -126,10 +157,30 @@ pub fn build_usb(uki: &Path, out: &Path) -> Result<UsbReport, BuildUsbError> {
     })
 }
 
+/// A blank partition.
+struct Data {
+    name: &'static str,
+    start: u64,
+    bytes: u64,
+}
+
+/// A name that needs no long one.
+fn short_name(name: &str) -> Result<Name, BuildUsbError> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if !(1..=8).contains(&name.len()) || !name.bytes().all(plain) {
+        let name = name.to_owned();
+        return Err(BuildUsbError::Name { name });
+    }
+    let mut short = [b' '; 11];
+    short[..name.len()].copy_from_slice(name.to_ascii_uppercase().as_bytes());
+    Ok(Name { short, long: None })
+}
+
 fn write_partition_table(
     mut disk: &File,
     identity: &[u8; 32],
     esp_bytes: u64,
+    data: Option<&Data>,
 ) -> gptman::Result<()> {
     let mut gpt = GPT::new_from(&mut disk, SECTOR_BYTES, guid(&identity[..16]))?;
     gpt[1] = GPTPartitionEntry {
@@ -140,6 +191,17 @@ fn write_partition_table(
         attribute_bits: 0,
         partition_name: "LAMPLIGHTER".into(),
     };
+    if let Some(data) = data {
+        let unique = blake3::hash(identity);
+        gpt[2] = GPTPartitionEntry {
+            partition_type_guid: DATA_TYPE,
+            unique_partition_guid: guid(&unique.as_bytes()[..16]),
+            starting_lba: data.start / SECTOR_BYTES,
+            ending_lba: (data.start + data.bytes) / SECTOR_BYTES - 1,
+            attribute_bits: 0,
+            partition_name: data.name.into(),
+        };
+    }
     gpt.write_into(&mut disk)?;
     GPT::write_protective_mbr_into(&mut disk, SECTOR_BYTES)
 }
@@ -159,6 +221,7 @@ fn write_file_system(
     identity: &[u8; 32],
     esp_bytes: u64,
     program: &[u8],
+    files: &[(Name, Vec<u8>)],
 ) -> io::Result<u64> {
     let volume = Volume {
         sectors: u32::try_from(esp_bytes / SECTOR_BYTES).map_err(io::Error::other)?,
@@ -176,7 +239,13 @@ fn write_file_system(
     let boot_folder = Node::Folder(short(*b"BOOT       "), vec![start_file]);
     let root = [
         Node::Folder(short(*b"EFI        "), vec![boot_folder]),
-        Node::Folder(own_folder, Vec::new()),
+        Node::Folder(
+            own_folder,
+            files
+                .iter()
+                .map(|(name, bytes)| Node::File(*name, bytes))
+                .collect(),
+        ),
     ];
     fat32::write(&mut disk, ALIGNMENT_BYTES, &volume, &root)
 }

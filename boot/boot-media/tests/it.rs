@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use boot_media::{
-    Archive, KernelChoice, MediaReport, MediaRequest, PackageSources, UkiParts, build_media,
-    build_uki, build_usb, local_boot_program, sections,
+    Archive, KernelChoice, MediaReport, MediaRequest, PackageSources, UkiParts, UsbRequest,
+    build_media, build_uki, build_usb, local_boot_program, sections,
 };
 
 fn cache() -> PathBuf {
@@ -216,18 +216,36 @@ fn media_from_debian_are_complete_and_the_same_twice() {
 /// A stick made twice from `uki` has the same bytes, and the usual tools find nothing wrong with it.
 fn stick_holds(uki: &Path, work: &Path) {
     let (image, again) = (work.join("stick.img"), work.join("again.img"));
-    let report = build_usb(uki, &image).unwrap();
-    assert_eq!(report.blake3, build_usb(uki, &again).unwrap().blake3);
+    let voucher = work.join("a-voucher");
+    fs::write(&voucher, b"LMPVOUCH").unwrap();
+    let request = UsbRequest {
+        uki: uki.to_owned(),
+        files: vec![("voucher", voucher.clone())],
+        data: Some(("LAMPLIGHTER-SLAB", 5 << 20)),
+    };
+    let report = build_usb(&request, &image).unwrap();
+    assert_eq!(report.blake3, build_usb(&request, &again).unwrap().blake3);
+    for name in ["", "too-long-a-name", "a.b"] {
+        let request = UsbRequest {
+            files: vec![(name, voucher.clone())],
+            ..request.clone()
+        };
+        assert!(build_usb(&request, &again).is_err(), "{name}");
+    }
     assert!(report.free_bytes > 32 << 20, "{report:?}");
     assert_eq!(fs::metadata(&image).unwrap().len(), report.size_bytes);
     let path = image.to_str().unwrap();
     let verified = run("sgdisk", &["-v", path], b"");
     assert!(verified.contains("No problems found"), "{verified}");
-    assert!(run("sgdisk", &["-p", path], b"").contains("EF00"));
+    let table = run("sgdisk", &["-p", path], b"");
+    assert!(
+        table.contains("EF00") && table.contains("LAMPLIGHTER-SLAB"),
+        "{table}"
+    );
     let esp = work.join("esp");
     fs::write(
         &esp,
-        &fs::read(&image).unwrap()[1 << 20..(report.size_bytes - (1 << 20)) as usize],
+        &fs::read(&image).unwrap()[1 << 20..(report.size_bytes - (6 << 20)) as usize],
     )
     .unwrap();
     let esp = esp.to_str().unwrap();
@@ -246,6 +264,8 @@ fn stick_holds(uki: &Path, work: &Path) {
     );
     assert!(fs::read(&taken).unwrap() == fs::read(uki).unwrap());
     assert!(run("mdir", &["-i", esp, "-b", "::/"], b"").contains("lamplighter"));
+    let held = run("mtype", &["-i", esp, "::/lamplighter/voucher"], b"");
+    assert_eq!(held, "LMPVOUCH");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod costs;
 mod customise;
 mod init;
 mod install;
+mod lent;
 mod pins;
 mod ram;
 mod resume;

@@ -4,6 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -28,18 +29,46 @@ pub(crate) enum PinSource {
     File(PathBuf),
     /// A person types it, without an echo.
     Consoles(Vec<PathBuf>),
+    /// Consoles that are listened to already; whoever asks first has them.
+    Open(Arc<Mutex<Option<Pins>>>),
 }
 
 /// PINs that were typed.
-pub(crate) struct Pins(mpsc::Receiver<Zeroizing<String>>);
+pub(crate) struct Pins {
+    typed: mpsc::Receiver<Zeroizing<String>>,
+    /// One that is right, as far as is known.
+    first: Option<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for Pins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pins")
+    }
+}
 
 impl Pins {
     /// The next one; never, when nobody is asked or the file was read.
     pub(crate) async fn next(&mut self) -> Zeroizing<String> {
-        match self.0.recv().await {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
+        match self.typed.recv().await {
             Some(pin) => pin,
             None => std::future::pending().await,
         }
+    }
+}
+
+impl Pins {
+    /// Gives this one first.
+    pub(crate) fn beginning_with(self, pin: Zeroizing<String>) -> PinSource {
+        let first = Some(pin);
+        PinSource::Open(Arc::new(Mutex::new(Some(Self { first, ..self }))))
+    }
+
+    /// For whoever asks next.
+    pub(crate) fn into_source(self) -> PinSource {
+        PinSource::Open(Arc::new(Mutex::new(Some(self))))
     }
 }
 
@@ -49,7 +78,7 @@ impl PinSource {
         match self {
             Self::Nobody => false,
             Self::File(_) => !is_asked_again,
-            Self::Consoles(_) => true,
+            Self::Consoles(_) | Self::Open(_) => true,
         }
     }
 
@@ -58,9 +87,13 @@ impl PinSource {
     /// # Errors
     /// When the file cannot be read.
     pub(crate) fn open(&self) -> Result<Pins> {
-        let (sender, pins) = mpsc::channel(LINES_MAX);
+        let (sender, typed) = mpsc::channel(LINES_MAX);
         match self {
             Self::Nobody => {}
+            Self::Open(pins) => {
+                let mut pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
+                return pins.take().context("the consoles are listened to already");
+            }
             Self::File(path) => {
                 let text = Zeroizing::new(
                     std::fs::read_to_string(path)
@@ -80,7 +113,7 @@ impl PinSource {
                 }
             }
         }
-        Ok(Pins(pins))
+        Ok(Pins { typed, first: None })
     }
 }
 

@@ -1,11 +1,15 @@
 //! The agent booted in RAM: from drivers to reboot.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use imaging_plan::{Disk, choose_disk};
 use peer_cache_node::Site;
-use peer_cache_proto::{machine::MachineFacts, wire::PEER_PORT};
+use peer_cache_proto::{machine::MachineFacts, voucher::stick, wire::PEER_PORT};
 use trust_format::TrustedKeys;
 
 use crate::{
@@ -13,8 +17,10 @@ use crate::{
     init::{
         self, command_line, console, efi, inventory, modules, network,
         reboot::{self, End},
+        stick::mount_stick,
     },
     install::{InstallOptions, TargetChoice, install},
+    lent::{self, LentNode},
     pins::PinSource,
     screen::say,
 };
@@ -57,6 +63,29 @@ pub(crate) async fn run() -> Result<()> {
     for lease in network.leases() {
         say(&format!("address {} on {}", lease.address, lease.interface));
     }
+    let stays = asked.others.contains_key(stick::STAY_WORD);
+    let mut pins = PinSource::Consoles(console::active_paths());
+    let mut lent = None;
+    if asked.others.contains_key(stick::STICK_WORD) {
+        match tokio::task::spawn_blocking(mount_stick).await? {
+            Err(reason) if stays => bail!("{reason}"),
+            Err(reason) => say(&reason),
+            Ok(stick) => {
+                let mut open = pins.open()?;
+                let node = lent::start(&stick, &mut open, stays).await?;
+                pins = match &node {
+                    Some(node) => open.beginning_with(node.pin.clone()),
+                    None => open.into_source(),
+                };
+                lent = Some((stick, node));
+            }
+        }
+    }
+    if stays {
+        let node = lent.and_then(|(_, node)| node);
+        say("this machine stays as it is until it is switched off");
+        return node.context("no voucher was opened")?.stay().await;
+    }
     let found = inventory::read();
     let disk = choose(&found, asked.others.get("disk").map(String::as_str))?;
     say(&format!(
@@ -70,9 +99,10 @@ pub(crate) async fn run() -> Result<()> {
     }
     let root = std::fs::read(ROOT).context("this boot media carries no root document")?;
     let keys = TrustedKeys::pin(&root).context("the root document of this boot media")?;
+    let with_own = lent.as_ref().is_some_and(|(_, node)| node.is_some());
     let options = InstallOptions {
         slab: None,
-        nodes: nodes(asked.node.as_deref(), &network).await,
+        nodes: nodes(asked.node.as_deref(), &network, with_own).await,
         discover: true,
         site: Site::new(keys),
         facts: facts(&found),
@@ -84,10 +114,14 @@ pub(crate) async fn run() -> Result<()> {
         wait: true,
         with_tpm: true,
         tpm: None,
-        pins: PinSource::Consoles(console::active_paths()),
+        pins,
     };
     let (cache, _) = Box::pin(install(options)).await?;
     cache.close().await;
+    if let Some((stick, node)) = lent {
+        node.into_iter().for_each(LentNode::end);
+        stick.unmount();
+    }
     start_the_disk_next();
     say("restarting into the system on the disk");
     Ok(())
@@ -108,9 +142,13 @@ fn load_modules() {
     }
 }
 
-/// Hints: the node on the command line, and the boot servers that DHCP named. Beacons find the others.
-async fn nodes(asked: Option<&str>, network: &network::Network) -> Vec<SocketAddr> {
+/// Hints: the voucher's node beside the agent, the node on the command line, and the boot servers that DHCP named. Beacons find
+/// the others.
+async fn nodes(asked: Option<&str>, network: &network::Network, with_own: bool) -> Vec<SocketAddr> {
     let mut nodes = Vec::new();
+    if with_own {
+        nodes.push(SocketAddr::from((Ipv4Addr::LOCALHOST, PEER_PORT)));
+    }
     if let Some(asked) = asked {
         match resolve(asked).await {
             Ok(address) => nodes.push(address),

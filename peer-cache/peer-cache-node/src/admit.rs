@@ -124,9 +124,6 @@ fn words_of(shared: &Shared, gate: PinGate) -> &'static str {
         PinGate::Locked if shared.has_voucher_pin() => {
             "too many wrong PINs: whoever opened the voucher opens it once more"
         }
-        PinGate::UsedUp if shared.has_voucher_pin() => {
-            "the voucher's PIN was typed as often as the voucher has machines: open it once more, or approve this machine at HQ"
-        }
         gate => gate.words(),
     }
 }

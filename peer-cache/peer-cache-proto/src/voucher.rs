@@ -98,6 +98,24 @@ impl VoucherBook {
     }
 }
 
+/// What a stick with a voucher has on it, for who builds it and for the agent that it starts.
+pub mod stick {
+    /// Name of the partition that starts the agent: FAT32, with our folder in it.
+    pub const BOOT_PARTITION: &str = "LAMPLIGHTER";
+    /// Name of the partition that is the slab of the stick's node.
+    pub const SLAB_PARTITION: &str = "LAMPLIGHTER-SLAB";
+    /// Our folder on the first partition.
+    pub const FOLDER: &str = "lamplighter";
+    /// The voucher in it.
+    pub const VOUCHER: &str = "voucher";
+    /// The node's program in it.
+    pub const PROGRAM: &str = "node";
+    /// Word on the kernel's command line: the machine was started from a stick.
+    pub const STICK_WORD: &str = "stick";
+    /// Word on the kernel's command line: the machine is not imaged. It stays in RAM and lights the others.
+    pub const STAY_WORD: &str = "stay";
+}
+
 const MAGIC: [u8; 8] = *b"LMPVOUCH";
 const VERSION: u8 = 1;
 const NAME_BYTES_MAX: usize = 128;

@@ -128,19 +128,33 @@ impl<'lab> Store<'lab> {
     /// # Errors
     /// When it cannot be built.
     pub fn build_stick(&mut self) -> Result<PathBuf> {
-        let stick = self.lab.scratch().join("stick.img");
+        self.build_stick_with("stick.img", &[])
+    }
+
+    /// Builds a USB stick's image with more arguments.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn build_stick_with(&mut self, name: &str, more: &[&str]) -> Result<PathBuf> {
+        let stick = self.lab.scratch().join(name);
         let out = stick.display().to_string();
-        let arguments = [
-            "media",
-            "usb",
-            "--out",
-            &out,
-            "--cache",
-            &self.boot_media_cache,
-        ];
+        let cache = ["--cache", &self.boot_media_cache];
+        let arguments = [&["media", "usb", "--out", &out], &cache[..], more].concat();
         self.hq.command(&arguments)?;
-        self.lab.say("built a stick");
+        self.lab.say(&format!("built {name}"));
         Ok(stick)
+    }
+
+    /// Has a voucher made for so many machines. Answers its file and its PIN.
+    ///
+    /// # Errors
+    /// When HQ refuses.
+    pub fn make_voucher(&mut self, name: &str, machines: &str) -> Result<(String, String)> {
+        let file = self.lab.scratch().join(name).display().to_string();
+        let words = ["voucher", "new", "--site", SITE, "--machines", machines];
+        let more = ["--name", name, "--out", &file];
+        let made = self.hq.ask(&[&words[..], &more].concat())?;
+        Ok((file, crate::headquarters::text(&made, "pin")?))
     }
 
     /// Takes the laptop away.

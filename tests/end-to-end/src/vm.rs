@@ -21,6 +21,7 @@ const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// As little memory as a machine may have.
 const MEMORY_MIB: &str = "1024";
 const TPM_SOCKET: &str = "tpm-socket";
+const KEYBOARD_SOCKET: &str = "keyboard";
 const DISK_BYTES: u64 = 3 << 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,6 +137,17 @@ impl Vm {
             Some(qemu) => qemu.check(),
             None => anyhow::bail!("the machine is switched off"),
         })
+    }
+
+    /// Types a line at its serial line.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn type_line(&self, line: &str) -> Result<()> {
+        let mut keyboard = self.connect(KEYBOARD_SOCKET)?;
+        writeln!(keyboard, "{line}")?;
+        // what it prints goes into its log, and is not read here
+        Ok(())
     }
 
     /// Takes its power away: what was not written to the disk by then is lost with the memory.
@@ -272,7 +284,10 @@ impl Vm {
         add("-qmp", format!("unix:{},server=on,wait=off", file("qmp")));
         add(
             "-chardev",
-            format!("file,id=serial,path={serial},append=on"),
+            format!(
+                "socket,id=serial,path={},server=on,wait=off,logfile={serial},logappend=on",
+                file(KEYBOARD_SOCKET)
+            ),
         );
         add("-serial", "chardev:serial".to_owned());
         add(
@@ -346,10 +361,10 @@ impl Vm {
     }
 
     /// QEMU makes its socket a moment after it was started.
-    fn connect(&self) -> Result<UnixStream> {
+    fn connect(&self, socket: &str) -> Result<UnixStream> {
         let started = Instant::now();
         loop {
-            match UnixStream::connect(self.folder.join("qmp")) {
+            match UnixStream::connect(self.folder.join(socket)) {
                 Err(_) if started.elapsed() < CONNECT_TIMEOUT => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -363,7 +378,7 @@ impl Vm {
 
     /// Sends one command over QEMU's machine protocol: greeting, capabilities, command, answer.
     fn qmp(&self, command: &Value) -> Result<Value> {
-        let stream = self.connect()?;
+        let stream = self.connect("qmp")?;
         stream.set_read_timeout(Some(QUIT_TIMEOUT))?;
         let mut answers = BufReader::new(stream.try_clone()?).lines();
         answers.next().context("QEMU sends no greeting")??;

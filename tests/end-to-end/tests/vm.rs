@@ -20,6 +20,10 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(40);
 /// Beacons, and handshakes that come to nothing; less than a twentieth of the smaller image.
 const REVOKED_BYTES_MAX: u64 = 1_500_000;
 const SECOND_BYTES: usize = 32 << 20;
+/// Image and boot bundle, with room to spare.
+const STICK_SLAB_BYTES: &str = "1073741824";
+/// The stick's node fetches the image.
+const FILL_TIMEOUT: Duration = Duration::from_secs(180);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
@@ -317,6 +321,124 @@ fn check_that_it_neither_gets_nor_gives(
     ensure!(
         to < REVOKED_BYTES_MAX && from < REVOKED_BYTES_MAX && heard < WAITING_BYTES_MAX,
         "a revoked node has a part in what goes on"
+    );
+    Ok(())
+}
+
+/// The first machine of a store without a node is imaged from a stick whose voucher a technician opens. Then HQ is out of reach, and
+/// another stick's machine stays in RAM and lights one more: as many as its voucher allows, each by the PIN.
+#[test]
+fn sticks_with_vouchers() -> Result<()> {
+    let lab = Lab::new("sticks_with_vouchers")?;
+    let mut store = Store::open(&lab, UnknownMachines::ByDefault)?;
+    store.kill_laptop();
+    let (file, pin) = store.make_voucher("first", "1")?;
+    let lent = ["--voucher", &file, "--slab-bytes", STICK_SLAB_BYTES];
+    let first = Machine {
+        name: "U",
+        number: 2,
+        boot: Boot::DiskThenStick(store.build_stick_with("first.img", &lent)?),
+        clock: None,
+        tpm: None,
+    };
+    let mut imaged = chain::switch_on(&lab, first.clone())?;
+    open_voucher(&mut imaged.vm, &pin)?;
+    imaged.wait_for_disk(&store)?;
+    let u = imaged.wait_for_system(&store)?.address;
+    chain::wait_until_home(&mut store, &first, "confirmed")?;
+    check_voucher(&mut store, "first", 1)?;
+    imaged.vm.switch_off()?;
+    lab.say(&format!(
+        "the machine at {u} is switched off: no node is left"
+    ));
+
+    let (file, pin) = store.make_voucher("second", "1")?;
+    let lent = [
+        "--voucher",
+        &file,
+        "--slab-bytes",
+        STICK_SLAB_BYTES,
+        "--stay",
+    ];
+    let spare = Machine {
+        name: "S",
+        number: 3,
+        boot: Boot::DiskThenStick(store.build_stick_with("second.img", &lent)?),
+        clock: None,
+        tpm: None,
+    };
+    let before = store.hq.ledger_bytes()?;
+    let mut spare = chain::switch_on(&lab, spare)?;
+    open_voucher(&mut spare.vm, &pin)?;
+    let addresses = spare.agent_addresses()?;
+    store.wait_for_boot_files(&addresses[0])?;
+    wait_for_wan_bytes(&mut store, before)?;
+    lab.cut_the_wan()?;
+    lab.say("the stick has all it needs, and HQ is out of reach");
+    let mut lit = chain::switch_on(&lab, A)?;
+    lit.vm
+        .wait_for("or type the voucher's PIN", AGENT_TIMEOUT)?;
+    lit.vm.type_line("0000000000")?;
+    lit.vm.wait_for("this is not the PIN", COMMAND_TIMEOUT)?;
+    lit.vm.type_line(&pin)?;
+    lit.wait_for_disk(&store)?;
+    lit.check_senders(&addresses)?;
+    let at = lit.wait_for_system(&store)?.address;
+    store.wait_for_boot_files(&at)?;
+    lab.say(&format!("A at {at} offers the boot files"));
+    check_that_it_admits_nobody_more(&lab, &addresses[0], &pin)?;
+    lab.mend_the_wan()?;
+    chain::wait_until_home(&mut store, &A, "confirmed")?;
+    check_voucher(&mut store, "second", 1)
+}
+
+/// The image has come over the WAN once more.
+fn wait_for_wan_bytes(store: &mut Store<'_>, before: u64) -> Result<()> {
+    let started = std::time::Instant::now();
+    while store.hq.ledger_bytes()? < before + store.image.object_bytes {
+        ensure!(
+            started.elapsed() < FILL_TIMEOUT,
+            "the stick's node fetches no image"
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    // written a moment after the last byte came
+    std::thread::sleep(Duration::from_secs(3));
+    Ok(())
+}
+
+/// Types the PIN at the machine that was started from the stick.
+fn open_voucher(vm: &mut Vm, pin: &str) -> Result<()> {
+    vm.wait_for("agent: type the voucher's PIN", AGENT_TIMEOUT)?;
+    vm.type_line(pin)?;
+    vm.wait_for("agent: this machine lights others", COMMAND_TIMEOUT)?;
+    Ok(())
+}
+
+fn check_voucher(store: &mut Store<'_>, name: &str, used: u64) -> Result<()> {
+    let all = store.hq.ask(&["voucher", "list"])?;
+    let all = all.as_array().context("vouchers")?;
+    let listed = all
+        .iter()
+        .find(|v| v["name"] == name)
+        .context("no voucher")?;
+    ensure!(listed["used"] == used && listed["beyond"] == 0, "{listed}");
+    Ok(())
+}
+
+fn check_that_it_admits_nobody_more(lab: &Lab, node: &str, pin: &str) -> Result<()> {
+    let file = lab.scratch().join("pin");
+    std::fs::write(&file, pin)?;
+    let disk = lab.scratch().join("client.disk").display().to_string();
+    let (pin, words) = (file.display().to_string(), ["--no-wait"]);
+    let arguments = ["image", "--to", &disk, "--node", node, "--pin-file", &pin];
+    let arguments = [&arguments[..], &words].concat();
+    let mut client = lab.start(Namespace::Client, "client", &agent_program()?, &arguments)?;
+    let status = client.wait(COMMAND_TIMEOUT)?;
+    let said = client.console().first("as many machines as it may");
+    ensure!(
+        !status.success() && said.is_some(),
+        "the voucher admits one more"
     );
     Ok(())
 }

@@ -16,6 +16,7 @@ pub(crate) mod inventory;
 pub(crate) mod modules;
 pub(crate) mod network;
 pub(crate) mod reboot;
+pub(crate) mod stick;
 
 use std::fs;
 use std::io;

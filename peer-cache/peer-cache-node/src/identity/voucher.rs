@@ -258,7 +258,8 @@ pub fn open_voucher(path: &Path, pin: &str) -> Result<OpenedVoucher, OpenVoucher
         documents,
         pin: PinRule {
             number: 1,
-            uses: file.label.machines,
+            // what is counted is machines: one may have to ask again
+            uses: u16::MAX,
             life_hours: 0,
             salt,
             hash,

@@ -6,6 +6,7 @@ mod offline;
 mod secrets;
 pub mod shaped;
 mod spread;
+mod vouchers;
 mod wan;
 
 use std::{

@@ -10,6 +10,7 @@ mod enrolment;
 mod roots;
 mod rosters;
 mod site;
+mod vouchers;
 mod waiting;
 mod wan;
 mod world;

@@ -360,6 +360,8 @@ async fn an_older_database_is_brought_up() {
         "DROP TABLE waiting_channels",
         "DROP TABLE waiting_orders",
         "DROP TABLE told_root",
+        "DROP TABLE voucher_machines",
+        "DROP TABLE vouchers",
         "CREATE TABLE ledger_0 (site TEXT NOT NULL REFERENCES sites (id), version TEXT NOT NULL, wan_bytes BIGINT NOT NULL, PRIMARY KEY (site, version))",
         "INSERT INTO ledger_0 SELECT site, version, wan_bytes FROM ledger",
         "DROP TABLE ledger",
