@@ -24,6 +24,7 @@ pub(crate) async fn enrol(
     let request = EnrolRequest {
         secret: Hex(token.secret),
         name: name.unwrap_or(host.trim()).chars().take(64).collect(),
+        is_named: name.is_some(),
         machine: Hex(machine.0),
         facts: to_facts(&facts),
     };

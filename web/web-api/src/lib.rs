@@ -19,8 +19,8 @@ pub use node::{
 };
 pub use people::{
     AdmissionState, ApiError, DemoteSign, ImageKind, ImageVersion, LedgerLine, Machine,
-    MissingObjects, NewOrder, NewPin, NewSite, NodeInfo, OrderInfo, SignKind, SiteChange,
-    SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo,
+    MissingObjects, NewOrder, NewPin, NewSite, NewToken, NodeInfo, NodeRename, OrderInfo, SignKind,
+    SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo,
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use signing::{KeysInfo, NamedKey, RootPublished, RootRow, Waiting, WaitingChannel};

@@ -15,6 +15,9 @@ pub struct EnrolRequest {
     pub secret: Hex<16>,
     /// The computer's name for people.
     pub name: String,
+    /// A person chose the name. Without that a node that has another one's place has its name too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_named: bool,
     /// Which computer.
     pub machine: Hex<16>,
     /// What it says of itself.
@@ -216,4 +219,7 @@ pub struct ReportsAnswer {
     pub stored: u64,
     /// When it is news, the node fetches the documents.
     pub standing: SiteStanding,
+    /// HQ has another certificate for the node than it is known to have: it was renamed, or a new authority key signed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certificate_waits: bool,
 }

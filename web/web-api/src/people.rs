@@ -120,7 +120,7 @@ pub struct SiteInfo {
     pub channel: u64,
     /// Its image version.
     pub image: Option<Hex<32>>,
-    /// Nodes that are enrolled and not revoked.
+    /// Living nodes: not revoked, and no other has their place.
     pub nodes: u64,
     /// Machines that were seen.
     pub machines: u64,
@@ -137,6 +137,16 @@ pub struct SiteCreated {
     pub token: String,
 }
 
+/// `POST /api/v1/sites/{name}/tokens`: a further enrolment token. The body may be empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// The node that is built anew: its key, or a beginning of it that fits one. When the token is used, it is revoked, and the new node
+    /// has its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+}
+
 /// An enrolment token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
@@ -148,6 +158,9 @@ pub struct TokenInfo {
     pub state: String,
     /// When it ends, in seconds since 1970 by HQ's clock.
     pub expires_unix_seconds: u64,
+    /// The key of the node whose place its user gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Hex<32>>,
 }
 
 /// What a manifest describes.
@@ -278,6 +291,40 @@ pub struct NodeInfo {
     pub seen_unix_seconds: u64,
     /// Where it was last heard of.
     pub address: Option<String>,
+    /// The key of the node that has its place: its machine was imaged again, or a token said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<Hex<32>>,
+    /// Since when, by HQ's clock; 0 when HQ took no note of it.
+    #[serde(default)]
+    pub replaced_unix_seconds: u64,
+    /// When people were told that it was heard of all the same; 0 if never.
+    #[serde(default)]
+    pub heard_again_unix_seconds: u64,
+}
+
+impl NodeInfo {
+    /// Another node has its place, and it was not heard of since.
+    pub fn is_gone(&self) -> bool {
+        self.replaced_by.is_some() && self.heard_again_unix_seconds == 0
+    }
+
+    /// For people: what is wrong with it, or how it came.
+    pub fn state(&self) -> &str {
+        match self.replaced_by {
+            _ if self.revoked => "revoked",
+            None => &self.origin,
+            Some(_) if self.is_gone() => "replaced",
+            Some(_) => "replaced, but heard",
+        }
+    }
+}
+
+/// `POST /api/v1/nodes/{key}/rename`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRename {
+    /// 1 to 64 characters; no other living node of the site has it.
+    pub name: String,
 }
 
 /// WAN bytes of one version in one site.

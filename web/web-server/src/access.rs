@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
@@ -22,7 +23,8 @@ use crate::{
     Hq,
     database::{agents, unix_seconds},
     error::Refusal,
-    tls::ClientKey,
+    rebuilt,
+    tls::{ClientAddress, ClientKey},
 };
 
 const TOKEN_BYTES: usize = 20;
@@ -147,6 +149,20 @@ pub(crate) async fn admin_only(
 pub(crate) struct Node {
     pub(crate) key: PublicKey,
     pub(crate) site: SiteId,
+    /// Another has its place.
+    pub(crate) is_replaced: bool,
+}
+
+/// A node calls, whatever it asks.
+async fn heard(hq: &Hq, node: &Node, address: Option<SocketAddr>) -> Result<(), Refusal> {
+    match node.is_replaced {
+        true => rebuilt::heard(hq, node, address).await,
+        false => Ok(()),
+    }
+}
+
+fn client_address(request: &Request) -> Option<SocketAddr> {
+    request.extensions().get::<ClientAddress>().map(|a| a.0)
 }
 
 pub(crate) async fn node_only(
@@ -163,6 +179,9 @@ pub(crate) async fn node_only(
     };
     match hq.database.node(&key).await {
         Ok(Some((node, false))) => {
+            if let Err(refusal) = heard(&hq, &node, client_address(&request)).await {
+                return refusal.into_response();
+            }
             request.extensions_mut().insert(node);
             next.run(request).await
         }
@@ -192,7 +211,7 @@ pub(crate) async fn fetcher_only(
         )
         .into_response();
     };
-    match fetcher(&hq, key).await {
+    match fetcher(&hq, key, client_address(&request)).await {
         Ok(fetcher) => {
             request.extensions_mut().insert(fetcher);
             next.run(request).await
@@ -201,10 +220,11 @@ pub(crate) async fn fetcher_only(
     }
 }
 
-async fn fetcher(hq: &Hq, key: PublicKey) -> Result<Fetcher, Refusal> {
+async fn fetcher(hq: &Hq, key: PublicKey, address: Option<SocketAddr>) -> Result<Fetcher, Refusal> {
     let refuse = |words: &str| Err(Refusal::new(StatusCode::FORBIDDEN, words));
     match hq.database.node(&key).await? {
         Some((node, false)) => {
+            heard(hq, &node, address).await?;
             return Ok(Fetcher {
                 key,
                 site: node.site,

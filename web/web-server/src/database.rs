@@ -11,6 +11,7 @@ pub(crate) mod living;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod orders;
+pub(crate) mod replaced;
 pub(crate) mod rosters;
 mod schema;
 pub(crate) mod sites;
@@ -130,6 +131,7 @@ impl Database {
             let node = Node {
                 key: *key,
                 site: r.site,
+                is_replaced: r.life.replaced.is_some(),
             };
             (node, r.revoked)
         }))

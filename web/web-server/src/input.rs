@@ -40,18 +40,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
         let Raw(body) = Raw::from_request(request, state).await?;
-        // the position, not the words: they could repeat a secret
-        serde_json::from_slice(&body).map(Self).map_err(|e| {
-            let (line, column) = (e.line(), e.column());
-            let what = match e.classify() {
-                serde_json::error::Category::Data => {
-                    "the request's JSON does not have the fields this route needs"
-                }
-                _ => "the request's body is not JSON",
-            };
-            Refusal::bad(format!("{what}: line {line}, column {column}"))
-        })
+        json(&body).map(Self)
     }
+}
+
+/// A body in JSON.
+pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    // the position, not the words: they could repeat a secret
+    serde_json::from_slice(body).map_err(|e| {
+        let (line, column) = (e.line(), e.column());
+        let what = match e.classify() {
+            serde_json::error::Category::Data => {
+                "the request's JSON does not have the fields this route needs"
+            }
+            _ => "the request's body is not JSON",
+        };
+        Refusal::bad(format!("{what}: line {line}, column {column}"))
+    })
 }
 
 /// The one variable part of a path.

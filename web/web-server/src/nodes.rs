@@ -22,11 +22,12 @@ use crate::{
     database::{
         events::{self, EventKind},
         machines, nodes,
-        nodes::{NodeRecord, Origin},
-        orders, tokens, unix_seconds,
+        nodes::{NodeLife, NodeRecord, Origin},
+        orders, replaced, tokens, unix_seconds,
     },
     error::Refusal,
     input::{Input, Named, checked_name},
+    rebuilt,
     reports::clip_facts,
     sites, vouchers,
 };
@@ -79,6 +80,7 @@ async fn forestall(db: &mut SqliteConnection, site: SiteId, key: PublicKey) -> R
         certificate: Vec::new(),
         revoked: false,
         reports: 0,
+        life: NodeLife::default(),
     };
     Ok(nodes::insert(db, &record, Origin::Forestalled, None).await?)
 }
@@ -134,6 +136,7 @@ async fn admit(
         certificate: signed.as_bytes().to_vec(),
         revoked: false,
         reports: 0,
+        life: NodeLife::default(),
     };
     nodes::insert(db, &record, origin, facts).await?;
     tracing::info!(site = %record.site, node = record.key.short(), ?origin, "new node");
@@ -178,22 +181,23 @@ pub(crate) async fn enrol(
             return Err(refused("this enrolment token is over; ask for a new one"));
         }
         (None, None) => {
+            let old = rebuilt::given_up(&mut change, &token).await?;
+            let machine = MachineId(request.machine.0);
+            let name_before = old.as_ref().map(|o| o.name.clone());
             let certificate = NodeCertificate {
                 node: key,
                 site: token.site,
-                machine: MachineId(request.machine.0),
-                name,
+                machine: old.as_ref().map_or(machine, |o| o.machine),
+                name: name_before.filter(|_| !request.is_named).unwrap_or(name),
                 grade: Grade::Certified,
             };
             tokens::spend(&mut change, token.id, &key).await?;
-            admit(
-                &mut change,
-                &hq,
-                &certificate,
-                Origin::Enrolled,
-                Some(&request.facts),
-            )
-            .await?
+            let facts = Some(&request.facts);
+            let signed = admit(&mut change, &hq, &certificate, Origin::Enrolled, facts).await?;
+            if let Some(old) = old {
+                rebuilt::replace(&mut change, &hq, &old, &key).await?;
+            }
+            signed
         }
     };
     let documents = documents(&mut change, hq.signer.roots(), token.site, &key).await?;
@@ -277,18 +281,24 @@ pub(crate) async fn confirm(
             issuer.node.short()
         )));
     }
-    applies(&mut change, site.id, *order, claimed.machine).await?;
+    let order = *order;
+    applies(&mut change, site.id, order, claimed.machine).await?;
     let admits = vouchers::admits(&mut change, site.id, checked.voucher(), claimed.machine).await?;
     if let Some(refusal) = admits {
         change.commit().await?;
         return Err(refusal);
     }
+    let before = replaced::name_on(&mut change, site.id, claimed.machine).await?;
     let certificate = NodeCertificate {
         grade: Grade::Certified,
-        name: checked_name(&claimed.name, "a node's name")?.to_owned(),
+        name: match before {
+            Some(name) => name,
+            None => checked_name(&claimed.name, "a node's name")?.to_owned(),
+        },
         ..claimed
     };
-    let signed = admit(&mut change, &hq, &certificate, Origin::Confirmed, None).await?;
+    let origin = Origin::Confirmed { order };
+    let signed = admit(&mut change, &hq, &certificate, origin, None).await?;
     change.commit().await?;
     Ok(Json(Certified {
         certificate: Base64(signed),
@@ -337,14 +347,19 @@ pub(crate) async fn certify(
             return Err(refused(format!("machine {machine} is not approved")));
         }
     }
+    // what people called it before it was imaged
+    let before = replaced::name_on(&mut change, node.site, machine).await?;
     let certificate = NodeCertificate {
         node: new,
         site: node.site,
         machine,
-        name: format!("machine-{}", &machine.to_string()[..8]),
+        name: before.unwrap_or_else(|| format!("machine-{}", &machine.to_string()[..8])),
         grade: Grade::Certified,
     };
-    let signed = admit(&mut change, &hq, &certificate, Origin::Certified, None).await?;
+    let origin = Origin::Certified {
+        order: request.order,
+    };
+    let signed = admit(&mut change, &hq, &certificate, origin, None).await?;
     change.commit().await?;
     Ok(Json(Certified {
         certificate: Base64(signed),

@@ -20,11 +20,13 @@ use crate::{
         machines::MachineRecord,
         nodes,
         nodes::NodeRecord,
-        orders, rosters, unix_seconds,
+        orders,
+        replaced::Arrival,
+        rosters, unix_seconds,
     },
     error::Refusal,
     input::{Input, clip},
-    sites,
+    rebuilt, sites,
     tls::ClientAddress,
     vouchers,
 };
@@ -96,6 +98,16 @@ pub(crate) async fn take(
         store(&mut change, &hq, &known, numbered.report).await?;
     }
     called_home(&mut change, &known).await?;
+    if known.life.seen == 0 && known.life.order > 0 {
+        let arrival = Arrival {
+            site: known.site,
+            machine: known.machine,
+            order: known.life.order,
+            node: known.key,
+            proven: false,
+        };
+        rebuilt::arrived(&mut change, &arrival).await?;
+    }
     let address = (request.peer_port != 0)
         .then(|| SocketAddr::new(client.ip().to_canonical(), request.peer_port).to_string());
     nodes::heard(
@@ -106,17 +118,35 @@ pub(crate) async fn take(
         stored,
     )
     .await?;
-    let mut standing = sites::standing(&mut change, node.site).await?;
+    let mut answer = news(&mut change, &node, stored).await?;
     change.commit().await?;
     let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
-    while is_life && request.known == Some(standing) && Instant::now() < until {
+    while is_life
+        && request.known == Some(answer.standing)
+        && !answer.certificate_waits
+        && Instant::now() < until
+    {
         if timeout_at(until, bell.changed()).await.is_ok() {
             // behind whoever rang, and has not committed yet
             let mut behind = hq.database.write().await?;
-            standing = sites::standing(&mut behind, node.site).await?;
+            answer = news(&mut behind, &node, stored).await?;
         }
     }
-    Ok(Json(ReportsAnswer { stored, standing }))
+    Ok(Json(answer))
+}
+
+/// What a node is told.
+async fn news(
+    db: &mut SqliteConnection,
+    node: &Node,
+    stored: u64,
+) -> Result<ReportsAnswer, Refusal> {
+    let known = nodes::find(db, &node.key).await?;
+    Ok(ReportsAnswer {
+        stored,
+        standing: sites::standing(db, node.site).await?,
+        certificate_waits: known.is_some_and(|n| !n.life.certificate_taken),
+    })
 }
 
 async fn store(
@@ -274,7 +304,18 @@ async fn complete(
         vouchers::count(db, node.site, &voucher, machine).await?;
     }
     touch(db, node.site, machine, |_| ()).await?;
-    Ok(machines::complete(db, node.site, &completion, document).await?)
+    let is_news = machines::complete(db, node.site, &completion, document).await?;
+    if let (true, Some(new)) = (is_news, completion.node) {
+        let arrival = Arrival {
+            site: node.site,
+            machine,
+            order: number,
+            node: new,
+            proven: true,
+        };
+        rebuilt::arrived(db, &arrival).await?;
+    }
+    Ok(())
 }
 
 /// The proof that an install worked: the node that was put on the disk calls from the machine's new system. The proof

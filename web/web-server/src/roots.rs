@@ -335,7 +335,8 @@ impl<'a> Renewal<'a> {
     }
 
     /// What counts is the certificate that the node has: it is lost when no key of the new root signed it. One that HQ signs anew here is for the
-    /// node to take, which it does when it hears of the root; so a new authority key comes first, and the old one goes later.
+    /// node to take, which it does when it hears of the root; so a new authority key comes first, and the old one goes later. Nobody waits for a node
+    /// whose place another has; its certificate is signed all the same, in case it is heard of.
     async fn run_certificates(
         &mut self,
         db: &mut SqliteConnection,
@@ -351,7 +352,7 @@ impl<'a> Renewal<'a> {
             let signers = envelope.true_signers();
             let holds = |keys: &[PublicKey]| signers.iter().any(|key| keys.contains(key));
             let lost = if found.taken { !holds(next) } else { drops };
-            self.certificates += usize::from(lost && holds(today));
+            self.certificates += usize::from(lost && holds(today) && !found.is_gone);
             if signer.is_some_and(|key| !signers.contains(&key)) {
                 let signed = self
                     .next

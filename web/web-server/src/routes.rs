@@ -20,7 +20,7 @@ use crate::{
     access::{Access, admin_only, fetcher_only, newcomer_only, node_only},
     agents,
     error::Refusal,
-    images, leases, machines, nodes, objects, orders, page, reports, roots, rosters, sites,
+    images, leases, machines, names, nodes, objects, orders, page, reports, roots, rosters, sites,
     vouchers, waiting, wan,
 };
 
@@ -208,6 +208,12 @@ fn routes_of_people() -> Vec<Route> {
             machines::approve,
         ),
         route(get.clone(), "/api/v1/nodes", Admin, nodes::list),
+        route(
+            post.clone(),
+            "/api/v1/nodes/{key}/rename",
+            Admin,
+            names::rename,
+        ),
         route(post, "/api/v1/nodes/{key}/revoke", Admin, nodes::revoke),
         route(get.clone(), "/api/v1/ledger", Admin, objects::ledger),
         route(get, "/api/v1/root", Admin, images::root),

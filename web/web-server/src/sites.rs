@@ -8,8 +8,8 @@ use trust_format::{
     CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
 };
 use web_api::{
-    EnrolmentToken, Hex, NewSite, SiteChange, SiteCreated, SiteInfo, SiteStanding, SiteUnknown,
-    TokenInfo,
+    EnrolmentToken, Hex, NewSite, NewToken, SiteChange, SiteCreated, SiteInfo, SiteStanding,
+    SiteUnknown, TokenInfo,
 };
 use zeroize::Zeroizing;
 
@@ -17,8 +17,8 @@ use crate::{
     Hq,
     database::{self, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
     error::{Refusal, random},
-    input::{Input, Named, checked_name},
-    rosters, waiting,
+    input::{self, Input, Named, Raw, checked_name},
+    rebuilt, rosters, waiting,
 };
 
 /// How long an enrolment token holds, by HQ's clock.
@@ -69,7 +69,7 @@ pub(crate) async fn create(
     sites::insert(&mut change, id, name, new.unknown).await?;
     let mut site = of(&mut change, id).await?;
     refresh(&mut change, &hq, &mut site).await?;
-    let token = new_token(&mut change, &hq, id).await?;
+    let token = new_token(&mut change, &hq, id, None).await?;
     let site = info(&mut change, name).await?;
     change.commit().await?;
     tracing::info!(site = name, "site made");
@@ -183,10 +183,15 @@ pub(crate) async fn revoke_node(
 }
 
 /// A new token's text. Its secret is stored as a hash, and nowhere else.
-async fn new_token(db: &mut SqliteConnection, hq: &Hq, site: SiteId) -> Result<String, Refusal> {
+async fn new_token(
+    db: &mut SqliteConnection,
+    hq: &Hq,
+    site: SiteId,
+    replaces: Option<&PublicKey>,
+) -> Result<String, Refusal> {
     let secret = Zeroizing::new(random::<16>()?);
     let expires = unix_seconds() + TOKEN_SECONDS;
-    tokens::insert(db, site, &secret_hash(&secret), expires).await?;
+    tokens::insert(db, site, &secret_hash(&secret), expires, replaces).await?;
     let token = EnrolmentToken {
         url: hq.urls.first().cloned().unwrap_or_default(),
         fingerprint: hq.fingerprint,
@@ -211,19 +216,28 @@ pub(crate) async fn list_tokens(
 
 /// Answer to a wish for a token; it is shown this once.
 #[derive(serde::Serialize)]
-pub(crate) struct NewToken {
+pub(crate) struct TokenText {
     token: String,
 }
 
 pub(crate) async fn create_token(
     State(hq): State<Arc<Hq>>,
     Named(name): Named,
-) -> Result<Json<NewToken>, Refusal> {
+    Raw(body): Raw,
+) -> Result<Json<TokenText>, Refusal> {
+    let wish: NewToken = match body.is_empty() {
+        true => NewToken::default(),
+        false => input::json(&body)?,
+    };
     let mut change = hq.database.write().await?;
     let site = named(&mut change, &name).await?;
-    let token = new_token(&mut change, &hq, site.id).await?;
+    let old = match &wish.replaces {
+        Some(text) => Some(rebuilt::wished(&mut change, site.id, text).await?.key),
+        None => None,
+    };
+    let token = new_token(&mut change, &hq, site.id, old.as_ref()).await?;
     change.commit().await?;
-    Ok(Json(NewToken { token }))
+    Ok(Json(TokenText { token }))
 }
 
 pub(crate) async fn revoke_token(

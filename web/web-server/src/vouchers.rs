@@ -17,7 +17,7 @@ use crate::{
     database::{
         events::{self, EventKind},
         machines, nodes,
-        nodes::{NodeRecord, Origin},
+        nodes::{NodeLife, NodeRecord, Origin},
         orders, unix_seconds, vouchers,
     },
     error::{Refusal, random},
@@ -85,6 +85,7 @@ pub(crate) async fn create(
         certificate: signed.as_bytes().to_vec(),
         revoked: false,
         reports: 0,
+        life: NodeLife::default(),
     };
     nodes::insert(&mut change, &record, Origin::Voucher, None).await?;
     vouchers::insert(&mut change, &key, new.machines, new.order, unix_seconds()).await?;

@@ -26,6 +26,8 @@ pub(crate) enum EventKind {
     Holds,
     Accused,
     Boot,
+    /// A node got another name, or another one's place.
+    Node,
     Trouble,
 }
 
@@ -35,6 +37,7 @@ impl EventKind {
             Self::Holds => "holds",
             Self::Accused => "accused",
             Self::Boot => "boot",
+            Self::Node => "node",
             Self::Trouble => "trouble",
         }
     }

@@ -75,20 +75,26 @@ pub(crate) struct NodeHas {
     pub(crate) certificate: Vec<u8>,
     /// Whether the node has it, and not one with fewer signatures.
     pub(crate) taken: bool,
+    /// Another has its place, and it was not heard of since: it will take none.
+    pub(crate) is_gone: bool,
 }
 
 /// Certificates of nodes that are not revoked.
 pub(crate) async fn certificates(db: &mut SqliteConnection) -> Result<Vec<NodeHas>> {
-    let rows =
-        sqlx::query("SELECT node_key, certificate, certificate_taken FROM nodes WHERE revoked = 0")
-            .fetch_all(db)
-            .await?;
+    let rows = sqlx::query(
+        "SELECT node_key, certificate, certificate_taken,
+            CASE WHEN replaced_by IS NOT NULL AND heard_again = 0 THEN 1 ELSE 0 END AS gone
+         FROM nodes WHERE revoked = 0",
+    )
+    .fetch_all(db)
+    .await?;
     rows.iter()
         .map(|row| {
             Ok(NodeHas {
                 node: key(row, "node_key")?,
                 certificate: row.try_get("certificate")?,
                 taken: flag(row, "certificate_taken")?,
+                is_gone: flag(row, "gone")?,
             })
         })
         .collect()

@@ -147,14 +147,14 @@ async fn completed_orders(
     Ok(completed)
 }
 
-/// Stores proof that a machine finished an order. The first proof stays.
+/// Stores proof that a machine finished an order. The first proof stays. Returns whether it is this one.
 pub(crate) async fn complete(
     db: &mut SqliteConnection,
     site: SiteId,
     completion: &trust_format::Completion,
     document: &[u8],
-) -> Result<()> {
-    sqlx::query(
+) -> Result<bool> {
+    let added = sqlx::query(
         "INSERT INTO completions (site, machine, order_number, node_key, document) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (site, machine, order_number) DO NOTHING",
     )
@@ -165,7 +165,7 @@ pub(crate) async fn complete(
     .bind(document)
     .execute(db)
     .await?;
-    Ok(())
+    Ok(added.rows_affected() > 0)
 }
 
 /// Whether a machine finished an order.

@@ -4,9 +4,9 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{Facts, Hex, NodeInfo, PeerAddress};
 
-use super::{Result, big, flag, key, number, parsed, to_json};
+use super::{Result, big, flag, key, number, parsed, parsed_option, to_json};
 
-/// A node as stored.
+/// A node as stored. It is *living* when it is not revoked, and no other has its place; or one has and it is heard of all the same.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeRecord {
     pub(crate) key: PublicKey,
@@ -17,14 +17,42 @@ pub(crate) struct NodeRecord {
     pub(crate) revoked: bool,
     /// Number of its last stored report.
     pub(crate) reports: u64,
+    pub(crate) life: NodeLife,
+}
+
+/// What became of a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeLife {
+    /// Number of the order under which it was put on its machine; 0 for one that came otherwise.
+    pub(crate) order: u64,
+    /// When it was last heard of, in seconds since 1970; 0 if never.
+    pub(crate) seen: u64,
+    /// It has its certificate as it is here.
+    pub(crate) certificate_taken: bool,
+    /// Another node has its place.
+    pub(crate) replaced: Option<Replaced>,
+}
+
+/// Another node has the place of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) by: PublicKey,
+    /// In seconds since 1970.
+    pub(crate) since: u64,
+    /// When people were told that this one was heard of all the same; 0 if never.
+    pub(crate) heard_again: u64,
 }
 
 /// How a node came to be one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Origin {
     Enrolled,
-    Certified,
-    Confirmed,
+    Certified {
+        order: u64,
+    },
+    Confirmed {
+        order: u64,
+    },
     /// Whoever opens a voucher.
     Voucher,
     /// Revoked before HQ met it.
@@ -35,10 +63,18 @@ impl Origin {
     fn word(self) -> &'static str {
         match self {
             Self::Enrolled => "enrolled",
-            Self::Certified => "certified",
-            Self::Confirmed => "confirmed",
+            Self::Certified { .. } => "certified",
+            Self::Confirmed { .. } => "confirmed",
             Self::Voucher => "voucher",
             Self::Forestalled => "forestalled",
+        }
+    }
+
+    /// Under which its machine is imaged; 0 for none.
+    fn order(self) -> u64 {
+        match self {
+            Self::Certified { order } | Self::Confirmed { order } => order,
+            _ => 0,
         }
     }
 }
@@ -52,18 +88,32 @@ pub(crate) async fn find(
         .bind(node.to_string())
         .fetch_optional(db)
         .await?;
-    row.map(|row| {
-        Ok(NodeRecord {
-            key: *node,
-            site: parsed(&row, "site")?,
-            name: row.try_get("name")?,
-            machine: parsed(&row, "machine")?,
-            certificate: row.try_get("certificate")?,
-            revoked: flag(&row, "revoked")?,
-            reports: number(&row, "reports")?,
-        })
+    row.as_ref().map(record).transpose()
+}
+
+/// A node in a row of the whole table.
+pub(super) fn record(row: &SqliteRow) -> Result<NodeRecord> {
+    let by = parsed_option::<Hex<32>>(row, "replaced_by")?;
+    let (since, heard_again) = (number(row, "replaced")?, number(row, "heard_again")?);
+    Ok(NodeRecord {
+        key: key(row, "node_key")?,
+        site: parsed(row, "site")?,
+        name: row.try_get("name")?,
+        machine: parsed(row, "machine")?,
+        certificate: row.try_get("certificate")?,
+        revoked: flag(row, "revoked")?,
+        reports: number(row, "reports")?,
+        life: NodeLife {
+            order: number(row, "order_number")?,
+            seen: number(row, "seen")?,
+            certificate_taken: flag(row, "certificate_taken")?,
+            replaced: by.map(|by| Replaced {
+                by: PublicKey(by.0),
+                since,
+                heard_again,
+            }),
+        },
     })
-    .transpose()
 }
 
 /// Adds a node that was not heard of yet.
@@ -74,8 +124,8 @@ pub(crate) async fn insert(
     facts: Option<&Facts>,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO nodes (node_key, site, name, machine, origin, facts, certificate, revoked, seen, reports)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0)",
+        "INSERT INTO nodes (node_key, site, name, machine, origin, facts, certificate, revoked, seen, reports, order_number)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, $8)",
     )
     .bind(node.key.to_string())
     .bind(node.site.to_string())
@@ -84,6 +134,7 @@ pub(crate) async fn insert(
     .bind(origin.word())
     .bind(facts.map(to_json).transpose()?)
     .bind(&node.certificate)
+    .bind(big(origin.order()))
     .execute(db)
     .await?;
     Ok(())
@@ -100,17 +151,28 @@ pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Resul
          OR holder IN (SELECT agent_key FROM agents WHERE issuer = $1 OR certified = $1)",
     )
     .bind(node.to_string())
+    .execute(&mut *db)
+    .await?;
+    // people decided between it and the one whose place it had and that was heard all the same
+    sqlx::query(
+        "UPDATE nodes SET replaced_by = NULL, replaced = 0, heard_again = 0
+         WHERE replaced_by = $1 AND heard_again > 0 AND revoked = 0",
+    )
+    .bind(node.to_string())
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// When a node that is not revoked was last heard of, in seconds since 1970.
+/// When a living node was last heard of, in seconds since 1970.
 pub(crate) async fn seen(db: &mut SqliteConnection, node: &PublicKey) -> Result<Option<u64>> {
-    let row = sqlx::query("SELECT seen FROM nodes WHERE node_key = $1 AND revoked = 0")
-        .bind(node.to_string())
-        .fetch_optional(db)
-        .await?;
+    let row = sqlx::query(
+        "SELECT seen FROM nodes WHERE node_key = $1
+         AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0)",
+    )
+    .bind(node.to_string())
+    .fetch_optional(db)
+    .await?;
     row.map(|row| number(&row, "seen")).transpose()
 }
 
@@ -142,6 +204,9 @@ fn info(row: &SqliteRow) -> Result<NodeInfo> {
         revoked: flag(row, "revoked")?,
         seen_unix_seconds: number(row, "seen")?,
         address: row.try_get("address")?,
+        replaced_by: parsed_option(row, "replaced_by")?,
+        replaced_unix_seconds: number(row, "replaced")?,
+        heard_again_unix_seconds: number(row, "heard_again")?,
     })
 }
 
@@ -159,11 +224,11 @@ pub(crate) async fn info_of(
     row.as_ref().map(info).transpose()
 }
 
-/// Nodes for people, last heard of first.
+/// Nodes for people: the living first, and last heard of first.
 pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<NodeInfo>> {
     let rows = sqlx::query(
         "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site
-         ORDER BY n.revoked, n.seen DESC, n.node_key LIMIT $1",
+         ORDER BY n.revoked, n.replaced_by IS NOT NULL AND n.heard_again = 0, n.seen DESC, n.node_key LIMIT $1",
     )
     .bind(i64::from(limit))
     .fetch_all(db)
@@ -171,7 +236,7 @@ pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<N
     rows.iter().map(info).collect()
 }
 
-/// Where the site's other nodes were last heard of, newest first.
+/// Where the site's other living nodes were last heard of, newest first.
 pub(crate) async fn peers(
     db: &mut SqliteConnection,
     site: SiteId,
@@ -180,7 +245,8 @@ pub(crate) async fn peers(
 ) -> Result<Vec<PeerAddress>> {
     let rows = sqlx::query(
         "SELECT node_key, address FROM nodes
-         WHERE site = $1 AND node_key <> $2 AND revoked = 0 AND address IS NOT NULL
+         WHERE site = $1 AND node_key <> $2 AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0)
+            AND address IS NOT NULL
          ORDER BY seen DESC, node_key LIMIT $3",
     )
     .bind(site.to_string())

@@ -5,7 +5,7 @@ use sqlx::SqlitePool;
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 const STEP_1: &str = "
 CREATE TABLE sites (
@@ -233,6 +233,25 @@ CREATE TABLE voucher_machines (
 PRAGMA user_version = 6;
 ";
 
+/// Which node has another one's place, since when, and when the other was heard of all the same; under which order a node was put on
+/// its machine; and which node a token replaces. What is known of machines that were imaged more than once is caught up with.
+const STEP_7: &str = "
+ALTER TABLE nodes ADD COLUMN order_number BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN replaced_by TEXT;
+ALTER TABLE nodes ADD COLUMN replaced BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE nodes ADD COLUMN heard_again BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tokens ADD COLUMN replaces TEXT;
+CREATE INDEX nodes_of_machine ON nodes (site, machine);
+UPDATE nodes SET order_number = COALESCE((SELECT MAX(c.order_number) FROM completions c
+    WHERE c.site = nodes.site AND c.machine = nodes.machine AND c.node_key = nodes.node_key), 0);
+UPDATE nodes SET replaced_by = (SELECT c.node_key FROM completions c
+    WHERE c.site = nodes.site AND c.machine = nodes.machine AND c.node_key IS NOT NULL
+        AND c.order_number > nodes.order_number
+    ORDER BY c.order_number DESC LIMIT 1)
+WHERE order_number > 0;
+PRAGMA user_version = 7;
+";
+
 /// Makes the tables in a new file, and brings those of an older program up. Returns the number that the file has then.
 pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -242,7 +261,7 @@ pub(super) async fn bring_up(writer: &SqlitePool) -> Result<i64> {
     if found >= VERSION {
         return Ok(found);
     }
-    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6]) {
+    for (number, step) in (1..).zip([STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7]) {
         if found < number {
             sqlx::raw_sql(step).execute(&mut *change).await?;
         }

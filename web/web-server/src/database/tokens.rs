@@ -15,16 +15,22 @@ pub(crate) struct TokenRecord {
     pub(crate) revoked: bool,
     pub(crate) frozen: bool,
     pub(crate) used_by: Option<PublicKey>,
+    /// The node whose place its user gets.
+    pub(crate) replaces: Option<PublicKey>,
 }
 
 fn record(row: &SqliteRow) -> Result<TokenRecord> {
+    let key = |column| -> Result<_> {
+        Ok(parsed_option::<Hex<32>>(row, column)?.map(|k| PublicKey(k.0)))
+    };
     Ok(TokenRecord {
         id: number(row, "id")?,
         site: parsed(row, "site")?,
         expires: number(row, "expires")?,
         revoked: flag(row, "revoked")?,
         frozen: flag(row, "frozen")?,
-        used_by: parsed_option::<Hex<32>>(row, "used_by")?.map(|k| PublicKey(k.0)),
+        used_by: key("used_by")?,
+        replaces: key("replaces")?,
     })
 }
 
@@ -50,6 +56,7 @@ fn info(row: &SqliteRow) -> Result<TokenInfo> {
         site: row.try_get("site_name")?,
         state: token.state().to_owned(),
         expires_unix_seconds: token.expires,
+        replaces: token.replaces.map(|k| Hex(k.0)),
     })
 }
 
@@ -59,13 +66,17 @@ pub(crate) async fn insert(
     site: SiteId,
     secret_hash: &Hex<32>,
     expires: u64,
+    replaces: Option<&PublicKey>,
 ) -> Result<()> {
-    sqlx::query("INSERT INTO tokens (site, secret_hash, expires, revoked, frozen) VALUES ($1, $2, $3, 0, 0)")
-        .bind(site.to_string())
-        .bind(secret_hash.to_string())
-        .bind(big(expires))
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "INSERT INTO tokens (site, secret_hash, expires, revoked, frozen, replaces) VALUES ($1, $2, $3, 0, 0, $4)",
+    )
+    .bind(site.to_string())
+    .bind(secret_hash.to_string())
+    .bind(big(expires))
+    .bind(replaces.map(PublicKey::to_string))
+    .execute(db)
+    .await?;
     Ok(())
 }
 

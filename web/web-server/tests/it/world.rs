@@ -324,6 +324,7 @@ pub(crate) fn enrol(token: &EnrolmentToken, name: &str) -> EnrolRequest {
     EnrolRequest {
         secret: Hex(token.secret),
         name: name.into(),
+        is_named: false,
         machine: Hex([9; 16]),
         facts: facts("enrolled"),
     }
