@@ -1,16 +1,20 @@
 //! Commands about sites, orders, machines, nodes and the ledger: the API in words.
 
+mod nodes;
+
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use peer_cache_origin::HqClient;
 use reqwest::Method;
 use web_api::{
-    DemoteSign, Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewPin, NewSite, NodeInfo,
-    OrderInfo, SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, WanChange,
-    WanRules, WanWindow, parse_utc_offset,
+    DemoteSign, Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewPin, NewSite, OrderInfo,
+    SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, WanChange, WanRules,
+    WanWindow, parse_utc_offset,
 };
 
 use crate::{HqChoice, Output, client};
+
+pub(crate) use nodes::{NodesArguments, nodes};
 
 /// What happens to unknown machines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -495,50 +499,6 @@ fn machine_line(machine: &Machine) -> String {
         "{} {:20} {:24} {doing}\n",
         machine.id, machine.site, machine.facts.model
     )
-}
-
-/// `lamplighter nodes`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct NodesArguments {
-    /// Revoke the node with this key.
-    #[arg(long)]
-    revoke: Option<Hex<32>>,
-    /// The site of a node that HQ has not met: a neighbour certified it while HQ was away, and it shows its key on its screen.
-    #[arg(long, requires = "revoke")]
-    site: Option<String>,
-    #[command(flatten)]
-    hq: HqChoice,
-    #[command(flatten)]
-    output: Output,
-}
-
-pub(crate) async fn nodes(arguments: NodesArguments) -> Result<()> {
-    let client = client::for_people(&arguments.hq)?;
-    if let Some(key) = arguments.revoke {
-        let of_site = match &arguments.site {
-            Some(name) => {
-                let path = format!("/sites/{}", quoted(name));
-                let site: SiteInfo = client.get(&path).await?;
-                format!("?site={}", site.id)
-            }
-            None => String::new(),
-        };
-        let path = format!("/nodes/{key}/revoke{of_site}");
-        let request = client.request(Method::POST, &path);
-        client.send(request.json(&serde_json::json!({}))).await?;
-    }
-    let nodes: Vec<NodeInfo> = client.get("/nodes").await?;
-    arguments.output.print(&nodes, |nodes| {
-        let line = |n: &NodeInfo| {
-            let state = if n.revoked {
-                "revoked"
-            } else {
-                n.origin.as_str()
-            };
-            format!("{} {:20} {:24} {state}\n", n.key, n.site, n.name)
-        };
-        nodes.iter().map(line).collect()
-    })
 }
 
 /// `lamplighter ledger`.
