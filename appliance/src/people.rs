@@ -1,6 +1,7 @@
 //! Commands about sites, orders, machines, nodes and the ledger: the API in words.
 
 mod nodes;
+mod tokens;
 
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
@@ -133,6 +134,22 @@ pub(crate) enum SiteCommand {
     Token {
         /// The site's name.
         name: String,
+        /// The node that is built anew: 8 digits or more of its key. When the token is used, that key is revoked, and the new node has
+        /// its machine, and its name unless it was started with --name.
+        #[arg(long, value_name = "KEY")]
+        replaces: Option<String>,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Lists a site's enrolment tokens, without their secrets; takes back one that nobody used.
+    Tokens {
+        /// The site's name.
+        name: String,
+        /// Take back the token with this number.
+        #[arg(long, value_name = "NUMBER")]
+        revoke: Option<u64>,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -152,11 +169,6 @@ pub(crate) fn quoted(text: &str) -> String {
             }
         })
         .collect()
-}
-
-#[derive(serde::Serialize, serde::Deserialize)]
-struct NewToken {
-    token: String,
 }
 
 pub(crate) async fn site(command: SiteCommand) -> Result<()> {
@@ -247,13 +259,18 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             let pin: SitePin = client.send(request).await?.json().await?;
             output.print(&pin, |p| p.pin.clone())
         }
-        SiteCommand::Token { name, hq, output } => {
-            let path = format!("/sites/{}/tokens", quoted(&name));
-            let token: NewToken = client::for_people(&hq)?
-                .post(&path, &serde_json::json!({}))
-                .await?;
-            output.print(&token, |t| t.token.clone())
-        }
+        SiteCommand::Token {
+            name,
+            replaces,
+            hq,
+            output,
+        } => tokens::make(&client::for_people(&hq)?, &name, replaces, output).await,
+        SiteCommand::Tokens {
+            name,
+            revoke,
+            hq,
+            output,
+        } => tokens::list(&client::for_people(&hq)?, &name, revoke, output).await,
     }
 }
 

@@ -120,6 +120,10 @@ impl Sync {
         if answer.standing != known {
             self.fetch_documents().await?;
             self.seen_orders = answer.standing.orders;
+        } else if answer.certificate_waits {
+            self.take_certificate()
+                .await
+                .context("taking this node's certificate")?;
         }
         Ok(())
     }
@@ -150,7 +154,8 @@ impl Sync {
         Ok(())
     }
 
-    /// Under a new root another authority key may have signed this node's certificate too. Asked once more, HQ sees that the node has it.
+    /// HQ may have signed this node's certificate anew: with another name, or by another authority key under a new root. Asked once more, HQ sees
+    /// that the node has it.
     async fn take_certificate(&self) -> Result<()> {
         let path = self.dir.join("certificate");
         let mut mine = std::fs::read(&path)?;

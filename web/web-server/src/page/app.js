@@ -126,15 +126,21 @@ function show(all) {
     ["WAN bytes", "number", (l) => bytes(l.wan_bytes)],
     ["Times the version", "number", (l) => l.object_bytes ? (l.wan_bytes / l.object_bytes).toFixed(3) : ""],
   ]);
-  table("nodes", all.nodes, "No node yet.", [
+  const gone = (n) => n.replaced_by && !n.heard_again_unix_seconds;
+  table("nodes", all.nodes.filter((n) => !gone(n)), "No node yet.", [
     ["Node", "text", (n) => n.name],
     ["Site", "text", (n) => n.site],
     ["Key", "code", (n) => short(n.key)],
     ["Came", "", (n) => n.origin],
-    ["State", "", (n) => element("span", n.revoked ? "bad" : "good", n.revoked ? "revoked" : "trusted")],
+    ["State", "", (n) => {
+      const wrong = n.revoked ? "revoked" : n.replaced_by ? "replaced, but heard" : "";
+      return element("span", wrong ? "bad" : "good", wrong || "trusted");
+    }],
     ["Address", "code", (n) => n.address || ""],
     ["Heard of", "number quiet", (n) => ago(now, n.seen_unix_seconds)],
   ]);
+  const hidden = all.nodes.filter(gone).length;
+  if (hidden) document.getElementById("nodes").append(element("p", "none", hidden + " replaced, not shown"));
   table("events", all.events, "Nothing happened yet.", [
     ["When", "number quiet", (e) => ago(now, e.unix_seconds)],
     ["Site", "text", (e) => e.site],
