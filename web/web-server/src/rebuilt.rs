@@ -111,13 +111,12 @@ async fn alarm(
     replaced: &Replaced,
     address: Option<SocketAddr>,
 ) -> Result<String, Refusal> {
-    let new = replaced.by.short();
     let witness = witness(db, old, &replaced.by).await?;
-    let (vouched, and_witness) = match witness {
-        Some(key) => {
-            let key = key.short();
-            (format!(", as node {key} vouched"), format!(" and {key}"))
-        }
+    let (vouched, and_witness) = match witness.map(|key| key.short()) {
+        Some(key) => (
+            format!(", as node {key} vouched"),
+            format!(" and node {key}"),
+        ),
         None => (String::new(), String::new()),
     };
     let at = address.map_or_else(
@@ -125,11 +124,11 @@ async fn alarm(
         |a| a.ip().to_canonical().to_string(),
     );
     Ok(format!(
-        "node {:?}, key {}, is heard of at {at} though node {new} has its place on machine {}{vouched}. \
-         Look at the machine: if it runs node {new}, the old disk was copied or runs elsewhere: revoke the old key. \
-         If it runs the old node, it was never imaged: revoke {new}{and_witness}. \
+        "node {:?}, key {}, is heard of at {at} though node {} has its place on machine {}{vouched}. \
+         Look at the machine: if the new node runs there, the old disk was copied or runs elsewhere: revoke the old node. \
+         If the old node runs there, the machine was never imaged: revoke the new node{and_witness}. \
          Two machines with one UUID look the same (machine demote)",
-        old.name, old.key, old.machine
+        old.name, old.key, replaced.by, old.machine
     ))
 }
 

@@ -3,6 +3,7 @@
 mod nodeless;
 pub mod noisy;
 mod offline;
+mod rebuilt;
 mod secrets;
 pub mod shaped;
 mod spread;
@@ -332,6 +333,17 @@ impl Site {
         name: &str,
         address: Option<SocketAddr>,
     ) -> Result<(Program, SocketAddr)> {
+        self.start_node_by(&[], role, name, address)
+    }
+
+    /// The same by a token that is asked for with these words.
+    fn start_node_by(
+        &self,
+        token_words: &[&str],
+        role: &str,
+        name: &str,
+        address: Option<SocketAddr>,
+    ) -> Result<(Program, SocketAddr)> {
         let address = address.map_or_else(free_port, Ok)?;
         let dir = self.path(name);
         let mut command = self.at(role, &program()?);
@@ -346,7 +358,8 @@ impl Site {
             &self.slab_bytes.to_string(),
         ]);
         if !dir.join("certificate").exists() {
-            let token = self.ask(&["site", "token", "store", "--json"])?;
+            let base = ["site", "token", "store", "--json"];
+            let token = self.ask(&[&base[..], token_words].concat())?;
             let token = token["token"].as_str().context("token")?;
             command.args(["--enrol", token]);
             self.tokens.borrow_mut().push(token.to_owned());

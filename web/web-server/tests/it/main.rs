@@ -7,6 +7,7 @@ mod agents;
 mod away;
 mod distribution;
 mod enrolment;
+mod names;
 mod rebuilt;
 mod roots;
 mod rosters;
