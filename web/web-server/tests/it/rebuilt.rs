@@ -354,6 +354,24 @@ async fn a_completion_outweighs_a_call() {
 }
 
 #[tokio::test]
+async fn who_is_revoked_has_nobodys_place() {
+    let store = Store::new().await;
+    let (first, second) = (store.order().await, store.order().await);
+    let old = store.certified(first).await;
+    old.report(1, vec![]).await;
+    let liar = store.certified(second).await;
+    store.revoke(&liar).await;
+    let late = store.completion(second, &liar);
+    store.witness.report(1, vec![late]).await;
+    assert_eq!(store.info(&old).await.replaced_by, None);
+    // its completion has the higher order
+    let new = store.certified(first).await;
+    new.report(1, vec![]).await;
+    assert_eq!(store.info(&new).await.replaced_by, None);
+    assert!(store.is_replaced_by(&old, &new).await);
+}
+
+#[tokio::test]
 async fn a_ghost_holds_no_lease_and_no_key() {
     let store = Store::new().await;
     let (_, old) = store.imaged(1).await;
