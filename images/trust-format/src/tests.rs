@@ -31,6 +31,16 @@ const NODE_B: u8 = 6;
 const AGENT: u8 = 7;
 const SITE: SiteId = SiteId([9; 16]);
 const GOLDEN_PIN: &str = "05270b367e0920a2";
+const GOLDEN_DOCUMENTS: &str = "
+root efd18ac130f2a1f6
+channel 85302b43d1177be4
+order b083cdff6d63a4ce
+certified ef37c339703b53ab
+provisional 5d40b37e3e9bca66
+voucher 37aaceeb54dc8c59
+ticket 774c893c48a4b1ff
+completion f36a9fae7bb2fd2a
+roster fa66334c4d7fb936";
 
 fn root(number: u64) -> Root {
     Root {
@@ -358,6 +368,119 @@ fn a_pin_is_the_one_that_was_set() {
     // RFC 9106's function with our cost: a change would lock every store's PIN
     let golden = PinRule::hash("123456", &[0; 16]).unwrap();
     assert_eq!(blake3::hash(&golden).to_hex()[..16], *GOLDEN_PIN);
+}
+
+fn voucher(node: u8, machines: u16, order: Option<u64>) -> NodeCertificate {
+    certificate(node, Grade::Voucher { machines, order })
+}
+
+#[test]
+fn a_voucher_certifies_one_step_deep_and_under_its_order() {
+    let check = |node: u8, certificate: &[u8], issuer: Option<&[u8]>| {
+        CheckedNode::check(
+            &public(&key(node)),
+            certificate,
+            issuer,
+            &keys(),
+            &channel(),
+        )
+    };
+    let lent = sign(&voucher(NODE_A, 3, None), &[&key(AUTHORITY)]);
+    let holder = check(NODE_A, &lent, None).unwrap();
+    let what = Voucher {
+        key: public(&key(NODE_A)),
+        machines: 3,
+        order: None,
+    };
+    assert!(holder.may_certify() && holder.voucher() == Some(what));
+    let below = sign(&provisional(NODE_B, NODE_A), &[&key(NODE_A)]);
+    let below_it = check(NODE_B, &below, Some(&lent)).unwrap();
+    assert!(!below_it.may_certify() && below_it.voucher() == Some(what));
+    assert_eq!(Voucher::behind(&below, Some(&lent)), Some(what));
+    // one step deep
+    let deeper = sign(&provisional(NODE_A, NODE_B), &[&key(NODE_B)]);
+    assert!(check(NODE_A, &deeper, Some(&below)).is_err());
+    // a node that HQ certified is none
+    let plain = sign(&certificate(NODE_A, Grade::Certified), &[&key(AUTHORITY)]);
+    assert_eq!(check(NODE_A, &plain, None).unwrap().voucher(), None);
+    // for another order than 5, which the certificate and the ticket name
+    let other = sign(&voucher(NODE_A, 3, Some(6)), &[&key(AUTHORITY)]);
+    assert!(matches!(
+        check(NODE_B, &below, Some(&other)),
+        Err(CheckNodeError::OtherOrder {
+            allowed: 6,
+            order: 5,
+            ..
+        })
+    ));
+    let holder = check(NODE_A, &other, None).unwrap();
+    let shown = sign(&ticket(NODE_A), &[&key(NODE_A)]);
+    let agent = public(&key(AGENT));
+    assert!(check_ticket(&shown, &agent, &holder, SITE).is_err());
+    let this = sign(&voucher(NODE_A, 3, Some(5)), &[&key(AUTHORITY)]);
+    let holder = check(NODE_A, &this, None).unwrap();
+    assert!(check_ticket(&shown, &agent, &holder, SITE).is_ok());
+    // made by its holder, for nobody, for a whole chain
+    assert!(
+        check(
+            NODE_A,
+            &sign(&voucher(NODE_A, 3, None), &[&key(NODE_A)]),
+            None
+        )
+        .is_err()
+    );
+    for machines in [0, VOUCHER_MACHINES_MAX + 1] {
+        let bytes = sign(&voucher(NODE_A, machines, None), &[&key(AUTHORITY)]);
+        assert!(check(NODE_A, &bytes, None).is_err(), "{machines}");
+    }
+}
+
+/// What is on disks, on sticks and on the wire of other programs: these bytes stay as they are, or the version changes.
+#[test]
+fn documents_are_written_as_they_always_were() {
+    fn digest<T: Document>(document: &T) -> String {
+        document.to_signed_bytes().digest().to_string()[..16].to_owned()
+    }
+    let order = Order {
+        site: SITE,
+        number: 5,
+        image: Digest([1; 32]),
+        machine: Some(MachineId([7; 16])),
+        erase: true,
+    };
+    let completion: Completion = peek(&completion(NODE_A, (vec![1; 9], Some(vec![2; 9])))).unwrap();
+    let roster = Roster {
+        site: SITE,
+        number: 2,
+        machines: vec![KnownMachine {
+            id: MachineId([7; 16]),
+            approved: true,
+            signs: vec![Sign::of_serial("S1"), Sign::of_mac(&[2; 6])],
+            tpm: Some(TpmKey([3; 32])),
+            code: Some(*b"K7Q-2MX"),
+        }],
+        shared: vec![Sign::of_uuid(&[1; 16])],
+        pin: Some(PinRule {
+            number: 1,
+            uses: 3,
+            life_hours: 24,
+            salt: [1; 16],
+            hash: [2; 32],
+        }),
+    };
+    let written = [
+        ("root", digest(&root(1))),
+        ("channel", digest(&channel())),
+        ("order", digest(&order)),
+        ("certified", digest(&certificate(NODE_A, Grade::Certified))),
+        ("provisional", digest(&provisional(NODE_B, NODE_A))),
+        ("voucher", digest(&voucher(NODE_A, 3, Some(5)))),
+        ("ticket", digest(&ticket(NODE_A))),
+        ("completion", digest(&completion)),
+        ("roster", digest(&roster)),
+    ];
+    let written: Vec<String> = written.iter().map(|(n, d)| format!("{n} {d}")).collect();
+    assert_eq!(written.join("\n"), GOLDEN_DOCUMENTS.trim());
 }
 
 /// A completion of `issuer`'s ticket, signed by the agent.

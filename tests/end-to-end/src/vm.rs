@@ -21,6 +21,7 @@ const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// As little memory as a machine may have.
 const MEMORY_MIB: &str = "1024";
 const TPM_SOCKET: &str = "tpm-socket";
+const TYPING_TAKES: Duration = Duration::from_secs(2);
 const KEYBOARD_SOCKET: &str = "keyboard";
 const DISK_BYTES: u64 = 3 << 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -146,7 +147,8 @@ impl Vm {
     pub fn type_line(&self, line: &str) -> Result<()> {
         let mut keyboard = self.connect(KEYBOARD_SOCKET)?;
         writeln!(keyboard, "{line}")?;
-        // what it prints goes into its log, and is not read here
+        // the serial port takes a few bytes at a time, and what it has not taken goes with the connection
+        std::thread::sleep(TYPING_TAKES);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use image_format::Manifest;
 use peer_cache_proto::{
     beacon::Beacon,
     tpm::{SealedKey, TpmProof, command},
+    voucher::VoucherFile,
     wire::{ANSWER_BYTES, Answer, Frame, REQUEST_BYTES, Request},
 };
 use trust_format::{
@@ -18,7 +19,7 @@ use trust_format::{
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their corpus.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("root", |b| ignore(TrustedKeys::pin(b))),
     ("root-unsigned", |b| ignore(peek::<Root>(b))),
     ("manifest", |b| ignore(peek::<Manifest>(b))),
@@ -39,6 +40,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("tpm-proof", tpm_proof),
     ("tpm-answer", tpm_answer),
     ("sealed-key", sealed_key),
+    ("voucher-file", voucher_file),
     ("tftp", |b| ignore(boot_proto::tftp::Packet::parse(b))),
 ];
 
@@ -95,6 +97,12 @@ fn sealed_key(bytes: &[u8]) {
     if let Ok(sealed) = SealedKey::from_bytes(bytes) {
         assert_eq!(sealed.to_bytes(), bytes);
         assert!(SealedKey::is_one(bytes));
+    }
+}
+
+fn voucher_file(bytes: &[u8]) {
+    if let Ok(file) = VoucherFile::from_bytes(bytes) {
+        assert_eq!(file.to_bytes(), bytes);
     }
 }
 

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use sqlx::SqliteConnection;
-use trust_format::{Completion, PublicKey, SiteId, Ticket, peek};
+use trust_format::{Completion, PublicKey, SiteId, Ticket, Voucher, peek};
 
 use crate::{
     Hq,
@@ -157,6 +157,12 @@ pub(crate) async fn wished(
         let of = sites::of(db, old.site).await?.name;
         return Err(Refusal::conflict(format!(
             "node {} is of site {of:?}: a token replaces nodes of its own site",
+            old.key.short()
+        )));
+    }
+    if Voucher::behind(&old.certificate, None).is_some() {
+        return Err(Refusal::conflict(format!(
+            "{} is a voucher: a new one takes no place of another",
             old.key.short()
         )));
     }

@@ -12,6 +12,7 @@ use peer_cache_proto::{
     machine::MachineFacts,
     tpm::TpmProof,
     tpm::{PROOF_BYTES, SealedKey},
+    voucher::{VoucherFile, VoucherLabel},
     wire::{
         AdmissionAnswer, Answer, Ask, Credentials, Documents, Frame, Hello, PartRanges, Request,
         TicketProof,
@@ -144,6 +145,10 @@ fn frames() -> Vec<Frame> {
             peer: PublicKey([6; 32]),
             chunk: None,
         },
+        Frame::Vouched(vec![Credentials::Node {
+            certificate: vec![1; 30],
+            issuer: Some(vec![2; 30]),
+        }]),
         Frame::Documents(Documents {
             roots: vec![vec![1; 9]],
             channel: None,
@@ -161,9 +166,20 @@ fn tpm_inputs() -> Vec<(&'static str, Vec<u8>)> {
         public: vec![4; 46],
         private: vec![5; 158],
     };
+    let voucher = VoucherFile {
+        tries: 1,
+        salt: [6; 16],
+        label: VoucherLabel {
+            site: "Graz".into(),
+            name: "van 3".into(),
+            machines: 8,
+        },
+        sealed: vec![7; 99],
+    };
     vec![
         ("tpm-proof", vec![7; PROOF_BYTES]),
         ("sealed-key", sealed.to_bytes()),
+        ("voucher-file", voucher.to_bytes()),
         // it is to be asked again
         ("tpm-answer", vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x22]),
     ]
@@ -213,6 +229,13 @@ fn main() -> std::io::Result<()> {
             issuer: KEY,
             order: 3,
         },
+    };
+    let lent = NodeCertificate {
+        grade: Grade::Voucher {
+            machines: 8,
+            order: Some(3),
+        },
+        ..certificate.clone()
     };
     let order = Order {
         site: SiteId([2; 16]),
@@ -285,6 +308,7 @@ fn main() -> std::io::Result<()> {
         ("roster", envelope(&roster)),
         ("order", envelope(&order)),
         ("certificate", envelope(&certificate)),
+        ("certificate", envelope(&lent)),
         ("ticket", envelope(&ticket)),
         ("completion", envelope(&completion)),
         ("beacon", envelope(&beacon)),

@@ -126,7 +126,7 @@ pub(crate) async fn infos(db: &mut SqliteConnection, name: Option<&str>) -> Resu
     let rows = sqlx::query(
         "SELECT s.*,
             (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
-                AND n.revoked = 0 AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
+                AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
             (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
             (SELECT COALESCE(SUM(l.wan_bytes), 0) FROM ledger l WHERE l.site = s.id) AS wan_bytes
          FROM sites s WHERE $1 IS NULL OR s.name = $1 ORDER BY s.name",

@@ -518,7 +518,7 @@ async fn an_older_database_has_its_ghosts_marked() {
         "ALTER TABLE nodes DROP COLUMN replaced",
         "ALTER TABLE nodes DROP COLUMN heard_again",
         "ALTER TABLE tokens DROP COLUMN replaces",
-        "PRAGMA user_version = 5",
+        "PRAGMA user_version = 6",
     ] {
         store.world.sql(statement).await;
     }

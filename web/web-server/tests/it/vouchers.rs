@@ -273,6 +273,15 @@ async fn a_wish_for_a_voucher_that_makes_no_sense_is_refused() {
         .refused(409);
     let nowhere = "/api/v1/sites/south/vouchers";
     world.admin.post(nowhere, &wish(&key, 1)).await.refused(404);
+    // whoever opens it is no node that is counted, nor one whose place another may have
+    let site: SiteInfo = world.admin.get("/api/v1/sites/north").await.json();
+    assert_eq!(site.nodes, 0);
+    let token = NewToken {
+        replaces: Some(lent.key.public.to_string()),
+    };
+    let tokens = "/api/v1/sites/north/tokens";
+    let sentence = world.admin.post(tokens, &token).await.refused(409);
+    assert!(sentence.contains("is a voucher"), "{sentence}");
     // by nobody but the administrator
     let node = world.node("north", "till-9").await;
     node.caller.post(path, &wish(&key, 1)).await.refused(401);
