@@ -69,6 +69,8 @@ struct Made {
     key: Hex<32>,
     site: String,
     machines: u16,
+    #[serde(skip)]
+    label: VoucherLabel,
     /// When nobody chose it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pin: Option<String>,
@@ -105,6 +107,11 @@ pub(crate) async fn run(command: VoucherCommand) -> Result<()> {
             let made = Made {
                 path: out,
                 key,
+                label: VoucherLabel {
+                    site: made.site.clone(),
+                    name,
+                    machines,
+                },
                 site: made.site,
                 machines,
                 pin: pin_file.is_none().then(|| pin.to_string()),
@@ -114,10 +121,9 @@ pub(crate) async fn run(command: VoucherCommand) -> Result<()> {
                     format!("PIN {pin}: it is shown this once\n")
                 });
                 format!(
-                    "{} for {} machines of {:?}\n{pin}key {}: with it the voucher is revoked",
+                    "{}: voucher {}\n{pin}key {}: with it the voucher is revoked",
                     made.path.display(),
-                    made.machines,
-                    made.site,
+                    made.label,
                     made.key
                 )
             })
@@ -128,13 +134,7 @@ pub(crate) async fn run(command: VoucherCommand) -> Result<()> {
         }
         VoucherCommand::Show { file } => {
             let label = read_voucher_label(&file)?;
-            writeln!(
-                std::io::stdout(),
-                "{}: for {} machines of {:?}",
-                label.name,
-                label.machines,
-                label.site
-            )?;
+            writeln!(std::io::stdout(), "voucher {label}")?;
             Ok(())
         }
     }

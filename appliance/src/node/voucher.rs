@@ -112,10 +112,7 @@ fn ask_and_open(file: &Path) -> Result<OpenedVoucher> {
         bail!("a voucher needs its PIN: start this on a terminal, or name a --voucher-pin-file");
     }
     loop {
-        eprint!(
-            "PIN of voucher {:?} for {} machines of {:?}: ",
-            label.name, label.machines, label.site
-        );
+        eprint!("PIN of voucher {label}: ");
         std::io::stderr().flush()?;
         match open_voucher(file, &read_hidden()?) {
             Err(OpenVoucherError::WrongPin { left }) => {

@@ -48,10 +48,7 @@ pub(crate) async fn start(stick: &Stick, pins: &mut Pins, stays: bool) -> Result
         }
         Err(error) => return Err(error.into()),
     };
-    say(&format!(
-        "the stick carries voucher {:?} for {} machines of {:?}",
-        label.name, label.machines, label.site
-    ));
+    say(&format!("the stick carries voucher {label}"));
     let pin = loop {
         say("type the voucher's PIN");
         let typed = match stays {

@@ -3,7 +3,10 @@
 //! A voucher's holder has its key, and so can say of it what he likes. What counts is what others saw: a ticket or certificate that
 //! was shown to them. Two parts of a store that cannot hear each other count apart: each gives a voucher's machines once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use trust_format::{
     MachineId, PublicKey, Voucher,
@@ -135,6 +138,18 @@ pub struct VoucherLabel {
     pub name: String,
     /// So many machines.
     pub machines: u16,
+}
+
+impl fmt::Display for VoucherLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.machines == 1 { "" } else { "s" };
+        let Self {
+            site,
+            name,
+            machines,
+        } = self;
+        write!(f, "{name:?} for {machines} machine{s} of {site:?}")
+    }
 }
 
 /// A voucher as a file: magic, version, wrong tries so far (1 byte, at [`VOUCHER_TRIES_OFFSET`]), salt, label, and the sealed part.

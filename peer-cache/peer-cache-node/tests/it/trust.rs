@@ -61,7 +61,7 @@ impl Raw {
         }
     }
 
-    async fn say(&mut self, frame: &Frame) {
+    pub(crate) async fn say(&mut self, frame: &Frame) {
         write(&mut self.send, frame).await.unwrap();
     }
 

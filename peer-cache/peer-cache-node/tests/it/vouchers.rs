@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use peer_cache_node::{AdmissionWish, Event, Identity, Role, Site};
-use peer_cache_proto::wire::{AdmissionAnswer, Credentials, Documents, TicketProof};
+use peer_cache_proto::wire::{AdmissionAnswer, Credentials, Documents, Frame, TicketProof};
 use tokio::time::timeout;
 use trust_format::{
     Grade, MachineId, NodeCertificate, PinRule, PublicKey, SiteId, Ticket, UnknownRule,
@@ -225,6 +225,7 @@ async fn a_voucher_on_two_cut_off_halves_is_bounded_and_reported() {
     let mut halves = Vec::new();
     for half in 0..2u8 {
         let node = start(&hq, Role::Node, false, waiting(&hq), true);
+        node.cache.share(hq.manifest.clone());
         let van = laptop(&hq, &identity, certificate.clone(), waiting(&hq));
         van.cache
             .dial(node.cache.local_addr().unwrap())
@@ -257,10 +258,33 @@ async fn a_voucher_on_two_cut_off_halves_is_bounded_and_reported() {
     };
     let told = timeout(PATIENCE, told).await.expect("people are told");
     assert_eq!(told, (identity.public(), 2));
-    for (node, van) in [(&a, &van_a), (&b, &van_b)] {
-        let mut late = agent(&hq);
-        let answer = asked(&mut late, van, 30, Some(PIN)).await;
-        assert!(!matches!(answer, AdmissionAnswer::Granted { .. }));
+    // nor does its holder vouch for one more
+    let here = a.cache.local_addr().unwrap();
+    let accomplice = Identity::generate().unwrap();
+    let proof = TicketProof {
+        ticket: ticket(&identity, accomplice.public(), 40),
+        issuer: certificate.clone(),
+        issuers_issuer: None,
+    };
+    van_a.cache.close().await;
+    let holder = Credentials::Node {
+        certificate: certificate.clone(),
+        issuer: None,
+    };
+    let mut holder = Raw::greet(&identity, here, holder).await;
+    assert!(gets_manifest(&holder, &hq).await, "it is a node");
+    let shown = Credentials::Agent {
+        ticket: Some(proof.clone()),
+    };
+    holder.say(&Frame::Vouched(vec![shown])).await;
+    until(|| a.cache.machines_of_voucher(&identity.public()) == 5).await;
+    assert!(refusal(here, proof, &accomplice).await.is_some());
+    for (node, van) in [(&a, None), (&b, Some(&van_b))] {
+        if let Some(van) = van {
+            let mut late = agent(&hq);
+            let answer = asked(&mut late, van, 30, Some(PIN)).await;
+            assert!(!matches!(answer, AdmissionAnswer::Granted { .. }));
+        }
         let agent = Identity::generate().unwrap();
         for (n, holds) in [(1, true), (12, true), (31, false)] {
             let proof = TicketProof {
