@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -22,12 +23,15 @@ use trust_format::{PublicKey, SiteId};
 use crate::{
     Hq,
     database::{agents, unix_seconds},
+    door::Place,
     error::Refusal,
     rebuilt,
     tls::{ClientAddress, ClientKey},
 };
 
 const TOKEN_BYTES: usize = 20;
+/// How long a stranger waits for a refusal.
+const REFUSED_AFTER: Duration = Duration::from_millis(250);
 
 /// What a route needs of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +134,7 @@ pub(crate) async fn admin_only(
         .into_response();
     }
     if shown_token(request.headers()).is_some_and(|token| hq.admin.matches(&token)) {
+        let_through(&request);
         return next.run(request).await;
     }
     let refusal = Refusal::new(
@@ -179,6 +184,7 @@ pub(crate) async fn node_only(
     };
     match hq.database.node(&key).await {
         Ok(Some((node, false))) => {
+            let_through(&request);
             if let Err(refusal) = heard(&hq, &node, client_address(&request)).await {
                 return refusal.into_response();
             }
@@ -213,6 +219,7 @@ pub(crate) async fn fetcher_only(
     };
     match fetcher(&hq, key, client_address(&request)).await {
         Ok(fetcher) => {
+            let_through(&request);
             request.extensions_mut().insert(fetcher);
             next.run(request).await
         }
@@ -258,6 +265,23 @@ pub(crate) async fn newcomer_only(mut request: Request, next: Next) -> Response 
         )
         .into_response(),
     }
+}
+
+/// The connection is no stranger's from now on.
+fn let_through(request: &Request) {
+    if let Some(place) = request.extensions().get::<Arc<Place>>() {
+        place.admit();
+    }
+}
+
+/// Strangers are refused slowly: each has few connections, and asks again when it was answered.
+pub(crate) async fn strangers_wait(request: Request, next: Next) -> Response {
+    let place = request.extensions().get::<Arc<Place>>().cloned();
+    let response = next.run(request).await;
+    if !response.status().is_success() && place.is_some_and(|place| place.is_strangers()) {
+        tokio::time::sleep(REFUSED_AFTER).await;
+    }
+    response
 }
 
 fn client_key(request: &Request) -> Option<PublicKey> {

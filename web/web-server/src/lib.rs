@@ -6,6 +6,7 @@ mod access;
 mod agents;
 mod bell;
 mod database;
+mod door;
 mod error;
 mod images;
 mod input;

@@ -17,7 +17,7 @@ use trust_format::Document;
 
 use crate::{
     Hq,
-    access::{Access, admin_only, fetcher_only, newcomer_only, node_only},
+    access::{Access, admin_only, fetcher_only, newcomer_only, node_only, strangers_wait},
     agents,
     error::Refusal,
     images, leases, machines, names, nodes, objects, orders, page, reports, roots, rosters, sites,
@@ -25,6 +25,8 @@ use crate::{
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// Of somebody who is not known yet: a few documents of a kilobyte, and what a computer says of itself.
+const NEWCOMER_BODY_BYTES_MAX: usize = 16 << 10;
 /// A little more than an object, so that one too large is refused in words.
 const OBJECT_BODY_BYTES_MAX: usize = OBJECT_BYTES_MAX + 4096;
 
@@ -59,11 +61,15 @@ where
         Method::DELETE => MethodFilter::DELETE,
         _ => MethodFilter::GET,
     };
+    let body_bytes_max = match access {
+        Access::Newcomer => NEWCOMER_BODY_BYTES_MAX,
+        Access::Admin | Access::Node | Access::Fetcher => BODY_BYTES_MAX,
+    };
     Route {
         method,
         path,
         access,
-        body_bytes_max: BODY_BYTES_MAX,
+        body_bytes_max,
         handler: on(filter, handler),
     }
 }
@@ -303,6 +309,7 @@ pub(crate) fn router(hq: Arc<Hq>) -> Router {
             )
         })
         .layer(middleware::map_response(guarded))
+        .layer(middleware::from_fn(strangers_wait))
         .with_state(hq)
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,7 +29,7 @@ use rustls::{
 };
 use thiserror::Error;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -36,9 +37,11 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use trust_format::PublicKey;
 
+use crate::door::{Door, Place};
+
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const HEADERS_WITHIN: Duration = Duration::from_secs(20);
-/// Open connections; further ones wait.
+/// Open connections; further ones wait. Of strangers there are fewer ([`Door`]).
 const CONNECTIONS_MAX: usize = 4096;
 /// Bytes that wait in a socket before the next are taken from a body: the ledger and the leases count what went out, not
 /// what the kernel was glad to keep, and a transfer that is cut off costs little.
@@ -149,11 +152,12 @@ pub(crate) struct ClientKey(pub(crate) Option<PublicKey>);
 
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ClientAddress(pub(crate) std::net::SocketAddr);
+pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 
 /// Takes connections for ever.
 pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let door = Door::default();
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else {
             return;
@@ -166,42 +170,60 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: 
                 continue;
             }
         };
+        let Some(place) = door.enter(address.ip()) else {
+            tracing::debug!(%address, "hung up: there are enough of its address");
+            continue;
+        };
+        let place = Arc::new(place);
         let (acceptor, router) = (acceptor.clone(), router.clone());
         tokio::spawn(async move {
             let _slot = slot;
-            let _ = stream.set_nodelay(true);
-            // a figure of Linux; elsewhere more is on its way when a transfer is cut off
-            let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
-            let Ok(Ok(mut stream)) = timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await
-            else {
-                return;
-            };
-            let session = stream.get_mut().1;
-            session.set_buffer_limit(Some(ENCRYPTED_BYTES_MAX));
-            let certificate = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|c| c.first());
-            let key = ClientKey(certificate.and_then(key_of));
-            let service =
-                router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
-                    request.extensions_mut().insert(key);
-                    request.extensions_mut().insert(ClientAddress(address));
-                    request
-                });
-            let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-            server
-                .http1()
-                .timer(TokioTimer::new())
-                .max_buf_size(PLAIN_BYTES_MAX)
-                .header_read_timeout(HEADERS_WITHIN);
-            // how a connection ends is the client's affair
-            let _ = server
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                .await;
+            tokio::select! {
+                () = connection(stream, address, acceptor, router, place.clone()) => {}
+                () = place.sent_away() => tracing::debug!(%address, "made room for another stranger"),
+            }
         });
     }
+}
+
+/// One connection to its end.
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    router: Router,
+    place: Arc<Place>,
+) {
+    let _ = stream.set_nodelay(true);
+    // a figure of Linux; elsewhere more is on its way when a transfer is cut off
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    let Ok(Ok(mut stream)) = timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await else {
+        return;
+    };
+    let session = stream.get_mut().1;
+    session.set_buffer_limit(Some(ENCRYPTED_BYTES_MAX));
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|c| c.first());
+    let key = ClientKey(certificate.and_then(key_of));
+    let service = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(key);
+        request.extensions_mut().insert(ClientAddress(address));
+        request.extensions_mut().insert(place.clone());
+        request
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .max_buf_size(PLAIN_BYTES_MAX)
+        .header_read_timeout(HEADERS_WITHIN);
+    // how a connection ends is the client's affair
+    let _ = server
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
 }
 
 fn key_of(certificate: &CertificateDer<'_>) -> Option<PublicKey> {

@@ -12,6 +12,7 @@ mod rebuilt;
 mod roots;
 mod rosters;
 mod site;
+mod strangers;
 mod vouchers;
 mod waiting;
 mod wan;
