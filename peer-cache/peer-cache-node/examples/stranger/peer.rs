@@ -1,21 +1,6 @@
-//! Somebody who attacks a node as fast as it can, and an agent that connects as often as it can. Called by `./dev bench trust`.
-//!
-//!     stranger MODE NODE SECONDS ADDRESS...
-//!
-//! The addresses are this computer's, to come from in turn. At the end it says how often it got through.
-#![allow(
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "a program for people; it shares the attacker of the tests"
-)]
-
-#[path = "../tests/it/attacker.rs"]
-#[allow(dead_code, reason = "the tests use all of it")]
-mod attacker;
+//! The port of peers: who greets, asks and floods there, and an agent that has a right to an answer.
 
 use std::{
-    error::Error,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
         Arc,
@@ -39,7 +24,10 @@ use peer_cache_proto::{
 use tokio::time::{sleep, timeout};
 use trust_format::{Digest, Order, peek};
 
-use attacker::{Attacker, hello, write};
+use crate::{
+    Attack, Failure,
+    attacker::{Attacker, hello, write},
+};
 
 /// Attacks of one address at a time; a node lets in fewer.
 const AT_ONCE: usize = 8;
@@ -54,47 +42,27 @@ const GENERATOR: [u8; 64] = [
     0x2b, 0xce, 0x33, 0x57, 0x6b, 0x31, 0x5e, 0xce, 0xcb, 0xb6, 0x40, 0x68, 0x37, 0xbf, 0x51, 0xf5,
 ];
 
-type Failure = Box<dyn Error + Send + Sync>;
-
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [mode, node, seconds, addresses @ ..] = &arguments[..] else {
-        return Err("stranger MODE NODE SECONDS ADDRESS...".into());
-    };
-    let node: SocketAddr = node.parse()?;
-    let lasts = Duration::from_secs(seconds.parse()?);
-    let addresses: Vec<Ipv4Addr> = addresses
-        .iter()
-        .map(|a| a.parse())
-        .collect::<Result<_, _>>()?;
-    let through = Arc::new(AtomicU64::new(0));
-    let attack = async {
-        match mode.as_str() {
-            "handshakes" => {
-                handshakes(node, *addresses.first().ok_or("no address")?, &through).await
-            }
-            "flood" => flood(node, &addresses, &through).await,
-            _ => {
-                let mut all = tokio::task::JoinSet::new();
-                for address in addresses.iter().cycle().take(addresses.len() * AT_ONCE) {
-                    all.spawn(again_and_again(
-                        mode.clone(),
-                        node,
-                        *address,
-                        through.clone(),
-                    ));
-                }
-                all.join_all().await.into_iter().collect()
-            }
+pub(crate) async fn attack(mode: &str, attack: Attack) -> Result<(), Failure> {
+    let node = SocketAddr::V4(attack.target);
+    match mode {
+        "handshakes" => {
+            let address = *attack.addresses.first().ok_or("no address")?;
+            handshakes(node, address, &attack.through).await
         }
-    };
-    // it goes on until its time is over
-    if let Ok(ended) = timeout(lasts, attack).await {
-        ended?;
+        "flood" => flood(node, &attack.addresses, &attack.through).await,
+        _ => {
+            let mut all = tokio::task::JoinSet::new();
+            for address in attack.addresses(AT_ONCE) {
+                all.spawn(again_and_again(
+                    mode.to_owned(),
+                    node,
+                    address,
+                    attack.through.clone(),
+                ));
+            }
+            all.join_all().await.into_iter().collect()
+        }
     }
-    println!("{{\"through\": {}}}", through.load(Ordering::Relaxed));
-    Ok(())
 }
 
 async fn again_and_again(
