@@ -1,8 +1,10 @@
 //! Boot files out of the cache, and who may have them.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use boot_proto::dhcp::{BootAnswer, BootClient};
@@ -19,15 +21,28 @@ use web_api::{Hex, NodeReport};
 
 use super::reports::Reports;
 
+/// Unpacked chunks of boot files that are kept, 1 MiB each: machines that boot at the same time read the same ones.
+const CHUNKS_MAX: usize = 8;
+/// Offers that HQ is told of at once, and how often one more: each is written to the disk, and anybody can ask for an offer.
+const OFFERS_TOLD_MAX: u32 = 64;
+const OFFER_TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// Answers firmware on behalf of the peer cache.
 pub(crate) struct CacheBooter {
     cache: PeerCache,
     reports: Reports,
+    chunks: Arc<Chunks>,
+    offers: Mutex<Offers>,
 }
 
 impl CacheBooter {
     pub(crate) fn new(cache: PeerCache, reports: Reports) -> Self {
-        Self { cache, reports }
+        Self {
+            cache,
+            reports,
+            chunks: Arc::default(),
+            offers: Mutex::new(Offers::new(Instant::now())),
+        }
     }
 
     /// The site's boot bundle, when all of it is here.
@@ -38,6 +53,11 @@ impl CacheBooter {
     }
 
     fn told(&self, client: &BootClient, message: String) {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !offers.is_told(Instant::now()) {
+            return;
+        }
+        drop(offers);
         self.reports.add(NodeReport::Boot {
             mac: Hex(client.mac.0),
             uuid: client.uuid.map(|u| Hex(u.smbios_order())),
@@ -83,7 +103,7 @@ impl Booter for CacheBooter {
             cache: self.cache.clone(),
             manifest,
             file,
-            last: Mutex::default(),
+            chunks: self.chunks.clone(),
         }))
     }
 
@@ -150,13 +170,79 @@ fn recognise(site: &Site, client: &BootClient) -> Option<Recognised> {
     }
 }
 
+/// How many offers may still be told of.
+struct Offers {
+    left: u32,
+    since: Instant,
+}
+
+impl Offers {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: OFFERS_TOLD_MAX,
+            since: now,
+        }
+    }
+
+    fn is_told(&mut self, now: Instant) -> bool {
+        while self.left < OFFERS_TOLD_MAX && now - self.since >= OFFER_TOLD_EVERY {
+            self.left += 1;
+            self.since += OFFER_TOLD_EVERY;
+        }
+        if self.left == OFFERS_TOLD_MAX {
+            self.since = now;
+        }
+        let told = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        told
+    }
+}
+
+/// Chunks of one bundle that were read last, by manifest and index. One is unpacked at a time, however many ask.
+#[derive(Default)]
+struct Chunks(Mutex<VecDeque<UnpackedChunk>>);
+
+struct UnpackedChunk {
+    of: (Digest, u64),
+    plain: Vec<u8>,
+}
+
+impl Chunks {
+    /// Calls `read` with the chunk; `unpack` makes it if it is not here.
+    fn with(
+        &self,
+        of: (Digest, u64),
+        unpack: impl FnOnce() -> io::Result<Vec<u8>>,
+        read: impl FnOnce(&[u8]),
+    ) -> io::Result<()> {
+        let mut chunks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunk = match chunks.iter().position(|c| c.of == of) {
+            Some(at) => chunks.remove(at),
+            None => None,
+        };
+        let chunk = match chunk {
+            Some(chunk) => chunk,
+            None => UnpackedChunk {
+                of,
+                plain: unpack()?,
+            },
+        };
+        read(&chunk.plain);
+        // the one that was not read for longest goes
+        chunks.push_back(chunk);
+        if chunks.len() > CHUNKS_MAX {
+            chunks.pop_front();
+        }
+        Ok(())
+    }
+}
+
 /// A file of the boot bundle, unpacked chunk by chunk as it is read.
 struct CachedFile {
     cache: PeerCache,
     manifest: Arc<Verified<Manifest>>,
     file: BundleFile,
-    /// The chunk that was read last: firmware reads in small steps.
-    last: Mutex<Option<(u64, Vec<u8>)>>,
+    chunks: Arc<Chunks>,
 }
 
 impl BootFile for CachedFile {
@@ -169,13 +255,11 @@ impl BootFile for CachedFile {
         let within = usize::try_from(offset % CHUNK_BYTES as u64).map_err(io::Error::other)?;
         let count = buffer.len().min(left).min(CHUNK_BYTES - within);
         let index = (self.file.offset + offset) / CHUNK_BYTES as u64;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref().is_none_or(|(at, _)| *at != index) {
-            *last = Some((index, self.chunk(index)?));
-        }
-        if let Some((_, plain)) = &*last {
-            buffer[..count].copy_from_slice(&plain[within..within + count]);
-        }
+        self.chunks.with(
+            (self.manifest.digest(), index),
+            || self.chunk(index),
+            |plain| buffer[..count].copy_from_slice(&plain[within..within + count]),
+        )?;
         Ok(count)
     }
 }
@@ -272,6 +356,44 @@ mod tests {
             vendor_class: String::new(),
             user_class: String::new(),
         }
+    }
+
+    #[test]
+    fn a_few_offers_are_told_at_once_and_then_one_now_and_then() {
+        let begun = Instant::now();
+        let mut offers = Offers::new(begun);
+        let mut told = |now| (0..1000).filter(|_| offers.is_told(now)).count();
+        assert_eq!(told(begun), 64);
+        assert_eq!(told(begun + Duration::from_secs(9)), 0);
+        assert_eq!(told(begun + Duration::from_secs(35)), 3);
+        assert_eq!(told(begun + Duration::from_secs(7200)), 64);
+    }
+
+    #[test]
+    fn chunks_are_unpacked_once_and_few_are_kept() {
+        let chunks = Chunks::default();
+        let mut unpacked = 0;
+        let mut read = |n: u64| {
+            let mut seen = Vec::new();
+            let unpack = || {
+                unpacked += 1;
+                Ok(n.to_be_bytes().to_vec())
+            };
+            chunks
+                .with((Digest([1; 32]), n), unpack, |plain| seen = plain.to_vec())
+                .unwrap();
+            assert_eq!(seen, n.to_be_bytes());
+        };
+        (0..8).chain(0..8).for_each(&mut read);
+        read(8);
+        // the first was read longest ago
+        (1..8).for_each(&mut read);
+        read(0);
+        assert_eq!(unpacked, 10);
+        assert_eq!(chunks.0.lock().unwrap().len(), CHUNKS_MAX);
+        // one that cannot be unpacked leaves nothing behind
+        let broken = || Err(io::ErrorKind::NotFound.into());
+        assert!(chunks.with((Digest([2; 32]), 0), broken, |_| ()).is_err());
     }
 
     /// Makers read RFC 4578 both ways, and some boards differ from what they print.

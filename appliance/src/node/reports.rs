@@ -12,7 +12,8 @@ use peer_cache_node::write_durably;
 use tokio::sync::Notify;
 use web_api::{Hex, InstallReport, NodeReport, NumberedReport, REPORTS_MAX};
 
-/// Reports that wait for HQ. When there are more, the oldest that only tell of progress make room; then the oldest of all.
+/// Reports that wait for HQ. When there are more, the oldest that tell of an offer make room, which anybody can ask for; then those
+/// that only tell of progress; then the oldest of all.
 const WAITING_MAX: usize = 20_000;
 
 /// The queue. Cheap to clone.
@@ -150,8 +151,11 @@ impl Queue {
         self.save_last();
         self.waiting.push_back(report);
         while self.waiting.len() > WAITING_MAX {
+            let is_offer = |r: &NumberedReport| matches!(r.report, NodeReport::Boot { .. });
             let is_progress = |r: &NumberedReport| matches!(r.report, NodeReport::Install { .. });
-            let victim = self.waiting.iter().position(is_progress).unwrap_or(0);
+            let offer = self.waiting.iter().position(is_offer);
+            let victim = offer.or_else(|| self.waiting.iter().position(is_progress));
+            let victim = victim.unwrap_or(0);
             if let Some(dropped) = self.waiting.remove(victim) {
                 tracing::warn!(
                     number = dropped.number,

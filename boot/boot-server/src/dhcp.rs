@@ -22,10 +22,15 @@ use crate::udp::{Received, UdpListener};
 
 /// Larger than any DHCP packet that is not fragmented.
 const PACKET_BYTES_MAX: usize = 2048;
+/// Requests that are answered in a second; a store full of machines asks less often, and a machine that gets no answer asks again.
+/// Each costs a look at the site, and a packet to everybody on the network.
+const ANSWERS_PER_SECOND_MAX: u32 = 500;
 /// The same foreign server is told of again after this.
 const FOREIGN_SERVER_PAUSE: Duration = Duration::from_secs(60);
 /// Foreign servers that are told apart; further ones are not told of.
 const FOREIGN_SERVERS_MAX: usize = 64;
+/// Silence because of it, as it is counted.
+const TOO_MANY: &str = "too_many";
 /// Pause after the socket itself failed (interface gone), so that the loop does not spin.
 const SOCKET_ERROR_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep when no lease runs out sooner.
@@ -79,6 +84,31 @@ pub(crate) struct DhcpServer {
     pub(crate) client_port: u16,
     pub(crate) start: Instant,
     pub(crate) foreign: BTreeMap<Ipv4Addr, Instant>,
+    pub(crate) answered: Answered,
+}
+
+/// What was answered in this second.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    second: Instant,
+    count: u32,
+}
+
+impl Answered {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            second: now,
+            count: 0,
+        }
+    }
+
+    fn may_be_more(&mut self, now: Instant) -> bool {
+        if now - self.second >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        self.count += 1;
+        self.count <= ANSWERS_PER_SECOND_MAX
+    }
 }
 
 impl DhcpServer {
@@ -136,7 +166,12 @@ impl DhcpServer {
         };
         // The pool owns port 67 alone; on 4011 both modes are the same boot server.
         if self.pool.is_some() && port == ServerPort::Dhcp {
-            return self.full(request).await;
+            if self.answered.may_be_more(Instant::now()) {
+                self.full(request).await;
+            } else {
+                self.count_ignored(TOO_MANY);
+            }
+            return;
         }
         let client = match identify_for_proxy(&request) {
             Ok(client) => client,
@@ -145,6 +180,9 @@ impl DhcpServer {
                 return;
             }
         };
+        if !self.answered.may_be_more(Instant::now()) {
+            return self.count_ignored(TOO_MANY);
+        }
         let policy = self.policy(server, self.seen(&client));
         match decide(&request, &policy) {
             Decision::Reply { reply, to } => {
@@ -252,9 +290,13 @@ impl DhcpServer {
         }
     }
 
-    fn ignored(&self, message: &DhcpMessage, reason: IgnoreReason) {
+    fn count_ignored(&self, label: &'static str) {
         self.events
-            .count(|counts| *counts.ignored.entry(reason.label()).or_default() += 1);
+            .count(|counts| *counts.ignored.entry(label).or_default() += 1);
+    }
+
+    fn ignored(&self, message: &DhcpMessage, reason: IgnoreReason) {
+        self.count_ignored(reason.label());
         // What is no network boot, or belongs to the site's DHCP server, is everyday life and no news.
         if !matches!(
             reason,
@@ -321,5 +363,20 @@ async fn watch_receive(watch: Option<&UdpListener>, buffer: &mut [u8]) -> io::Re
     match watch {
         Some(socket) => socket.receive(buffer).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_answered_in_a_second() {
+        let begun = Instant::now();
+        let mut answered = Answered::new(begun);
+        let mut of = |now| (0..2000).filter(|_| answered.may_be_more(now)).count();
+        assert_eq!(of(begun), 500);
+        assert_eq!(of(begun + Duration::from_millis(999)), 0);
+        assert_eq!(of(begun + Duration::from_secs(1)), 500);
     }
 }

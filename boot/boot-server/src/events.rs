@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -10,6 +11,8 @@ use crate::booter::{BootEvent, Booter};
 
 /// Events that wait while [`Booter::event`] runs.
 const EVENTS_WAITING_MAX: usize = 512;
+/// Events that are handed on in a second: a store full of machines says less, and who floods a port must not keep the owner busy.
+const EVENTS_PER_SECOND_MAX: u32 = 200;
 /// Longest text taken over from a packet.
 const TEXT_CHARS_MAX: usize = 128;
 
@@ -55,7 +58,15 @@ impl Events {
             counts: Arc::default(),
         };
         let deliver = async move {
+            let (mut second, mut delivered) = (Instant::now(), 0);
             while let Some(event) = receiver.recv().await {
+                if delivered >= EVENTS_PER_SECOND_MAX {
+                    tokio::time::sleep_until((second + Duration::from_secs(1)).into()).await;
+                }
+                if second.elapsed() >= Duration::from_secs(1) {
+                    (second, delivered) = (Instant::now(), 0);
+                }
+                delivered += 1;
                 let count = lost.swap(0, Ordering::Relaxed);
                 if count > 0 {
                     booter.event(BootEvent::Dropped { count });

@@ -23,13 +23,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
+use crate::beginnings::Beginnings;
 use crate::booter::{BootEvent, BootFile, Booter, TransferKind};
 use crate::events::{Events, shown};
 use crate::reader::{self, PIECE_BYTES};
 
-/// Connections at once on one interface. Each holds up to two pieces of 256 KiB.
+/// Connections at once on one interface. Each holds up to two pieces of 32 KiB.
 const CONNECTIONS_MAX: usize = 128;
 /// Connections at once from one address. Firmware has one, curl and iPXE two at most.
 const CONNECTIONS_PER_CLIENT_MAX: usize = 8;
@@ -41,6 +42,11 @@ const HEADER_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 32;
 /// A connection on which nothing moves for this long is closed.
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
+/// So long a connection may stand still though others wait for its place.
+const STILL_IN_PEACE: Duration = Duration::from_secs(1);
+/// Bytes that wait in a socket before the next piece goes into it: nothing is lost to a fast link, and a client that takes
+/// nothing holds no more.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// Pause after accepting failed (no file descriptors left), so that the loop does not spin.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(200);
 /// The folder that all names are in.
@@ -61,27 +67,24 @@ pub(crate) async fn serve(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut connections: JoinSet<IpAddr> = JoinSet::new();
-    let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    let mut open = Open {
+        tasks: JoinSet::new(),
+        by_number: BTreeMap::new(),
+        started: 0,
+    };
+    let mut beginnings = Beginnings::new(Instant::now());
     loop {
         tokio::select! {
             _ = stop.changed() => return,
-            Some(ended) = connections.join_next() => {
-                if let Ok(ip) = ended
-                    && let Some(count) = by_client.get_mut(&ip)
-                {
-                    *count -= 1;
-                    if *count == 0 {
-                        by_client.remove(&ip);
-                    }
+            Some(ended) = open.tasks.join_next() => {
+                if let Ok(number) = ended {
+                    open.by_number.remove(&number);
                 }
             }
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let count = by_client.entry(peer.ip()).or_default();
-                    if *count < CONNECTIONS_PER_CLIENT_MAX {
-                        *count += 1;
-                        connections.spawn(connection(context.clone(), stream, peer));
+                    if beginnings.allow(Instant::now(), peer.ip()) && open.has_room_for(peer.ip()) {
+                        open.begin(&context, stream, peer);
                     } else {
                         context.events.count(|counts| counts.transfers_refused += 1);
                     }
@@ -95,13 +98,105 @@ pub(crate) async fn serve(
     }
 }
 
-/// One connection to its end. Returns its peer for the listener's count.
-async fn connection(context: HttpContext, stream: TcpStream, peer: SocketAddr) -> IpAddr {
+/// The connections of one listener.
+struct Open {
+    tasks: JoinSet<u64>,
+    /// By age.
+    by_number: BTreeMap<u64, Connected>,
+    started: u64,
+}
+
+/// A connection, as the listener knows it.
+struct Connected {
+    peer: IpAddr,
+    progress: Arc<Progress>,
+    task: AbortHandle,
+}
+
+impl Open {
+    /// When all places are taken, a client that has none gets the place of the connection that has stood still longest.
+    fn has_room_for(&mut self, peer: IpAddr) -> bool {
+        let of_client = self.by_number.values().filter(|c| c.peer == peer).count();
+        if self.by_number.len() < CONNECTIONS_MAX {
+            return of_client < CONNECTIONS_PER_CLIENT_MAX;
+        }
+        let still = self
+            .by_number
+            .iter()
+            .map(|(number, c)| (c.progress.still_for(), *number));
+        match still.max() {
+            Some((still_for, number)) if of_client == 0 && still_for > STILL_IN_PEACE => {
+                if let Some(gone) = self.by_number.remove(&number) {
+                    gone.task.abort();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn begin(&mut self, context: &HttpContext, stream: TcpStream, peer: SocketAddr) {
+        self.started += 1;
+        let (number, context) = (self.started, context.clone());
+        let progress = Arc::new(Progress::new());
+        let moved = progress.clone();
+        let task = self.tasks.spawn(async move {
+            connection(context, stream, peer, moved).await;
+            number
+        });
+        let connected = Connected {
+            peer: peer.ip(),
+            progress,
+            task,
+        };
+        self.by_number.insert(number, connected);
+    }
+}
+
+/// How often a connection moved: with every piece that the network takes and every request that comes in.
+struct Progress {
+    begun: Instant,
+    count: AtomicU64,
+    last_millis: AtomicU64,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            count: AtomicU64::new(0),
+            last_millis: AtomicU64::new(0),
+        }
+    }
+
+    fn moved(&self) {
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_millis.store(millis, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn still_for(&self) -> Duration {
+        let last = Duration::from_millis(self.last_millis.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(last)
+    }
+}
+
+/// One connection to its end.
+async fn connection(
+    context: HttpContext,
+    stream: TcpStream,
+    peer: SocketAddr,
+    progress: Arc<Progress>,
+) {
     let _ = stream.set_nodelay(true);
-    // Grows with every piece that the network takes and every request that comes in.
-    let progress = Arc::new(AtomicU64::new(0));
+    // a figure of Linux; elsewhere the kernel keeps more for a client that takes nothing
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     let service = service_fn(|request| {
-        progress.fetch_add(1, Ordering::Relaxed);
+        progress.moved();
         let (context, progress) = (context.clone(), Arc::clone(&progress));
         async move { Ok::<_, Infallible>(respond(&context, &request, peer, progress).await) }
     });
@@ -121,7 +216,7 @@ async fn connection(context: HttpContext, stream: TcpStream, peer: SocketAddr) -
                 break;
             }
             Err(_) => {
-                let now = progress.load(Ordering::Relaxed);
+                let now = progress.count();
                 if now == before {
                     break;
                 }
@@ -129,14 +224,13 @@ async fn connection(context: HttpContext, stream: TcpStream, peer: SocketAddr) -
             }
         }
     }
-    peer.ip()
 }
 
 async fn respond(
     context: &HttpContext,
     request: &Request<Incoming>,
     peer: SocketAddr,
-    progress: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 ) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -270,7 +364,7 @@ struct FileBody {
     left: Range<u64>,
     size: u64,
     piece: Option<JoinHandle<io::Result<Bytes>>>,
-    progress: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     failure: Option<String>,
     told: Told,
 }
@@ -279,7 +373,7 @@ impl FileBody {
     fn new(
         file: Arc<dyn BootFile>,
         range: Range<u64>,
-        progress: Arc<AtomicU64>,
+        progress: Arc<Progress>,
         told: Told,
     ) -> Self {
         let size = range.end - range.start;
@@ -321,7 +415,7 @@ impl Body for FileBody {
         match read {
             Ok(bytes) => {
                 self.left.start += bytes.len() as u64;
-                self.progress.fetch_add(1, Ordering::Relaxed);
+                self.progress.moved();
                 self.read_ahead();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }

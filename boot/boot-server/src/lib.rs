@@ -2,6 +2,7 @@
 //! Never here: which machine boots what, where files come from, what firmware needs (that is `boot-proto`); no disk, no peer, no HQ.
 //! Called by `appliance` (a store's node) and by `imaging-agent` (a machine that lights its neighbours while it is being imaged).
 
+mod beginnings;
 mod booter;
 mod config;
 mod dhcp;

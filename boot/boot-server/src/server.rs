@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::booter::Booter;
 use crate::config::{BootServerConfig, Mode, Ports};
-use crate::dhcp::{DhcpServer, DhcpSockets, LeaseBook};
+use crate::dhcp::{Answered, DhcpServer, DhcpSockets, LeaseBook};
 use crate::events::{BootCounts, Events};
 use crate::http::{self, HttpContext};
 use crate::interface::{self, Interface};
@@ -181,6 +181,7 @@ impl BootServer {
                     client_port: config.ports.dhcp_client,
                     start,
                     foreign: BTreeMap::new(),
+                    answered: Answered::new(start),
                 };
                 tasks.spawn(server.serve(stopped.clone()));
             }

@@ -6,23 +6,27 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use boot_proto::tftp::{Action, ErrorCode, Outcome, Packet, Request, Transfer, TransferConfig};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
+use crate::beginnings::Beginnings;
 use crate::booter::{BootEvent, BootFile, Booter, TransferKind};
 use crate::events::{Events, shown};
 use crate::interface::Interface;
 use crate::reader::{self, PieceReader};
 use crate::udp::{self, UdpListener};
 
-/// Transfers at once on one interface. Each holds a socket and up to 256 KiB.
+/// Transfers at once on one interface. Each holds a socket and up to 32 KiB.
 const TRANSFERS_MAX: usize = 128;
 /// Transfers at once to one address. Firmware has one, or two while it starts over.
 const TRANSFERS_PER_CLIENT_MAX: usize = 4;
+/// So long a client may take to acknowledge anything though others wait: firmware takes some milliseconds.
+const UNANSWERED_IN_PEACE: Duration = Duration::from_secs(1);
 /// Repeated requests that wait for a transfer's task.
 const REPEATS_WAITING_MAX: usize = 4;
 /// A request of RFC 1350 fits 512 bytes; ACKs and ERRORs are shorter.
@@ -52,14 +56,18 @@ struct Running {
     number: u64,
     /// Where repeated requests go.
     again: mpsc::Sender<Request>,
+    since: Instant,
+    /// The client has shown that it is there, and takes what it asked for.
+    answered: Arc<AtomicBool>,
+    task: AbortHandle,
 }
 
 /// The transfers of one listener.
-#[derive(Default)]
 struct Transfers {
     by_peer: BTreeMap<SocketAddrV4, Running>,
     tasks: JoinSet<Ended>,
     started: u64,
+    beginnings: Beginnings,
 }
 
 /// A transfer's task has ended.
@@ -76,7 +84,12 @@ pub(crate) async fn serve(
     listener: UdpListener,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut transfers = Transfers::default();
+    let mut transfers = Transfers {
+        by_peer: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        started: 0,
+        beginnings: Beginnings::new(Instant::now()),
+    };
     let mut buffer = vec![0; PACKET_BYTES_MAX];
     loop {
         tokio::select! {
@@ -132,7 +145,12 @@ impl Transfers {
             .clone()
             .filter(|peer| peer.ip() == asked.peer.ip())
             .count();
-        if others.count() >= TRANSFERS_MAX || of_this_client >= TRANSFERS_PER_CLIENT_MAX {
+        let full = others.count() >= TRANSFERS_MAX;
+        let now = Instant::now();
+        if of_this_client >= TRANSFERS_PER_CLIENT_MAX
+            || !self.beginnings.allow(now, (*asked.peer.ip()).into())
+            || (full && (of_this_client > 0 || !self.make_room(now)))
+        {
             // No ERROR: firmware gives up on an ERROR, and asks again after silence.
             context.events.count(|counts| counts.transfers_refused += 1);
             return;
@@ -140,9 +158,32 @@ impl Transfers {
         let (again, repeats) = mpsc::channel(REPEATS_WAITING_MAX);
         self.started += 1;
         let number = self.started;
-        self.by_peer.insert(asked.peer, Running { number, again });
-        self.tasks
-            .spawn(transfer(context.clone(), asked, number, repeats));
+        let peer = asked.peer;
+        let answered = Arc::new(AtomicBool::new(false));
+        let transfer = transfer(context.clone(), asked, number, repeats, answered.clone());
+        let running = Running {
+            number,
+            again,
+            since: now,
+            answered,
+            task: self.tasks.spawn(transfer),
+        };
+        self.by_peer.insert(peer, running);
+    }
+
+    /// For a client that has no transfer: the oldest one whose client has acknowledged nothing goes. Whether one did.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let silent = self.by_peer.iter().filter(|(_, running)| {
+            !running.answered.load(Ordering::Relaxed) && now - running.since > UNANSWERED_IN_PEACE
+        });
+        let oldest = silent.min_by_key(|(_, running)| running.number);
+        let Some(peer) = oldest.map(|(peer, _)| *peer) else {
+            return false;
+        };
+        if let Some(gone) = self.by_peer.remove(&peer) {
+            gone.task.abort();
+        }
+        true
     }
 }
 
@@ -152,10 +193,11 @@ async fn transfer(
     asked: Asked,
     number: u64,
     mut repeats: mpsc::Receiver<Request>,
+    answered: Arc<AtomicBool>,
 ) -> Ended {
     let (peer, local) = (asked.peer, asked.local);
     let replaced_by = match udp::connected(&context.interface.name, local, peer) {
-        Ok(socket) => answer(&context, &socket, asked, &mut repeats).await,
+        Ok(socket) => answer(&context, &socket, asked, &mut repeats, &answered).await,
         Err(error) => {
             tracing::warn!(%peer, %error, "no socket for a TFTP transfer");
             None
@@ -181,6 +223,7 @@ async fn answer(
     socket: &UdpSocket,
     asked: Asked,
     repeats: &mut mpsc::Receiver<Request>,
+    answered: &AtomicBool,
 ) -> Option<Request> {
     let peer = SocketAddr::V4(asked.peer);
     let kind = TransferKind::Tftp;
@@ -217,7 +260,7 @@ async fn answer(
     let size_bytes = file.len();
     let start = Instant::now();
     let mut driver = Driver::new(context, socket, asked.request, file, start, repeats);
-    let outcome = driver.run().await;
+    let outcome = driver.run(answered).await;
     let sent = driver.transfer.bytes_acked();
     match outcome {
         Outcome::Complete => context.events.tell(BootEvent::TransferFinished {
@@ -292,7 +335,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    async fn run(&mut self) -> Outcome {
+    async fn run(&mut self, answered: &AtomicBool) -> Outcome {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         loop {
             while let Some(action) = self.transfer.poll_action() {
@@ -309,7 +352,13 @@ impl<'a> Driver<'a> {
             let wait = tokio::time::sleep_until((self.start + deadline).into());
             tokio::select! {
                 received = self.socket.recv(&mut buffer) => match received {
-                    Ok(len) => self.transfer.handle_packet(self.start.elapsed(), &buffer[..len]),
+                    Ok(len) => {
+                        self.transfer.handle_packet(self.start.elapsed(), &buffer[..len]);
+                        // it is there, at the port that only its own address was told of
+                        if self.transfer.bytes_acked() > 0 {
+                            answered.store(true, Ordering::Relaxed);
+                        }
+                    }
                     Err(error) => self.socket_error(&error),
                 },
                 Some(request) = self.repeats.recv() => {

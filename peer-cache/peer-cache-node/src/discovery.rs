@@ -3,19 +3,20 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::Arc,
     time::Duration,
 };
 
 use peer_cache_proto::{
+    acquaintances::{Acquaintance, Remembered},
     beacon::{BEACON_BYTES_MAX, BEACON_EVERY, BEACON_PORT, Beacon},
     mix,
     wire::Credentials,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::UdpSocket, time::Instant};
-use trust_format::{PublicKey, Verified};
+use tokio::{net::UdpSocket, sync::Semaphore, time::Instant};
+use trust_format::{PublicKey, Verified, peek};
 
 use crate::{
     session::{ConnectError, dial},
@@ -33,6 +34,11 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// Beacons that are verified per second; more is noise.
 const BEACONS_PER_SECOND_MAX: u32 = 200;
+/// And of one address: a node sends one in two seconds, by each of three ways.
+const BEACONS_OF_ADDRESS_MAX: u32 = 4;
+/// Peers that are only heard of, and that are dialled at the same time. Each that is not there costs four packets of 1,200 bytes
+/// in three seconds, to an address that anybody may have written on a beacon.
+const HEARSAY_DIALS_MAX: usize = 16;
 
 /// Sends beacons and listens for them until the program ends.
 ///
@@ -168,39 +174,71 @@ async fn send_on(interface: &Interface, bytes: &[u8], v4: &UdpSocket, v6: Option
 
 async fn listen(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     let mut buffer = [0; BEACON_BYTES_MAX];
-    let mut second = Instant::now();
-    let mut seen = 0;
+    let mut patience = Patience::new(Instant::now());
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        if second.elapsed() > Duration::from_secs(1) {
-            (second, seen) = (Instant::now(), 0);
-        }
-        seen += 1;
-        if seen <= BEACONS_PER_SECOND_MAX {
-            hear(&shared, &buffer[..length], from);
+        let Some(claimed) = worth_checking(&shared, &buffer[..length]) else {
+            continue;
+        };
+        if patience.is_left(Instant::now(), from.ip()) {
+            hear(&shared, &buffer[..length], claimed, from);
         }
     }
 }
 
-/// A beacon is a hint where somebody may be; who it is shows when it is connected.
-fn hear(shared: &Shared, bytes: &[u8], from: SocketAddr) {
-    let Ok(claimed) = Beacon::node_of(bytes) else {
-        return;
-    };
-    if claimed == shared.identity.public() || shared.is_accused(&claimed) {
-        return;
+/// How many signatures are checked in a second.
+struct Patience {
+    second: Instant,
+    seen: u32,
+    by_address: BTreeMap<IpAddr, u32>,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            second: now,
+            seen: 0,
+            by_address: BTreeMap::new(),
+        }
     }
+
+    fn is_left(&mut self, now: Instant, from: IpAddr) -> bool {
+        if now - self.second > Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        if self.seen >= BEACONS_PER_SECOND_MAX {
+            return false;
+        }
+        let of_address = self.by_address.entry(from).or_default();
+        if *of_address >= BEACONS_OF_ADDRESS_MAX {
+            return false;
+        }
+        *of_address += 1;
+        self.seen += 1;
+        true
+    }
+}
+
+/// Who a beacon claims to be from, if it is one that says anything here. Costs no signature check.
+fn worth_checking(shared: &Shared, bytes: &[u8]) -> Option<PublicKey> {
+    let claims = peek::<Beacon>(bytes).ok()?;
+    let claimed = claims.node;
+    if claimed == shared.identity.public() || shared.is_accused(&claimed) {
+        return None;
+    }
+    lock(&shared.site)
+        .channel()
+        .is_none_or(|c| c.site == claims.site && !c.revoked.contains(&claimed))
+        .then_some(claimed)
+}
+
+/// A beacon is a hint where somebody may be; who it is shows when it is connected.
+fn hear(shared: &Shared, bytes: &[u8], claimed: PublicKey, from: SocketAddr) {
     let Ok(beacon) = Verified::<Beacon>::check_by(bytes, &claimed) else {
         return;
     };
-    let is_of_here = lock(&shared.site)
-        .channel()
-        .is_none_or(|c| c.site == beacon.site && !c.revoked.contains(&claimed));
-    if !is_of_here {
-        return;
-    }
     let connected = shared.peers().into_iter().find(|p| p.key == claimed);
     if connected.is_some_and(|p| p.is_node()) {
         lock(&shared.clocks).handle_reading(shared.now(), claimed, beacon.boot, beacon.uptime);
@@ -210,8 +248,10 @@ fn hear(shared: &Shared, bytes: &[u8], from: SocketAddr) {
         SocketAddr::V4(v4) => SocketAddr::from((*v4.ip(), beacon.port)),
         SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), beacon.port, 0, v6.scope_id()).into(),
     };
-    shared.know(claimed, address);
-    if !lock(&shared.known).contains_key(&claimed) {
+    let peers = shared.peers();
+    let is_connected = |key: &PublicKey| peers.iter().any(|p| p.key == *key);
+    let remembered = lock(&shared.known).handle_heard(claimed, address, &is_connected);
+    if remembered == Remembered::No {
         return;
     }
     // whoever is heard can be reached again, however long it could not
@@ -220,15 +260,11 @@ fn hear(shared: &Shared, bytes: &[u8], from: SocketAddr) {
 }
 
 impl Shared {
-    /// Remembers where a peer may be. A new one is dialled at once.
+    /// Remembers where a peer is, as somebody who is believed says. A new one is dialled at once.
     pub(crate) fn know(&self, key: PublicKey, address: SocketAddr) {
-        let mut known = lock(&self.known);
-        if known.len() < peer_cache_proto::door::MEMBERS_MAX || known.contains_key(&key) {
-            let is_news = known.insert(key, address).is_none();
-            drop(known);
-            if is_news {
-                self.heard_of_peers.notify_one();
-            }
+        let remembered = lock(&self.known).handle_named(key, address);
+        if remembered == Remembered::News {
+            self.heard_of_peers.notify_one();
         }
     }
 }
@@ -244,6 +280,7 @@ struct Attempt {
 pub(crate) async fn dial_known(shared: Arc<Shared>) {
     let mut attempts: BTreeMap<PublicKey, Attempt> = BTreeMap::new();
     let mut every = tokio::time::interval(DIAL_EVERY);
+    let hearsay = Arc::new(Semaphore::new(HEARSAY_DIALS_MAX));
     let me = shared.identity.public();
     loop {
         tokio::select! {
@@ -251,11 +288,21 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
             () = shared.heard_of_peers.notified() => {}
         }
         let connected: Vec<PublicKey> = shared.peers().iter().map(|p| p.key).collect();
-        let known = lock(&shared.known).clone();
+        let known = lock(&shared.known).all();
         let heard = std::mem::take(&mut *lock(&shared.heard));
         attempts.retain(|key, _| known.contains_key(key) && !connected.contains(key));
         let now = Instant::now();
-        for (key, address) in known {
+        // who waits longest comes first: others may be heard over and over
+        let mut known: Vec<(PublicKey, Acquaintance)> = known.into_iter().collect();
+        known.sort_by_key(|(key, _)| attempts.get(key).map_or(now, |a| a.next));
+        for (
+            key,
+            Acquaintance {
+                address,
+                heard: hearsay_of,
+            },
+        ) in known
+        {
             if key == me || connected.contains(&key) || shared.is_accused(&key) {
                 continue;
             }
@@ -273,6 +320,10 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
             if !ours || now < attempt.next {
                 continue;
             }
+            let turn = hearsay_of.map(|_| hearsay.clone().try_acquire_owned());
+            let Ok(turn) = turn.transpose() else {
+                continue;
+            };
             let jitter = mix(
                 u64::from(me.0[0]) << 8 | u64::from(me.0[1]),
                 u64::try_from(attempt.back_off.as_millis()).unwrap_or(0),
@@ -282,6 +333,7 @@ pub(crate) async fn dial_known(shared: Arc<Shared>) {
             attempt.back_off = (attempt.back_off * 2).min(BACK_OFF_MAX);
             let shared = shared.clone();
             tokio::spawn(async move {
+                let _turn = turn;
                 match dial(&shared, address).await {
                     Ok(_) | Err(ConnectError::Twice { .. }) => {}
                     Err(error) => tracing::debug!(%error, "dialling"),

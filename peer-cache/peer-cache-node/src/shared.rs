@@ -13,6 +13,7 @@ use std::{
 use image_format::ChunkHash;
 use peer_cache_proto::{
     PeerId,
+    acquaintances::Acquaintances,
     admission::Right,
     beacon::{IssuerClocks, TicketLife},
     door::{PlaceId, Stay},
@@ -220,7 +221,7 @@ pub(crate) struct Shared {
     pub(crate) credentials: Mutex<Credentials>,
     pub(crate) shares: Mutex<BTreeMap<Digest, Arc<Share>>>,
     pub(crate) peers: Mutex<BTreeMap<PeerId, Arc<Peer>>>,
-    pub(crate) known: Mutex<BTreeMap<PublicKey, SocketAddr>>,
+    pub(crate) known: Mutex<Acquaintances>,
     /// Whose beacons came since the last look; never more than are known.
     pub(crate) heard: Mutex<BTreeSet<PublicKey>>,
     /// Something new is in `known` or `heard`.

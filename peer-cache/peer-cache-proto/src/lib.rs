@@ -4,6 +4,7 @@
 //!
 //! The messages are specified in `docs/protocol/peer-cache.md`.
 
+pub mod acquaintances;
 pub mod admission;
 pub mod beacon;
 pub mod budget;

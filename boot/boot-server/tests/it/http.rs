@@ -1,7 +1,7 @@
 //! HTTP as firmware, iPXE and curl use it, and as an attacker would.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use boot_server::{BootEvent, TransferKind};
@@ -13,6 +13,19 @@ fn connect(loopback: &Loopback) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
+}
+
+/// From an address of this computer.
+fn connect_from(from: Ipv4Addr, loopback: &Loopback) -> TcpStream {
+    let to: SocketAddr = loopback.url("").replace("http://", "").parse().unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
     stream
 }
@@ -226,4 +239,33 @@ fn connections_of_one_client_are_bounded_and_headers_have_a_deadline() {
         answer.contains("200 ok"),
         "and then there is room again: {answer}"
     );
+}
+
+/// Whoever has enough addresses takes all places; a machine that comes with one connection gets one of them.
+#[test]
+fn a_connection_that_stands_still_makes_room() {
+    let loopback = Loopback::start();
+    let mut taken: Vec<TcpStream> = (0..128)
+        .map(|n| {
+            let mut stream = connect_from(Ipv4Addr::new(127, 66, 2, 1 + n / 8), &loopback);
+            stream.write_all(b"GET /boot/lo").unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(1200));
+    let ask = |from| {
+        let mut stream = connect_from(from, &loopback);
+        let _ = stream
+            .write_all(b"GET /boot/local.efi HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert_eq!(ask(Ipv4Addr::new(127, 66, 2, 3)), "", "it has eight");
+    assert!(ask(Ipv4Addr::new(127, 66, 3, 1)).starts_with("HTTP/1.1 200"));
+    // the one that stood still longest is gone
+    assert!(matches!(taken[0].read(&mut [0]), Ok(0) | Err(_)));
+    taken[127].set_nonblocking(true).unwrap();
+    let last = taken[127].read(&mut [0]);
+    assert_eq!(last.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }

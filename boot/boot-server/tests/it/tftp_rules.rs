@@ -1,6 +1,6 @@
 //! What no well-behaved client shows: packets sent by hand, as firmware was captured sending them.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use boot_proto::tftp::{ErrorCode, Packet, Request};
@@ -15,7 +15,11 @@ struct Firmware {
 
 impl Firmware {
     fn new(server: SocketAddr) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        Self::at(Ipv4Addr::LOCALHOST, server)
+    }
+
+    fn at(address: Ipv4Addr, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((address, 0)).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
             .unwrap();
@@ -298,4 +302,59 @@ fn transfers_of_one_client_are_bounded() {
         "silence, so that it asks again later"
     );
     assert_eq!(loopback.server.counts().transfers_refused, 1);
+}
+
+/// Whoever has enough addresses takes all places; they are not its own for as long as it likes.
+#[test]
+fn a_transfer_that_acknowledges_nothing_makes_room() {
+    let loopback = Loopback::start();
+    let long = &[("timeout", "255")];
+    let taken: Vec<Firmware> = (0..128)
+        .map(|n| {
+            let firmware = Firmware::at(Ipv4Addr::new(127, 66, 0, 1 + n / 4), loopback.tftp());
+            firmware.ask("lamplighter.efi", long);
+            firmware.receive();
+            firmware
+        })
+        .collect();
+    // one of them takes what it asked for
+    let (_, from) = {
+        taken[0].ask("lamplighter.efi", long);
+        taken[0].receive()
+    };
+    taken[0].send(&Packet::Ack(0), from);
+    assert!(matches!(
+        Packet::parse(&taken[0].receive().0),
+        Ok(Packet::Data { block: 1, .. })
+    ));
+    taken[0].send(&Packet::Ack(1), from);
+    taken[0].receive();
+    let newcomer = Firmware::at(Ipv4Addr::new(127, 66, 1, 1), loopback.tftp());
+    newcomer.ask("lamplighter.efi", &[]);
+    assert!(newcomer.is_silent(Duration::from_millis(100)), "in peace");
+    std::thread::sleep(Duration::from_secs(1));
+    // who has some already gets no more
+    let more = Firmware::at(Ipv4Addr::new(127, 66, 0, 2), loopback.tftp());
+    more.ask("lamplighter.efi", &[]);
+    assert!(more.is_silent(Duration::from_millis(100)));
+    newcomer.ask("lamplighter.efi", &[]);
+    assert!(!newcomer.is_silent(Duration::from_secs(2)));
+    // the one that acknowledged goes on
+    taken[0].send(&Packet::Ack(2), from);
+    assert!(!taken[0].is_silent(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_client_begins_few_transfers_in_a_second() {
+    let loopback = Loopback::start();
+    let firmware = Firmware::new(loopback.tftp());
+    let begun = Instant::now();
+    let mut answered = 0;
+    while begun.elapsed() < Duration::from_millis(900) {
+        firmware.ask("grub/none.cfg", &[]);
+        if !firmware.is_silent(Duration::from_millis(5)) {
+            answered += 1;
+        }
+    }
+    assert!((20..=130).contains(&answered), "{answered}");
 }
