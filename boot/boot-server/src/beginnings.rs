@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Transfers or connections that begin in a second.
 const BEGIN_MAX: u32 = 500;
 /// Of one address. pxelinux asks for twenty files that are not there, one after the other.
-const OF_ADDRESS_MAX: u32 = 64;
+const OF_ADDRESS_MAX: u32 = 32;
 
 /// What has begun in this second. What is too much is dropped without a word, as a full network would: whoever boots asks again.
 #[derive(Debug)]
@@ -60,11 +60,11 @@ mod tests {
                 .filter(|_| beginnings.allow(now, at(address)))
                 .count()
         };
-        assert_eq!(allowed(1, begun), 64);
-        assert_eq!(allowed(2, begun), 64);
+        assert_eq!(allowed(1, begun), 32);
+        assert_eq!(allowed(2, begun), 32);
         let by_others: usize = (3..100).map(|n| allowed(n, begun)).sum();
-        assert_eq!(by_others, 500 - 128);
+        assert_eq!(by_others, 500 - 64);
         assert_eq!(allowed(1, begun + Duration::from_millis(999)), 0);
-        assert_eq!(allowed(1, begun + Duration::from_secs(1)), 64);
+        assert_eq!(allowed(1, begun + Duration::from_secs(1)), 32);
     }
 }

@@ -74,7 +74,7 @@ async fn again_and_again(how: String, caller: Caller, from: Ipv4Addr) {
                     .ask_endlessly(from, &caller.foreign, request.as_bytes())
                     .await
             }
-            "bodies" => caller.bring_much(from).await,
+            "bodies" => Box::pin(caller.bring_much(from)).await,
             _ => {
                 let request = b"GET /api/v1/node/documents HTTP/1.1\r\nHost: hq\r\n\r\n";
                 caller.ask_endlessly(from, &caller.foreign, request).await
