@@ -135,7 +135,8 @@ mod tests {
     }
 
     fn at(ip: usize) -> SocketAddr {
-        SocketAddr::from(([10, 0, (ip >> 8) as u8, ip as u8], 4433))
+        let ip = u32::try_from(ip).unwrap();
+        SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a00_0000 + ip), 4433))
     }
 
     #[test]
