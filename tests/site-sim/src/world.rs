@@ -269,7 +269,7 @@ impl World {
             may_repeat_objects: plan.wall.is_some(),
             rivals: BTreeMap::new(),
             faults_end: Duration::ZERO,
-            documents: plan.days_offline.map(|_| offline::Documents::new()),
+            documents: plan.days_offline.map(|_| offline::Documents::new(&plan)),
             papers,
             stolen: None,
             violation: None,
@@ -360,6 +360,7 @@ impl World {
             }
             if self.is_done() {
                 self.invariant_wan_bill();
+                self.invariant_the_pin_is_used_up();
                 return match self.violation.take() {
                     Some(what) => Err(self.violate(what)),
                     None => Ok(self.summary()),
