@@ -84,15 +84,19 @@ def text(path):
 class Chain:
     """HQ, one site with the rule admit, and one node; in network namespaces when asked for."""
 
-    def __init__(self, folder, namespaces=None):
+    def __init__(self, folder, namespaces=None, listen="127.0.0.1:8443"):
         self.folder = folder
         self.namespaces = namespaces
-        env = dict(os.environ, XDG_RUNTIME_DIR=folder, LAMPLIGHTER_LOG="info")
-        log = f"{folder}/hq.log"
-        self.hq = Watched(self.inside(0, [LAMPLIGHTER, "hq", "--dir", f"{folder}/hq", "--listen", "127.0.0.1:8443"]), log, env=env)
-        wait_for(lambda: "listening" in text(log))
+        self.listen = listen
+        self.start_hq()
         self.token = self.ask("site", "add", "bench", "--unknown", "admit")["token"]
         self.node = None
+
+    def start_hq(self):
+        env = dict(os.environ, XDG_RUNTIME_DIR=self.folder, LAMPLIGHTER_LOG="info")
+        log = f"{self.folder}/hq.log"
+        self.hq = Watched(self.inside(0, [LAMPLIGHTER, "hq", "--dir", f"{self.folder}/hq", "--listen", self.listen]), log, env=env)
+        wait_for(lambda: "listening" in text(log))
 
     def inside(self, n, command):
         return ["ip", "netns", "exec", self.namespaces[n], *command] if self.namespaces else command

@@ -1,128 +1,116 @@
-"""What strangers cost a node: `rows(keys, quick)` gives one row of figures after the other. Needs root, and LAMPLIGHTER_STRANGER.
+"""What strangers cost: `rows(keys, quick)` gives one row of figures after the other. Needs root, and LAMPLIGHTER_STRANGER.
 
-A store's network of a source, one machine that is imaged, and one that attacks the source from 32 addresses of its own, as fast as it
-can with a core that nobody else wants. Every link has 200 Mbit/s. Undisturbed runs come in turns with attacked ones, and all
-that is compared is of the same minutes."""
+A store's network of a node, one machine that is imaged, and one that attacks from 32 addresses of its own: each port of the node,
+and HQ, from which a store's node fetches meanwhile. Every link has 200 Mbit/s. Undisturbed runs come in turns with attacked
+ones, and all that is compared is of the same minutes; `site/attacked.py` says what undisturbed means."""
 
-import contextlib
-import json
 import os
 import shutil
-import subprocess
 import sys
-import threading
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [path for path in (HERE, f"{HERE}/site") if path not in sys.path]
 
-from bench import MIB, cpu_seconds, median, rss_mib  # noqa: E402
+from attacked import ADDRESSES, ATTACKER, Attack, Headquarters, Node, stranger, through  # noqa: E402
+from bench import MIB, cpu_seconds, median  # noqa: E402
 from memory import memory_folders  # noqa: E402
-from network import Network, address, run  # noqa: E402
-from ours import Ours  # noqa: E402
+from network import Network, run  # noqa: E402
 
-KEYS = ["trust.handshakes_per_s", "trust.attack_mib", "trust.attack_slowdown"]
-RATE_MBIT, FILE_MIB, RUNS = 200, 256, 2
-ATTACKER = 2
-ADDRESSES = [f"10.77.0.{200 + n}" for n in range(32)]
-# how a stranger attacks: examples/stranger.rs of peer-cache-node says what each does
-MODES = ["silent", "greeters", "strangers", "asks", "requests", "flood"]
-ATTACK_SECONDS, HANDSHAKE_SECONDS, LEAD_SECONDS = 120, 10, 2
-HANDSHAKES_GOAL, MIB_GOAL, SLOWDOWN_GOAL = 500, 32, 1.05
-
-
-class Peak:
-    """The most memory of its own that a program had while this was open."""
-
-    def __init__(self, pid):
-        self.pid, self.mib, self.ended = pid, 0.0, threading.Event()
-        self.thread = threading.Thread(target=self.look, daemon=True)
-
-    def look(self):
-        while not self.ended.wait(0.02):
-            self.mib = max(self.mib, rss_mib(self.pid))
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
+KEYS = ["trust.handshakes_per_s", "trust.attack_mib", "trust.attack_slowdown", "trust.amplification"]
+RATE_MBIT, FILE_MIB, RUNS = 200, 128, 3
+HANDSHAKE_SECONDS, COST_SECONDS = 10, 4
+# an unacknowledged packet is repeated for so long
+ONCE_SECONDS = 50
+# packets in a second while a machine is imaged, and while each is weighed
+RATE, GENTLY = 10_000, 1_000
+HANDSHAKES_GOAL, MIB_GOAL, SLOWDOWN_GOAL, AMPLIFICATION_GOAL = 500, 32, 1.05, 60
+# how a stranger attacks which port: examples/stranger of peer-cache-node says what each does
+PEERS = [Attack(mode, 4433) for mode in ("silent", "greeters", "strangers", "asks", "requests", "flood")]
+DHCP = [Attack(f"dhcp-{mode}", port, RATE, GENTLY) for mode, port in (("discover", 67), ("malformed", 67), ("request", 4011))]
+TFTP = [Attack(f"tftp-{mode}", 69, RATE, GENTLY) for mode in ("silent", "patient", "greedy", "missing", "malformed")]
+HTTP = [Attack(f"http-{mode}", 8080) for mode in ("slow", "unread", "malformed")]
+BEACONS = [Attack(f"beacon-{mode}", 4434, RATE, GENTLY) for mode in ("strangers", "forged", "malformed", "replayed")]
+# of bodies it is pieces of 16 KiB, or they would take the line
+OF_HQ = [Attack(f"hq-{mode}", 8443) for mode in ("silent", "handshakes", "headers", "tokens", "enrol", "foreign")]
+OF_HQ += [Attack("hq-bodies", 8443, rate=100)]
+# what an attack is compared with, by how its packets travel: to one, to all, to who listens; and nothing where there are few
+UNDISTURBED = {"dhcp": DHCP[0], "tftp": TFTP[3], "beacon": BEACONS[0]}
+PORTS = {"peers": (Node, PEERS), "dhcp": (Node, DHCP), "tftp": (Node, TFTP), "http": (Node, HTTP), "beacons": (Node, BEACONS),
+         "hq": (Headquarters, OF_HQ)}
 
 
-def stranger(network, mode, seconds, addresses):
-    command = [os.environ["LAMPLIGHTER_STRANGER"], mode, f"{address(0)}:4433", str(seconds), *addresses]
-    # the machine that attacks has cores of its own; here it must not take those of the others
-    return subprocess.Popen(network.inside(ATTACKER, ["nice", "-n", "15", *command]), stdout=subprocess.PIPE, text=True)
+def undisturbed_for(attack):
+    return next((quiet.to_nobody() for kind, quiet in UNDISTURBED.items() if attack.mode.startswith(kind)), None)
 
 
-def wave(network, ours, mode):
-    """Seconds until the honest machine has its image, and the node's peak of memory."""
-    with contextlib.ExitStack() as attack:
-        peaks = []
-
-        def restarted():
-            """The attack begins when the node is up, and before the machine is."""
-            peaks.append(attack.enter_context(Peak(ours.chain.node.process.pid)))
-            if mode:
-                attack.enter_context(attacker(network, mode))
-                time.sleep(LEAD_SECONDS)
-
-        done = ours.run(300, after_restart=restarted)
-    return done.seconds(), peaks[0].mib
-
-
-@contextlib.contextmanager
-def attacker(network, mode):
-    program = stranger(network, mode, ATTACK_SECONDS, ADDRESSES)
-    try:
-        yield
-        # one that ended attacked nobody
-        if program.poll() is not None:
-            raise SystemExit(f"trust: stranger {mode} ended with {program.returncode} before it was told to")
-    finally:
-        program.terminate()
-        program.wait()
-
-
-def attacks(network, ours):
-    undisturbed, attacked = [], {mode: [] for mode in MODES}
+def attacks(victim, chosen):
+    """For each attack its slowdown, its memory, and what it costs by itself."""
+    costs = {attack.mode: victim.cost(attack, COST_SECONDS) for attack in chosen}
+    for mode, cost in costs.items():
+        print(f"  {mode}: {cost}", flush=True)
+    quiet = list(dict.fromkeys(undisturbed_for(attack) for attack in chosen))
+    slowdowns, peaks, least = {attack.mode: [] for attack in chosen}, {attack.mode: 0 for attack in chosen}, 0
     for _ in range(RUNS):
-        undisturbed.append(wave(network, ours, None))
-        print(f"  undisturbed: {undisturbed[-1][0]:.2f} s, {undisturbed[-1][1]:.1f} MiB", flush=True)
-        for mode in MODES:
-            attacked[mode].append(wave(network, ours, mode))
-            print(f"  {mode}: {attacked[mode][-1][0]:.2f} s, {attacked[mode][-1][1]:.1f} MiB", flush=True)
-    seconds, mib = min(s for s, _ in undisturbed), max(m for _, m in undisturbed)
-    slowdown = {mode: round(min(s for s, _ in runs) / seconds, 3) for mode, runs in attacked.items()}
-    memory = {mode: round(max(m for _, m in runs) - mib, 1) for mode, runs in attacked.items()}
-    return slowdown, memory
+        undisturbed = {}
+        for like in quiet:
+            undisturbed[like], mib = victim.wave(like)
+            least = max(least, mib)
+            print(f"  undisturbed{f' beside {like.mode} to nobody' if like else ''}: {undisturbed[like]:.2f} s, {mib:.1f} MiB", flush=True)
+        for attack in chosen:
+            seconds, mib = victim.wave(attack)
+            slowdowns[attack.mode].append(seconds / undisturbed[undisturbed_for(attack)])
+            peaks[attack.mode] = max(peaks[attack.mode], mib)
+            print(f"  {attack.mode}: {seconds:.2f} s, {mib:.1f} MiB", flush=True)
+    for mode, cost in costs.items():
+        cost["slowdown"] = round(median(slowdowns[mode]), 3)
+        cost["mib"] = max(cost["mib"], round(peaks[mode] - least, 1))
+    return costs
 
 
-def handshakes(network, ours):
+def handshakes(network, node):
     """Whole handshakes for each CPU second of the node: keys of both sides, a hello, a ticket that is checked, one request answered."""
-    ours.restart_node()
-    node = ours.chain.node.process.pid
-    before = cpu_seconds(node)
-    done = stranger(network, "handshakes", HANDSHAKE_SECONDS, ADDRESSES[:1])
-    said, _ = done.communicate(timeout=60)
-    if done.returncode:
-        raise SystemExit(f"trust: stranger handshakes ended with {done.returncode}")
-    through = json.loads(said.splitlines()[-1])["through"]
-    return through, cpu_seconds(node) - before
+    node.restart()
+    before = cpu_seconds(node.pid())
+    count = through(stranger(network, "handshakes", 4433, HANDSHAKE_SECONDS, ADDRESSES[:1]), "handshakes")
+    return count, cpu_seconds(node.pid()) - before
 
 
 def row(key, value, unit, goal, peers):
     return {"key": key, "value": value, "unit": unit, "goal": goal, "peers": peers, "runs": RUNS}
 
 
+def measure(network, folder, file, wanted, ports):
+    """A row for handshakes, and what each attack cost."""
+    made, costs = [], {}
+    # one victim at a time is up
+    for kind in (Node, Headquarters):
+        chosen = [attack for port in ports for attack in PORTS[port][1] if PORTS[port][0] is kind]
+        speed = kind is Node and KEYS[0] in wanted
+        if not chosen and not speed:
+            continue
+        victim = kind(network, f"{folder}/{kind.__name__}", file)
+        if speed:
+            figures = [handshakes(network, victim) for _ in range(RUNS)]
+            value = median([count / seconds for count, seconds in figures])
+            made.append(row(KEYS[0], round(value), "of one core", f">= {HANDSHAKES_GOAL}", {"handshakes": figures[-1][0]}))
+        if chosen:
+            costs |= attacks(victim, chosen)
+        if any(attack.port == 69 for attack in chosen):
+            once = victim.cost(Attack("tftp-once", 69), ONCE_SECONDS)
+            costs["tftp-once"] = once | {"slowdown": 1.0}
+            print(f"  tftp-once: {once}", flush=True)
+        victim.end()
+        shutil.rmtree(f"{folder}/{kind.__name__}")
+    return made, costs
+
+
 def rows(keys, quick):
-    wanted = [key for key in KEYS if key in keys or "trust" in keys]
-    if unknown := [key for key in keys if key not in [*KEYS, "trust"]]:
-        raise SystemExit(f"trust: no key {unknown[0]}; there is {', '.join(KEYS)}")
-    made = []
+    ports = [port for port in PORTS if f"trust.{port}" in keys] or list(PORTS)
+    asked = [key for key in keys if key.removeprefix("trust.") not in PORTS]
+    if unknown := [key for key in asked if key not in [*KEYS, "trust"]]:
+        raise SystemExit(f"trust: no key {unknown[0]}; there is {', '.join(KEYS)}, and trust.{', trust.'.join(PORTS)} for a part of them")
+    wanted = [key for key in KEYS if key in asked or "trust" in asked or (not asked and key != KEYS[0])]
     with memory_folders() as (folder, _), Network(2, RATE_MBIT) as network:
         # the second host is the attacker's
         network.receivers = range(1, 2)
@@ -132,16 +120,12 @@ def rows(keys, quick):
         with open(file, "wb") as out:
             for _ in range(FILE_MIB // (4 if quick else 1)):
                 out.write(os.urandom(MIB))
-        ours = Ours(network, f"{folder}/ours", file)
-        if KEYS[0] in wanted:
-            figures = [handshakes(network, ours) for _ in range(RUNS)]
-            value = median([count / seconds for count, seconds in figures])
-            made.append(row(KEYS[0], round(value), "of one core", f">= {HANDSHAKES_GOAL}", {"handshakes": figures[-1][0]}))
-        if set(KEYS[1:]) & set(wanted):
-            slowdown, memory = attacks(network, ours)
-            both = [row(KEYS[1], max(memory.values()), "MiB", f"<= {MIB_GOAL}", memory),
-                    row(KEYS[2], max(slowdown.values()), "x undisturbed", f"<= {SLOWDOWN_GOAL}", slowdown)]
-            made += [r for r in both if r["key"] in wanted]
-        shutil.rmtree(f"{folder}/ours")
+        made, costs = measure(network, folder, file, wanted, ports if set(KEYS[1:]) & set(wanted) else [])
         os.remove(file)
+    if costs:
+        worst = lambda what: max(cost[what] for cost in costs.values())
+        of_all = [row(KEYS[1], worst("mib"), "MiB", f"<= {MIB_GOAL}", {mode: cost["mib"] for mode, cost in costs.items()}),
+                  row(KEYS[2], worst("slowdown"), "x undisturbed", f"<= {SLOWDOWN_GOAL}", costs),
+                  row(KEYS[3], worst("amplification"), "x sent", f"<= {AMPLIFICATION_GOAL}", {mode: cost["amplification"] for mode, cost in costs.items()})]
+        made += [r for r in of_all if r["key"] in wanted]
     return made

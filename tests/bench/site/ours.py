@@ -43,10 +43,12 @@ class Run:
 
 
 class Ours:
-    def __init__(self, network, folder, image):
+    def __init__(self, network, folder, image, slab_more_bytes=0):
         os.mkdir(folder)
-        self.network, self.folder, self.image = network, folder, image
+        self.network, self.folder, self.image, self.slab_more_bytes = network, folder, image, slab_more_bytes
         self.runs = 0
+        # one that answers no other port, unless it is told to
+        self.node_options = ["--boot", "off", "--no-beacons"]
         self.env = dict(os.environ, LAMPLIGHTER_LOG="info")
         with alone():
             self.prepare()
@@ -57,13 +59,13 @@ class Ours:
         self.object_bytes = imported["object_bytes"]
         self.chain.ask("order", "add", "--site", "bench", "--version", "bench")
         # fetches from HQ over loopback, which no link of the network sees
-        self.chain.start_node(f"{address(0)}:4433", self.object_bytes * 2)
+        self.chain.start_node(f"{address(0)}:4433", self.object_bytes * 2 + self.slab_more_bytes)
 
     def restart_node(self):
         """The node forgets who was here: each wave finds it as the first one did."""
         self.chain.node.end()
-        log = f"{self.folder}/node{self.runs}.log"
-        command = [LAMPLIGHTER, "node", "--dir", f"{self.folder}/node", "--boot", "off", "--no-beacons", "--listen", f"{address(0)}:4433"]
+        log = self.node_log = f"{self.folder}/node{self.runs}.log"
+        command = [LAMPLIGHTER, "node", "--dir", f"{self.folder}/node", *self.node_options, "--listen", f"{address(0)}:4433"]
         self.chain.node = Watched(self.network.inside(0, command), log, env=self.env, start_new_session=True)
         wait_for(lambda: all(line in text(log) for line in ("serves a version", "HQ can be reached")))
 
