@@ -47,6 +47,8 @@ const STILL_IN_PEACE: Duration = Duration::from_secs(1);
 /// Bytes that wait in a socket before the next piece goes into it: nothing is lost to a fast link, and a client that takes
 /// nothing holds no more.
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// Pause after a connection that is not taken: a thousand of them in a second cost little, and who boots waits in the system's queue.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// Pause after accepting failed (no file descriptors left), so that the loop does not spin.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(200);
 /// The folder that all names are in.
@@ -87,6 +89,8 @@ pub(crate) async fn serve(
                         open.begin(&context, stream, peer);
                     } else {
                         context.events.count(|counts| counts.transfers_refused += 1);
+                        drop(stream);
+                        tokio::time::sleep(REFUSED_PAUSE).await;
                     }
                 }
                 Err(error) => {

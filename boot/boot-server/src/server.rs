@@ -23,8 +23,8 @@ use crate::udp::UdpListener;
 
 /// How long a shutdown waits for tasks to see it.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
+/// Connections that wait to be accepted; a full queue costs who boots a second.
+const BACKLOG: i32 = 1024;
 
 /// Why a boot server does not start.
 #[derive(Debug, thiserror::Error)]

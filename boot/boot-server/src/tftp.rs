@@ -25,6 +25,8 @@ use crate::udp::{self, UdpListener};
 const TRANSFERS_MAX: usize = 128;
 /// Transfers at once to one address. Firmware has one, or two while it starts over.
 const TRANSFERS_PER_CLIENT_MAX: usize = 4;
+/// Of these, transfers whose client has acknowledged nothing yet: as many windows may be on their way to somebody who only asks.
+const UNANSWERED_MAX: usize = 32;
 /// So long a client may take to acknowledge anything though others wait: firmware takes some milliseconds.
 const UNANSWERED_IN_PEACE: Duration = Duration::from_secs(1);
 /// Repeated requests that wait for a transfer's task.
@@ -60,6 +62,12 @@ struct Running {
     /// The client has shown that it is there, and takes what it asked for.
     answered: Arc<AtomicBool>,
     task: AbortHandle,
+}
+
+impl Running {
+    fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
 }
 
 /// The transfers of one listener.
@@ -145,7 +153,8 @@ impl Transfers {
             .clone()
             .filter(|peer| peer.ip() == asked.peer.ip())
             .count();
-        let full = others.count() >= TRANSFERS_MAX;
+        let unanswered = self.by_peer.values().filter(|r| !r.is_answered()).count();
+        let full = others.count() >= TRANSFERS_MAX || unanswered >= UNANSWERED_MAX;
         let now = Instant::now();
         if of_this_client >= TRANSFERS_PER_CLIENT_MAX
             || !self.beginnings.allow(now, (*asked.peer.ip()).into())
@@ -174,7 +183,7 @@ impl Transfers {
     /// For a client that has no transfer: the oldest one whose client has acknowledged nothing goes. Whether one did.
     fn make_room(&mut self, now: Instant) -> bool {
         let silent = self.by_peer.iter().filter(|(_, running)| {
-            !running.answered.load(Ordering::Relaxed) && now - running.since > UNANSWERED_IN_PEACE
+            !running.is_answered() && now - running.since > UNANSWERED_IN_PEACE
         });
         let oldest = silent.min_by_key(|(_, running)| running.number);
         let Some(peer) = oldest.map(|(peer, _)| *peer) else {

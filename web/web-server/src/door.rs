@@ -1,8 +1,9 @@
 //! Who may hold a connection before HQ knows who it is: anybody can reach its port.
 //!
 //! A connection belongs to a stranger until a request on it was let through. Strangers have few places, and few of one address.
-//! When all are taken, the address that has most of them gives one back, the one that it has had longest: who comes with one
-//! connection, and says soon who it is, is never sent away for those who come with many. Members never make room for strangers.
+//! When all are taken, the address that has most of them gives one back, the one that it has had longest, and one with a member gives
+//! none while another can: who comes with one connection, and says soon who it is, is never sent away for those who come with
+//! many. Members never make room for strangers.
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +12,18 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
 /// Connections of strangers. Each may hold some 80 KiB: a TLS session, plain and encrypted bytes, a newcomer's body.
 const STRANGERS_MAX: usize = 256;
+/// Connections of one address that begin at once, and how often one more: each costs a handshake.
+const BEGUN_MAX: u32 = 32;
+const BEGINS_EVERY: Duration = Duration::from_millis(250);
+/// Addresses whose beginnings are counted; when there are more, all are forgiven.
+const BEGINNERS_MAX: usize = 4096;
 /// Of one address, this computer's own excepted: a store's nodes and agents come from one when they enrol.
 const OF_ADDRESS_MAX: usize = 32;
 
@@ -29,6 +36,10 @@ struct Strangers {
     next: u64,
     /// By age.
     places: BTreeMap<u64, Stranger>,
+    /// Connections of members, by address.
+    members: BTreeMap<IpAddr, usize>,
+    /// When all that an address began will be forgiven.
+    begun: BTreeMap<IpAddr, Instant>,
 }
 
 #[derive(Debug)]
@@ -42,6 +53,7 @@ struct Stranger {
 pub(crate) struct Place {
     door: Door,
     id: u64,
+    address: IpAddr,
     is_member: AtomicBool,
     sent_away: Arc<Notify>,
 }
@@ -52,10 +64,12 @@ impl Door {
     }
 
     /// A place for somebody who calls; `None` when there are enough of its address.
-    pub(crate) fn enter(&self, from: IpAddr) -> Option<Place> {
+    pub(crate) fn enter(&self, now: Instant, from: IpAddr) -> Option<Place> {
         let address = household(from);
         let mut strangers = self.lock();
-        if !address.is_loopback() && strangers.of(address) >= OF_ADDRESS_MAX {
+        if !address.is_loopback()
+            && (strangers.of(address) >= OF_ADDRESS_MAX || !strangers.begins(now, address))
+        {
             return None;
         }
         if strangers.places.len() >= STRANGERS_MAX {
@@ -73,6 +87,7 @@ impl Door {
         Some(Place {
             door: self.clone(),
             id,
+            address,
             is_member: AtomicBool::new(false),
             sent_away,
         })
@@ -85,16 +100,36 @@ impl Strangers {
         of_it.count()
     }
 
+    /// Counts a beginning, if the address may have it.
+    fn begins(&mut self, now: Instant, address: IpAddr) -> bool {
+        if self.begun.len() >= BEGINNERS_MAX {
+            self.begun.retain(|_, until| *until > now);
+        }
+        if self.begun.len() >= BEGINNERS_MAX {
+            self.begun.clear();
+        }
+        let until = self.begun.entry(address).or_insert(now);
+        let after = (*until).max(now) + BEGINS_EVERY;
+        let may = after <= now + BEGINS_EVERY * BEGUN_MAX;
+        if may {
+            *until = after;
+        }
+        may
+    }
+
     fn make_room(&mut self) {
+        // who comes from where a member is may be the member, which opens several at once
+        let spared = |address: &IpAddr| self.members.contains_key(address);
         let mut by_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for stranger in self.places.values() {
             *by_address.entry(stranger.address).or_default() += 1;
         }
-        let most = by_address.values().max().copied().unwrap_or(0);
+        let rank = |address: &IpAddr| (!spared(address), by_address.get(address).copied());
+        let most = by_address.keys().map(rank).max();
         let oldest = self
             .places
             .iter()
-            .find(|(_, s)| by_address.get(&s.address) == Some(&most))
+            .find(|(_, s)| Some(rank(&s.address)) == most)
             .map(|(id, _)| *id);
         if let Some(gone) = oldest.and_then(|id| self.places.remove(&id)) {
             gone.sent_away.notify_one();
@@ -106,7 +141,9 @@ impl Place {
     /// A request was let through: nobody sends this connection away.
     pub(crate) fn admit(&self) {
         if !self.is_member.swap(true, Ordering::Relaxed) {
-            self.door.lock().places.remove(&self.id);
+            let mut strangers = self.door.lock();
+            strangers.places.remove(&self.id);
+            *strangers.members.entry(self.address).or_default() += 1;
         }
     }
 
@@ -127,8 +164,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let mut strangers = self.door.lock();
         if self.is_strangers() {
-            self.door.lock().places.remove(&self.id);
+            strangers.places.remove(&self.id);
+        } else if let Some(count) = strangers.members.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                strangers.members.remove(&self.address);
+            }
         }
     }
 }
@@ -161,19 +204,38 @@ mod tests {
     fn an_address_has_few_places_and_this_computer_as_many_as_there_are() {
         let door = Door::default();
         let mut places: Vec<Place> = (0..OF_ADDRESS_MAX)
-            .map(|_| door.enter(address(1)).unwrap())
+            .map(|_| door.enter(Instant::now(), address(1)).unwrap())
             .collect();
-        assert!(door.enter(address(1)).is_none());
-        assert!(door.enter(address(2)).is_some());
+        let later = Instant::now() + Duration::from_secs(1);
+        assert!(door.enter(later, address(1)).is_none());
+        assert!(door.enter(later, address(2)).is_some());
         // who was let through is no stranger
         places[0].admit();
-        assert!(door.enter(address(1)).is_some());
+        let later = Instant::now() + Duration::from_secs(1);
+        assert!(door.enter(later, address(1)).is_some());
         places.clear();
         assert!(door.lock().places.is_empty());
         let own: Vec<_> = (0..STRANGERS_MAX)
-            .map(|_| door.enter(Ipv4Addr::LOCALHOST.into()))
+            .map(|_| door.enter(Instant::now(), Ipv4Addr::LOCALHOST.into()))
             .collect();
         assert!(own.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn an_address_begins_few_in_a_second() {
+        let door = Door::default();
+        let begun = Instant::now();
+        let count = |now, n| {
+            let begins = |_: &usize| door.enter(now, address(n)).is_some();
+            (0..1000).filter(begins).count()
+        };
+        assert_eq!(count(begun, 1), 32);
+        assert_eq!(count(begun, 2), 32);
+        assert_eq!(count(begun + Duration::from_secs(1), 1), 4);
+        assert_eq!(count(begun + Duration::from_secs(60), 1), 32);
+        // who has very many addresses does not make this grow
+        (10..10 + 2 * BEGINNERS_MAX).for_each(|n| drop(door.enter(begun, address(n))));
+        assert!(door.lock().begun.len() <= BEGINNERS_MAX);
     }
 
     #[test]
@@ -181,30 +243,44 @@ mod tests {
         let door = Door::default();
         let of = |n: u128| IpAddr::V6(Ipv6Addr::from_bits((0x2001_0db8 << 96) + n));
         let places: Vec<_> = (0..OF_ADDRESS_MAX as u128)
-            .map(|n| door.enter(of(n)))
+            .map(|n| door.enter(Instant::now(), of(n)))
             .collect();
         assert!(places.iter().all(Option::is_some));
-        assert!(door.enter(of(1 << 63)).is_none());
-        assert!(door.enter(of(1 << 64)).is_some());
+        assert!(door.enter(Instant::now(), of(1 << 63)).is_none());
+        assert!(door.enter(Instant::now(), of(1 << 64)).is_some());
     }
 
     #[test]
     fn who_comes_with_many_makes_room_and_who_was_let_through_never_does() {
         let door = Door::default();
-        let member = door.enter(address(0)).unwrap();
+        let member = door.enter(Instant::now(), address(0)).unwrap();
         member.admit();
-        let honest = door.enter(address(1)).unwrap();
+        let honest = door.enter(Instant::now(), address(1)).unwrap();
         let attackers: Vec<Place> = (0..STRANGERS_MAX - 1)
-            .map(|n| door.enter(address(10 + n % 32)).unwrap())
+            .map(|n| door.enter(Instant::now(), address(10 + n % 32)).unwrap())
             .collect();
         // each newcomer takes the place of an attacker's oldest, and the attackers' own newcomers do as well
-        let newcomer = door.enter(address(2)).unwrap();
+        let newcomer = door.enter(Instant::now(), address(2)).unwrap();
         assert!(is_sent_away(&attackers[0]));
         let more: Vec<_> = (0..200)
-            .filter_map(|n| door.enter(address(10 + n % 32)))
+            .filter_map(|n| door.enter(Instant::now(), address(10 + n % 32)))
             .collect();
         assert_eq!(more.len(), 200);
         assert_eq!(door.lock().places.len(), STRANGERS_MAX);
         assert!(!is_sent_away(&honest) && !is_sent_away(&newcomer) && !is_sent_away(&member));
+        // a member opens several at once
+        let own: Vec<_> = (0..20)
+            .filter_map(|_| door.enter(Instant::now(), address(0)))
+            .collect();
+        for n in 0..100 {
+            drop(door.enter(Instant::now(), address(100 + n)));
+        }
+        let last: Vec<_> = (0..40)
+            .map(|n| door.enter(Instant::now(), address(300 + n)))
+            .collect();
+        assert_eq!((own.len(), last.len()), (20, 40));
+        assert!(own.iter().all(|place| !is_sent_away(place)));
+        drop((member, own));
+        assert!(door.lock().members.is_empty());
     }
 }

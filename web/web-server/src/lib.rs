@@ -36,7 +36,7 @@ use std::{
 
 use image_store::{OpenSignerError, Signer, Store, StoreError};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 pub use access::{Access, AdminToken};
 use database::Database;
@@ -88,6 +88,19 @@ pub enum StartHqError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Connections that wait to be taken; who calls a full queue comes a second later.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What the handlers share.
@@ -144,13 +157,10 @@ impl RunningHq {
         let store = Store::in_folder(&folder.join("store"))?;
         let identity = ServerIdentity::open_or_create(folder, &config.urls)?;
         let database = Database::open(&folder.join("hq.sqlite")).await?;
-        let listener =
-            TcpListener::bind(config.listen)
-                .await
-                .map_err(|source| StartHqError::Listen {
-                    address: config.listen,
-                    source,
-                })?;
+        let listener = listen(config.listen).map_err(|source| StartHqError::Listen {
+            address: config.listen,
+            source,
+        })?;
         let address = listener
             .local_addr()
             .map_err(|source| StartHqError::Listen {

@@ -3,11 +3,11 @@
 use std::{
     fs,
     io::{self, Write},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::Router;
@@ -170,7 +170,15 @@ pub(crate) async fn serve(listener: TcpListener, acceptor: TlsAcceptor, router: 
                 continue;
             }
         };
-        let Some(place) = door.enter(address.ip()) else {
+        // programs of this computer may call it by its own address
+        let is_own = stream
+            .local_addr()
+            .is_ok_and(|own| own.ip() == address.ip());
+        let from = match is_own {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => address.ip(),
+        };
+        let Some(place) = door.enter(Instant::now(), from) else {
             tracing::debug!(%address, "hung up: there are enough of its address");
             continue;
         };
