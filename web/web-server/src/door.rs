@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 /// Connections of strangers. Each may hold some 80 KiB: a TLS session, plain and encrypted bytes, a newcomer's body.
 const STRANGERS_MAX: usize = 256;
-/// Connections of one address that begin at once, and how often one more: each costs a handshake.
+/// Connections of one address that begin at once, and how often one more: each costs a handshake. Those of members do not count.
 const BEGUN_MAX: u32 = 32;
 const BEGINS_EVERY: Duration = Duration::from_millis(250);
 /// Addresses whose beginnings are counted; when there are more, all are forgiven.
@@ -117,6 +117,15 @@ impl Strangers {
         may
     }
 
+    /// A beginning was a member's: stores behind one address that all come back after an outage are not held up.
+    fn forgive(&mut self, address: IpAddr) {
+        if let Some(until) = self.begun.get_mut(&address)
+            && let Some(earlier) = until.checked_sub(BEGINS_EVERY)
+        {
+            *until = earlier;
+        }
+    }
+
     fn make_room(&mut self) {
         // who comes from where a member is may be the member, which opens several at once
         let spared = |address: &IpAddr| self.members.contains_key(address);
@@ -144,6 +153,7 @@ impl Place {
             let mut strangers = self.door.lock();
             strangers.places.remove(&self.id);
             *strangers.members.entry(self.address).or_default() += 1;
+            strangers.forgive(self.address);
         }
     }
 
@@ -236,6 +246,20 @@ mod tests {
         // who has very many addresses does not make this grow
         (10..10 + 2 * BEGINNERS_MAX).for_each(|n| drop(door.enter(begun, address(n))));
         assert!(door.lock().begun.len() <= BEGINNERS_MAX);
+    }
+
+    #[test]
+    fn stores_behind_one_address_all_come_back_at_once() {
+        let door = Door::default();
+        let now = Instant::now();
+        let back: Vec<Place> = (0..3000)
+            .filter_map(|_| door.enter(now, address(1)))
+            .inspect(Place::admit)
+            .collect();
+        assert_eq!(back.len(), 3000);
+        // and who is no member is held up there as elsewhere
+        let strangers = (0..100).filter_map(|_| door.enter(now, address(1)));
+        assert_eq!(strangers.collect::<Vec<_>>().len(), 32);
     }
 
     #[test]

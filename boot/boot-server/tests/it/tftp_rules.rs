@@ -329,6 +329,10 @@ fn a_transfer_that_acknowledges_nothing_makes_room() {
     ));
     taken[0].send(&Packet::Ack(1), from);
     taken[0].receive();
+    // it counts no more among those that do not
+    let last = Firmware::at(Ipv4Addr::new(127, 66, 0, 9), loopback.tftp());
+    last.ask("lamplighter.efi", long);
+    last.receive();
     let newcomer = Firmware::at(Ipv4Addr::new(127, 66, 1, 1), loopback.tftp());
     newcomer.ask("lamplighter.efi", &[]);
     assert!(newcomer.is_silent(Duration::from_millis(100)), "in peace");
