@@ -113,7 +113,10 @@ async fn check_pin(
         is_locked: gate == PinGate::Locked,
     });
     Err(match gate {
-        PinGate::Open => "this is not the PIN: try again".into(),
+        PinGate::Open if shared.has_voucher_pin() => {
+            "this is not the voucher's PIN: try again".into()
+        }
+        PinGate::Open => "this is not the site's PIN: try again".into(),
         shut => words_of(shared, shut).into(),
     })
 }

@@ -362,7 +362,8 @@ fn sticks_with_vouchers() -> Result<()> {
     lit.vm
         .wait_for("or type the voucher's PIN", AGENT_TIMEOUT)?;
     lit.vm.type_line("0000000000")?;
-    lit.vm.wait_for("this is not the PIN", COMMAND_TIMEOUT)?;
+    lit.vm
+        .wait_for("this is not the voucher's PIN", COMMAND_TIMEOUT)?;
     lit.vm.type_line(&pin)?;
     lit.wait_for_disk(&store)?;
     lit.check_senders(&addresses)?;
