@@ -34,14 +34,18 @@ BEACONS = [Attack(f"beacon-{mode}", 4434, RATE, GENTLY) for mode in ("strangers"
 # of bodies it is pieces of 16 KiB, or they would take the line
 OF_HQ = [Attack(f"hq-{mode}", 8443) for mode in ("silent", "handshakes", "headers", "tokens", "enrol", "foreign")]
 OF_HQ += [Attack("hq-bodies", 8443, rate=100)]
-# what an attack is compared with, by how its packets travel: to one, to all, to who listens; and nothing where there are few
-UNDISTURBED = {"dhcp": DHCP[0], "tftp": TFTP[3], "beacon": BEACONS[0]}
+# What an attack is compared with: the same packets, as many, as long and as far, or the connections that are tried in vain, where
+# nobody is. One stands for others that are like it; where there are few packets it is nothing.
+UNDISTURBED = {attack.mode: attack for attack in DHCP} | {attack.mode: TFTP[3] for attack in TFTP}
+UNDISTURBED |= {attack.mode: BEACONS[2 if attack.mode.endswith("malformed") else 0] for attack in BEACONS}
+UNDISTURBED |= {f"hq-{mode}": OF_HQ[0] for mode in ("silent", "headers", "bodies")}
 PORTS = {"peers": (Node, PEERS), "dhcp": (Node, DHCP), "tftp": (Node, TFTP), "http": (Node, HTTP), "beacons": (Node, BEACONS),
          "hq": (Headquarters, OF_HQ)}
 
 
 def undisturbed_for(attack):
-    return next((quiet.to_nobody() for kind, quiet in UNDISTURBED.items() if attack.mode.startswith(kind)), None)
+    like = UNDISTURBED.get(attack.mode)
+    return like.to_nobody() if like else None
 
 
 def attacks(victim, chosen):
