@@ -47,6 +47,8 @@ pub(crate) struct Hq {
     pub(crate) holder: Mutex<Option<PublicKey>>,
     /// Tokens of an older fence open nothing.
     pub(crate) fence_min: AtomicU64,
+    /// After so many bytes every lease is over, and this node has the next.
+    pub(crate) over_after: Mutex<Option<(u64, PublicKey)>>,
     /// Nothing may be fetched.
     pub(crate) waits: AtomicBool,
     /// The holder said that it has everything.
@@ -90,6 +92,7 @@ impl Hq {
             leases: AtomicUsize::new(0),
             holder: Mutex::default(),
             fence_min: AtomicU64::new(0),
+            over_after: Mutex::default(),
             waits: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             cut,
@@ -253,6 +256,11 @@ impl Origin for Wan {
         received: &'a AtomicU64,
     ) -> BoxFuture<'a, Result<(), FetchObjectError>> {
         Box::pin(async move {
+            let over = *self.0.over_after.lock().unwrap();
+            if let Some((_, key)) = over.filter(|o| self.0.sent.load(Ordering::SeqCst) >= o.0) {
+                *self.0.holder.lock().unwrap() = Some(key);
+                self.0.fence_min.store(u64::MAX, Ordering::SeqCst);
+            }
             if lease.fence < self.0.fence_min.load(Ordering::SeqCst) {
                 return Err(FetchObjectError::LeaseOver);
             }

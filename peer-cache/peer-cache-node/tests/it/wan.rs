@@ -34,18 +34,19 @@ async fn a_lease_that_is_over_is_asked_for_again_and_no_byte_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_hqs_yes_nothing_more_is_fetched() {
     let hq = Hq::new(CHUNKS, None);
-    let node = node(&hq, false);
-    while node.cache.held(&hq.manifest.digest()).unwrap().0 < 5 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    // another has it, and is here
+    // another has it from then on, and is here
     let other = start(&hq, Role::Node, false, hq.site(), false);
+    let some = hq.manifest.object_bytes() / 6;
+    *hq.over_after.lock().unwrap() = Some((some, other.cache.key()));
+    let node = start(&hq, Role::Node, true, hq.site(), false);
     node.cache
         .dial(other.cache.local_addr().unwrap())
         .await
         .unwrap();
-    *hq.holder.lock().unwrap() = Some(other.cache.key());
-    hq.fence_min.store(u64::MAX, Ordering::SeqCst);
+    node.cache.share(hq.manifest.clone());
+    while node.cache.held(&hq.manifest.digest()).unwrap().0 < 5 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let sent = hq.sent.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(5)).await;
