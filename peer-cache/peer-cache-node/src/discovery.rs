@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     sync::Arc,
     time::Duration,
 };
 
 use peer_cache_proto::{
     acquaintances::{Acquaintance, Remembered},
-    beacon::{BEACON_BYTES_MAX, BEACON_EVERY, BEACON_PORT, Beacon},
+    beacon::{BEACON_BYTES_MAX, BEACON_EVERY, BEACON_PORT, Beacon, BeaconPatience},
     mix,
     wire::Credentials,
 };
@@ -32,10 +32,6 @@ const DIAL_EVERY: Duration = Duration::from_millis(500);
 const DIAL_ANYWAY_AFTER: Duration = Duration::from_secs(2);
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
-/// Beacons that are verified per second; more is noise.
-const BEACONS_PER_SECOND_MAX: u32 = 200;
-/// And of one address: a node sends one in two seconds, by each of three ways.
-const BEACONS_OF_ADDRESS_MAX: u32 = 4;
 /// Peers that are only heard of, and that are dialled at the same time. Each that is not there costs four packets of 1,200 bytes
 /// in three seconds, to an address that anybody may have written on a beacon.
 const HEARSAY_DIALS_MAX: usize = 16;
@@ -174,7 +170,7 @@ async fn send_on(interface: &Interface, bytes: &[u8], v4: &UdpSocket, v6: Option
 
 async fn listen(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     let mut buffer = [0; BEACON_BYTES_MAX];
-    let mut patience = Patience::new(Instant::now());
+    let mut patience = BeaconPatience::default();
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
             continue;
@@ -182,42 +178,9 @@ async fn listen(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
         let Some(claimed) = worth_checking(&shared, &buffer[..length]) else {
             continue;
         };
-        if patience.is_left(Instant::now(), from.ip()) {
+        if patience.is_left(shared.now(), from.ip()) {
             hear(&shared, &buffer[..length], claimed, from);
         }
-    }
-}
-
-/// How many signatures are checked in a second.
-struct Patience {
-    second: Instant,
-    seen: u32,
-    by_address: BTreeMap<IpAddr, u32>,
-}
-
-impl Patience {
-    fn new(now: Instant) -> Self {
-        Self {
-            second: now,
-            seen: 0,
-            by_address: BTreeMap::new(),
-        }
-    }
-
-    fn is_left(&mut self, now: Instant, from: IpAddr) -> bool {
-        if now - self.second > Duration::from_secs(1) {
-            *self = Self::new(now);
-        }
-        if self.seen >= BEACONS_PER_SECOND_MAX {
-            return false;
-        }
-        let of_address = self.by_address.entry(from).or_default();
-        if *of_address >= BEACONS_OF_ADDRESS_MAX {
-            return false;
-        }
-        *of_address += 1;
-        self.seen += 1;
-        true
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A beacon is a hint where somebody may be, never a vote.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use trust_format::{
     Document, DocumentKind, PublicKey, SignerRole, SiteId, Ticket, VerifyDocumentError,
@@ -164,6 +164,41 @@ impl IssuerClocks {
     }
 }
 
+/// Beacons that are verified per second; more is noise.
+const BEACONS_PER_SECOND_MAX: u32 = 200;
+/// And of one address: a node sends one in two seconds, by each of three ways.
+const BEACONS_OF_ADDRESS_MAX: u32 = 4;
+
+/// How many more signatures of beacons are checked in this second.
+#[derive(Debug, Default)]
+pub struct BeaconPatience {
+    second: Duration,
+    seen: u32,
+    by_address: BTreeMap<IpAddr, u32>,
+}
+
+impl BeaconPatience {
+    /// Whether one of this address is, which counts it.
+    pub fn is_left(&mut self, now: Duration, from: IpAddr) -> bool {
+        if now.saturating_sub(self.second) > Duration::from_secs(1) {
+            *self = Self {
+                second: now,
+                ..Self::default()
+            };
+        }
+        if self.seen >= BEACONS_PER_SECOND_MAX {
+            return false;
+        }
+        let of_address = self.by_address.entry(from).or_default();
+        if *of_address >= BEACONS_OF_ADDRESS_MAX {
+            return false;
+        }
+        *of_address += 1;
+        self.seen += 1;
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use trust_format::MachineId;
@@ -184,6 +219,20 @@ mod tests {
             site: SiteId([4; 16]),
             order: 5,
         }
+    }
+
+    #[test]
+    fn an_address_has_few_beacons_looked_at_and_all_of_them_more() {
+        let mut patience = BeaconPatience::default();
+        let mut looked_at = |address: u32, now| {
+            let from = std::net::Ipv4Addr::from_bits(0x0a00_0000 + address).into();
+            (0..100).filter(|_| patience.is_left(now, from)).count()
+        };
+        let now = 100 * SECOND;
+        assert_eq!(looked_at(1, now), 4);
+        assert_eq!((2..100).map(|n| looked_at(n, now)).sum::<usize>(), 196);
+        assert_eq!(looked_at(1, now + SECOND / 2), 0);
+        assert_eq!(looked_at(1, now + 2 * SECOND), 4);
     }
 
     #[test]
