@@ -12,6 +12,8 @@ mod chain;
 mod door;
 mod fallback;
 mod hostile;
+mod machines;
+mod raw;
 mod spread;
 mod trust;
 mod vouchers;

@@ -11,7 +11,7 @@ use trust_format::{
 
 use crate::{
     chain::*,
-    trust::{Raw, gets_manifest},
+    raw::{Raw, gets_manifest},
 };
 
 const PIN: &str = "0123456789";
