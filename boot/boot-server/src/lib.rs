@@ -1,6 +1,6 @@
 //! The sockets that wake machines: DHCP and proxyDHCP, port 4011, TFTP, HTTP; and the [`Booter`] seam for whoever fills them.
 //! Never here: which machine boots what, where files come from, what firmware needs (that is `boot-proto`); no disk, no peer, no HQ.
-//! Called by `appliance` (a store's node) and by `imaging-agent` (a machine that lights its neighbours while it is being imaged).
+//! Called by `appliance`: a store's node, also the one that an agent starts from a stick with a voucher.
 
 mod beginnings;
 mod booter;

@@ -60,15 +60,9 @@ impl Pins {
 }
 
 impl Pins {
-    /// Gives this one first.
-    pub(crate) fn beginning_with(self, pin: Zeroizing<String>) -> PinSource {
-        let first = Some(pin);
+    /// For whoever asks next: this one first, if there is one, then what is typed.
+    pub(crate) fn into_source(self, first: Option<Zeroizing<String>>) -> PinSource {
         PinSource::Open(Arc::new(Mutex::new(Some(Self { first, ..self }))))
-    }
-
-    /// For whoever asks next.
-    pub(crate) fn into_source(self) -> PinSource {
-        PinSource::Open(Arc::new(Mutex::new(Some(self))))
     }
 }
 

@@ -73,10 +73,7 @@ pub(crate) async fn run() -> Result<()> {
             Ok(stick) => {
                 let mut open = pins.open()?;
                 let node = lent::start(&stick, &mut open, stays).await?;
-                pins = match &node {
-                    Some(node) => open.beginning_with(node.pin.clone()),
-                    None => open.into_source(),
-                };
+                pins = open.into_source(node.as_ref().map(|node| node.pin.clone()));
                 lent = Some((stick, node));
             }
         }

@@ -11,7 +11,7 @@ use peer_cache_proto::{
     machine::console_code,
     pin::PinGate,
     recognition::Recognised,
-    voucher::VoucherGate,
+    voucher::{VoucherGate, spent_words},
     wire::{AdmissionAnswer, Credentials, Frame, TicketProof, VOUCHED_MAX},
 };
 use trust_format::{
@@ -237,15 +237,12 @@ pub(crate) async fn renew(shared: Arc<Shared>) {
 
 /// Whether a voucher is good for a machine under an order.
 fn under(voucher: &Voucher, order: u64, gate: VoucherGate) -> Result<(), String> {
-    let key = voucher.key.short();
     match voucher.order {
         Some(allowed) if allowed != order => Err(format!(
-            "voucher {key} is for order {allowed}, and order {order} is the one that counts here: approve this machine at HQ"
+            "voucher {} is for order {allowed}, and order {order} is the one that counts here: approve this machine at HQ",
+            voucher.key.short()
         )),
-        _ if gate == VoucherGate::Spent => Err(format!(
-            "voucher {key} has admitted as many machines as it may, {}: a new one is made at HQ",
-            voucher.machines
-        )),
+        _ if gate == VoucherGate::Spent => Err(spent_words(voucher)),
         _ => Ok(()),
     }
 }

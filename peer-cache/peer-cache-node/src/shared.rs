@@ -23,7 +23,7 @@ use peer_cache_proto::{
     pin::{CHECKS_AT_ONCE, PinCounter, PinGate},
     renewal::Renewal,
     suspicion::{ACCUSED_FOR, Suspicions},
-    voucher::VoucherGate,
+    voucher::{VoucherGate, spent_words},
     wire::{Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -541,11 +541,7 @@ impl Shared {
         tell_vouched(self, news, None);
         match is_spent {
             false => Ok(()),
-            true => Err(format!(
-                "voucher {} has admitted as many machines as it may: {}",
-                voucher.key.short(),
-                voucher.machines
-            )),
+            true => Err(spent_words(voucher)),
         }
     }
 

@@ -13,8 +13,9 @@ use trust_format::{
     codec::{DecodeError, Reader, Writer},
 };
 
-/// Vouchers of one site whose machines are counted; one more admits nobody here.
-pub const VOUCHERS_MAX: usize = 256;
+/// Vouchers of one site whose machines are counted; one more admits nobody here. All that showed anything under all of them, and
+/// beyond, fits what a connection may be behind with.
+pub const VOUCHERS_MAX: usize = 64;
 /// Machines beyond what a voucher allows that are told apart.
 pub const BEYOND_MAX: usize = 256;
 
@@ -27,6 +28,15 @@ pub enum VoucherGate {
     Free,
     /// It has admitted as many as it may.
     Spent,
+}
+
+/// Why a voucher that is spent admits nobody, for the person who reads it.
+pub fn spent_words(voucher: &Voucher) -> String {
+    format!(
+        "voucher {} has admitted as many machines as it may, {}: a new one is made at HQ",
+        voucher.key.short(),
+        voucher.machines
+    )
 }
 
 /// What came of one more machine.

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Vouchers of one site that are not revoked; its nodes count no more.
-const VOUCHERS_PER_SITE_MAX: u64 = 256;
+const VOUCHERS_PER_SITE_MAX: u64 = 64;
 const VOUCHERS_LISTED_MAX: u32 = 32_768;
 /// Machines beyond what a voucher allows that are told apart.
 const BEYOND_TOLD_MAX: u64 = 256;
@@ -90,6 +90,13 @@ pub(crate) async fn create(
     nodes::insert(&mut change, &record, Origin::Voucher, None).await?;
     vouchers::insert(&mut change, &key, new.machines, new.order, unix_seconds()).await?;
     let documents = documents(&mut change, hq.signer.roots(), site.id, &key).await?;
+    let message = format!(
+        "voucher {:?} ({}) was made for {} machines",
+        record.name,
+        key.short(),
+        new.machines
+    );
+    events::add(&mut change, site.id, "HQ", EventKind::Node, &message).await?;
     change.commit().await?;
     tracing::info!(
         site = site.name,

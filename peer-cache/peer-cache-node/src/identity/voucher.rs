@@ -12,7 +12,10 @@ use std::{
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use peer_cache_proto::{
-    voucher::{VOUCHER_TRIES_MAX, VOUCHER_TRIES_OFFSET, VoucherFile, VoucherLabel},
+    voucher::{
+        VOUCHER_SEALED_BYTES_MAX, VOUCHER_TRIES_MAX, VOUCHER_TRIES_OFFSET, VoucherFile,
+        VoucherLabel,
+    },
     wire::{Documents, FRAME_BYTES_MAX, Frame},
 };
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -28,7 +31,7 @@ use super::Identity;
 /// Memory of one try: what RFC 9106 (section 4) gives to machines with little of it.
 const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 3;
-/// A longer file is none.
+/// A longer file is none: the longest sealed part, and what stands before it.
 const FILE_BYTES_MAX: u64 = 9 << 20;
 const FRAMES_MAX: usize = 64;
 /// Letters of a voucher's PIN: longer than a site's, because a copy of the file can be tried in peace.
@@ -117,16 +120,19 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
     Ok(bytes)
 }
 
+fn has_right_length(pin: &str) -> bool {
+    VOUCHER_PIN_LETTERS.contains(&pin.trim().chars().count())
+}
+
 /// The key that a PIN gives. It seals one file, so its nonce may be fixed.
 fn key_of(pin: &str, salt: &[u8; 16]) -> Option<LessSafeKey> {
-    let pin = pin.trim();
-    if !VOUCHER_PIN_LETTERS.contains(&pin.chars().count()) {
+    if !has_right_length(pin) {
         return None;
     }
     let params = Params::new(MEMORY_KIB, PASSES, 1, Some(32)).ok()?;
     let mut key = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(pin.as_bytes(), salt, &mut *key)
+        .hash_password_into(pin.trim().as_bytes(), salt, &mut *key)
         .ok()?;
     let key = UnboundKey::new(&CHACHA20_POLY1305, &*key).ok()?;
     Some(LessSafeKey::new(key))
@@ -168,10 +174,9 @@ pub fn seal_voucher(
     key.seal_in_place_append_tag(nonce(), Aad::from(file.bound()), &mut *sealed)
         .map_err(|_| SealVoucherError::TooLong)?;
     file.sealed.clone_from(&sealed);
-    let bytes = file.to_bytes();
-    match bytes.len() as u64 > FILE_BYTES_MAX {
+    match file.sealed.len() > VOUCHER_SEALED_BYTES_MAX {
         true => Err(SealVoucherError::TooLong),
-        false => Ok(bytes),
+        false => Ok(file.to_bytes()),
     }
 }
 
@@ -223,6 +228,11 @@ pub fn open_voucher(path: &Path, pin: &str) -> Result<OpenedVoucher, OpenVoucher
         path: path.to_owned(),
         source,
     };
+    // what cannot be the PIN costs no try: a key that was hit by mistake destroys nothing
+    if !has_right_length(pin) {
+        let left = VOUCHER_TRIES_MAX - file.tries;
+        return Err(OpenVoucherError::WrongPin { left });
+    }
     let on_disk = File::options().write(true).open(path).map_err(read_only)?;
     let note = |tries: u8| {
         on_disk
@@ -336,7 +346,8 @@ mod tests {
             other => panic!("{:?}", other.map(|v| v.label)),
         };
         assert_eq!(left("0123456780"), Some(4));
-        assert_eq!(left("short"), Some(3));
+        assert_eq!(left("short"), Some(4), "it is no try");
+        assert_eq!(left("0123456781"), Some(3));
         let opened = open_voucher(&path, &format!(" {PIN}\n")).unwrap();
         assert_eq!(opened.identity.public(), identity.public());
         assert_eq!(opened.certificate, [4; 200]);
