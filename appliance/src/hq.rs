@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf
 
 use anyhow::{Context, Result};
 use web_api::HQ_PORT;
-use web_server::{HqConfig, RunningHq};
+use web_server::{Bucket, DatabasePlace, HqConfig, RunningHq};
 
 use crate::client::word_of_local_hq;
 
@@ -20,6 +20,19 @@ pub(crate) struct HqArguments {
     /// An address under which stores reach this HQ, such as https://hq.example:8443; may be given several times.
     #[arg(long = "url")]
     urls: Vec<String>,
+    /// Its database: sqlite:PATH, or postgres://USER@HOST/DATABASE, which several HQs may share; a file in --dir unless told otherwise.
+    /// A password is better kept out of the command line: in PGPASSWORD, in the file that PGPASSFILE names, or in this variable.
+    #[arg(
+        long,
+        env = "LAMPLIGHTER_DATABASE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database: Option<DatabasePlace>,
+    /// Where its objects are: s3://BUCKET or s3://BUCKET/PREFIX; a folder in --dir unless told otherwise. Endpoint, region and credentials
+    /// come from AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their kin.
+    #[arg(long, env = "LAMPLIGHTER_OBJECTS", value_name = "URL")]
+    objects: Option<Bucket>,
 }
 
 /// Runs until SIGTERM or Ctrl-C.
@@ -32,6 +45,8 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
         folder: arguments.dir.clone(),
         listen: arguments.listen,
         urls: arguments.urls,
+        database: arguments.database,
+        objects: arguments.objects,
     })
     .await
     .with_context(|| format!("starting HQ in {}", arguments.dir.display()))?;

@@ -80,6 +80,8 @@ async fn hq(folder: &Path) -> RunningHq {
         folder: folder.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         urls: vec![],
+        database: None,
+        objects: None,
     };
     RunningHq::start(config).await.unwrap()
 }
@@ -481,6 +483,8 @@ mod token {
             provisional: true,
             hq: HqContact {
                 urls: vec!["https://hq.example:8443".into()],
+                database: None,
+                objects: None,
                 fingerprint: [0; 32],
             },
         };

@@ -2,12 +2,14 @@
 //! Decides nothing about sites or machines; never part of what boots in RAM.
 //! Called by HQ and by the command line.
 
+mod bucket;
 mod export;
 mod import;
 mod inspect;
 mod signer;
 mod store;
 
+pub use bucket::{Bucket, ParseBucketError};
 pub use export::{ExportError, ObjectSource, VerifyReport, export, verify};
 pub use import::{ImportError, ImportOptions, ObjectSink, Progress, import, import_files};
 pub use inspect::{DiskReport, InspectError, RootReport, inspect};

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use image_format::{Manifest, OBJECT_BYTES_MAX, ObjectHash};
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path as Key,
@@ -11,7 +11,10 @@ use object_store::{
 use thiserror::Error;
 use trust_format::{Digest, Document, Verified};
 
-use crate::signer::unsigned;
+use crate::{bucket::Bucket, signer::unsigned};
+
+/// Objects that are asked about at the same time: in a bucket each costs a round trip.
+const CHECKS_AT_ONCE: usize = 32;
 
 /// The record of everything that HQ may hand out. Immutable: a key is the hash of its content.
 #[derive(Debug, Clone)]
@@ -55,6 +58,24 @@ pub enum StoreError {
         /// Its length.
         bytes: usize,
     },
+    /// The bucket cannot be used as it is named.
+    #[error("{bucket}")]
+    Bucket {
+        /// Which.
+        bucket: Bucket,
+        /// The cause.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The bucket does not answer.
+    #[error("the bucket of objects does not answer: {key}")]
+    Away {
+        /// What was asked for.
+        key: String,
+        /// The cause.
+        #[source]
+        source: object_store::Error,
+    },
     /// The store failed.
     #[error("store: {key}")]
     Backend {
@@ -82,14 +103,6 @@ fn unsigned_key(digest: &Digest) -> Key {
     Key::from(format!("unsigned/{digest}"))
 }
 
-fn backend(key: &Key) -> impl FnOnce(object_store::Error) -> StoreError {
-    let key = key.to_string();
-    move |source| match source {
-        object_store::Error::NotFound { .. } => StoreError::Missing { key },
-        source => StoreError::Backend { key, source },
-    }
-}
-
 impl Store {
     /// A store in a folder, which is made if it is not there.
     ///
@@ -110,6 +123,34 @@ impl Store {
         })
     }
 
+    /// A store in a bucket. It is asked once, so that a wrong name or key shows at the start.
+    ///
+    /// # Errors
+    /// [`StoreError::Bucket`].
+    pub async fn in_bucket(bucket: &Bucket) -> Result<Self, StoreError> {
+        let error = |source| StoreError::Bucket {
+            bucket: bucket.clone(),
+            source,
+        };
+        let objects = bucket.open().map_err(error)?;
+        let first = objects.list(None).next().await;
+        first.transpose().map_err(error)?;
+        Ok(Self {
+            objects,
+            folder: None,
+        })
+    }
+
+    fn backend(&self, key: &Key) -> impl FnOnce(object_store::Error) -> StoreError + use<> {
+        use object_store::Error as E;
+        let (key, is_bucket) = (key.to_string(), self.folder.is_none());
+        move |source| match source {
+            E::NotFound { .. } => StoreError::Missing { key },
+            E::Generic { .. } if is_bucket => StoreError::Away { key, source },
+            source => StoreError::Backend { key, source },
+        }
+    }
+
     /// Whether an object is there.
     ///
     /// # Errors
@@ -122,13 +163,41 @@ impl Store {
         }
     }
 
+    /// Which of these objects are not there, in the order in which they are given.
+    ///
+    /// # Errors
+    /// [`StoreError::Backend`], [`StoreError::Away`].
+    pub async fn missing_of(
+        &self,
+        objects: Vec<ObjectHash>,
+    ) -> Result<Vec<ObjectHash>, StoreError> {
+        let store = self.clone();
+        let checks = stream::iter(objects).map(move |hash| {
+            let store = store.clone();
+            async move {
+                let is_there = store.has_object(&hash).await?;
+                Ok::<_, StoreError>((!is_there).then_some(hash))
+            }
+        });
+        let checked = checks.buffered(CHECKS_AT_ONCE);
+        checked
+            .try_filter_map(async |hash| Ok(hash))
+            .try_collect()
+            .await
+    }
+
     /// An object's length.
     ///
     /// # Errors
     /// [`StoreError::Missing`].
     pub async fn object_bytes(&self, hash: &ObjectHash) -> Result<u64, StoreError> {
         let key = object_key(hash);
-        Ok(self.objects.head(&key).await.map_err(backend(&key))?.size)
+        Ok(self
+            .objects
+            .head(&key)
+            .await
+            .map_err(self.backend(&key))?
+            .size)
     }
 
     /// Stores an object after checking its name. An object that is there already is left alone.
@@ -156,7 +225,7 @@ impl Store {
         self.objects
             .put(&key, bytes.into())
             .await
-            .map_err(backend(&key))?;
+            .map_err(self.backend(&key))?;
         Ok(())
     }
 
@@ -184,7 +253,7 @@ impl Store {
             .objects
             .get_opts(&key, options)
             .await
-            .map_err(backend(&key))?;
+            .map_err(self.backend(&key))?;
         let whole = found.meta.size;
         Ok((
             whole,
@@ -198,8 +267,8 @@ impl Store {
     /// [`StoreError::Missing`].
     pub async fn object(&self, hash: &ObjectHash) -> Result<Bytes, StoreError> {
         let key = object_key(hash);
-        let found = self.objects.get(&key).await.map_err(backend(&key))?;
-        found.bytes().await.map_err(backend(&key))
+        let found = self.objects.get(&key).await.map_err(self.backend(&key))?;
+        found.bytes().await.map_err(self.backend(&key))
     }
 
     /// Publishes a manifest: first everything it names is made durable, then the manifest appears.
@@ -229,8 +298,8 @@ impl Store {
     /// [`StoreError::Missing`].
     pub async fn unsigned(&self, digest: &Digest) -> Result<Bytes, StoreError> {
         let key = unsigned_key(digest);
-        let found = self.objects.get(&key).await.map_err(backend(&key))?;
-        found.bytes().await.map_err(backend(&key))
+        let found = self.objects.get(&key).await.map_err(self.backend(&key))?;
+        found.bytes().await.map_err(self.backend(&key))
     }
 
     /// Lets go of a manifest that waited. One that is not there is none.
@@ -239,7 +308,7 @@ impl Store {
     /// [`StoreError::Backend`].
     pub async fn forget_unsigned(&self, digest: &Digest) -> Result<(), StoreError> {
         let key = unsigned_key(digest);
-        match self.objects.delete(&key).await.map_err(backend(&key)) {
+        match self.objects.delete(&key).await.map_err(self.backend(&key)) {
             Ok(()) | Err(StoreError::Missing { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -251,19 +320,20 @@ impl Store {
         manifest: &Manifest,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        for chunk in &manifest.chunks {
-            if !self.has_object(&chunk.object_hash).await? {
-                return Err(StoreError::Missing {
-                    key: format!("object {} of chunk {}", chunk.object_hash, chunk.hash),
-                });
-            }
+        let objects: Vec<_> = manifest.chunks.iter().map(|c| c.object_hash).collect();
+        if let Some(object) = self.missing_of(objects).await?.first() {
+            let chunk = manifest.chunks.iter().find(|c| c.object_hash == *object);
+            let chunk = chunk.map(|c| format!(" of chunk {}", c.hash));
+            return Err(StoreError::Missing {
+                key: format!("object {object}{}", chunk.unwrap_or_default()),
+            });
         }
         self.make_durable().await?;
         let bytes = Bytes::copy_from_slice(bytes);
         self.objects
             .put(&key, bytes.into())
             .await
-            .map_err(backend(&key))?;
+            .map_err(self.backend(&key))?;
         self.make_durable().await
     }
 
@@ -273,8 +343,8 @@ impl Store {
     /// [`StoreError::Missing`].
     pub async fn manifest(&self, digest: &Digest) -> Result<Bytes, StoreError> {
         let key = manifest_key(digest);
-        let found = self.objects.get(&key).await.map_err(backend(&key))?;
-        found.bytes().await.map_err(backend(&key))
+        let found = self.objects.get(&key).await.map_err(self.backend(&key))?;
+        found.bytes().await.map_err(self.backend(&key))
     }
 
     /// One syncfs for thousands of objects; an fsync each would cost more than compressing them.

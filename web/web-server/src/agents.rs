@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use sqlx::SqliteConnection;
 use trust_format::{
     CheckedNode, PublicKey, Ticket, Verified, Voucher, check_ticket, peek, ticket_life,
 };
@@ -13,7 +12,7 @@ use web_api::{AgentAdmitted, AgentTicket, Hex};
 
 use crate::{
     Hq,
-    database::{agents, agents::AgentRecord, machines, nodes, unix_seconds},
+    database::{Connection, agents, agents::AgentRecord, machines, nodes, unix_seconds},
     error::Refusal,
     input::Input,
     nodes::applies,
@@ -73,7 +72,7 @@ pub(crate) async fn admit(
 
 /// What a ticket says, if HQ believes it. Its life is counted from now.
 async fn check(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     key: PublicKey,
     shown: &AgentTicket,

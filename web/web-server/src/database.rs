@@ -1,9 +1,11 @@
-//! HQ's memory: one SQLite file in WAL mode, written by one connection and read by a few.
+//! HQ's memory: one SQLite file in WAL mode, or a PostgreSQL database that several processes of HQ share.
 //!
-//! Statements are portable SQL with `$1` placeholders; identities and hashes are lower-case hexadecimal in TEXT columns,
-//! numbers are BIGINT. What a caller changes, it changes in one transaction that it commits itself.
+//! Statements are one text for both, with `$1` placeholders ([`sql`]); identities and hashes are lower-case hexadecimal in TEXT columns,
+//! numbers are BIGINT. What a caller changes, it changes in one transaction that it commits itself. There is one such transaction at a
+//! time, whichever database it is and however many processes there are.
 
 pub(crate) mod agents;
+mod ear;
 pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod leases;
@@ -11,33 +13,42 @@ pub(crate) mod living;
 pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod orders;
+mod place;
 pub(crate) mod replaced;
 pub(crate) mod rosters;
 mod schema;
+mod server;
 pub(crate) mod sites;
+pub(crate) mod sql;
 pub(crate) mod tokens;
 pub(crate) mod vouchers;
 pub(crate) mod waiting;
 pub(crate) mod wan;
 
 use std::{
-    path::{Path, PathBuf},
+    ops::{Deref, DerefMut},
+    path::Path,
     str::FromStr,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sqlx::{
-    Row, Sqlite, SqlitePool, Transaction,
-    pool::PoolConnection,
-    sqlite::{
-        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-    },
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use thiserror::Error;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use trust_format::PublicKey;
 use web_api::Hex;
 
-use crate::access::Node;
+use crate::{access::Node, bell::Bells};
+use place::Place;
+pub use place::{DatabasePlace, ParseDatabasePlaceError};
+use server::Server;
+pub(crate) use server::is_away;
+pub(crate) use sql::Connection;
+use sql::{Link, Row};
 
 const READERS_MAX: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,22 +60,33 @@ pub(crate) type Result<T> = std::result::Result<T, sqlx::Error>;
 #[derive(Debug, Error)]
 pub enum OpenDatabaseError {
     /// It cannot be opened, or it is damaged.
-    #[error("database {path}")]
+    #[error("database {place}")]
     Open {
-        /// The file.
-        path: PathBuf,
+        /// Which.
+        place: DatabasePlace,
         /// The cause.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Its server is not there.
+    #[error("database {place} did not answer within {seconds} s")]
+    Away {
+        /// Which.
+        place: DatabasePlace,
+        /// How long HQ waited.
+        seconds: u64,
+        /// The last cause.
         #[source]
         source: sqlx::Error,
     },
     /// A later program wrote it.
     #[error(
-        "database {path} has schema {found}, this program knows up to {known}: start the program that wrote it"
+        "database {place} has schema {found}, this program knows up to {known}: start the program that wrote it"
     )]
     Newer {
-        /// The file.
-        path: PathBuf,
-        /// In the file.
+        /// Which.
+        place: DatabasePlace,
+        /// In the database.
         found: i64,
         /// In this program.
         known: i64,
@@ -74,54 +96,146 @@ pub enum OpenDatabaseError {
 /// The open database.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    pools: Pools,
+    bells: Arc<Bells>,
+    alone: Arc<Mutex<()>>,
+}
+
+#[derive(Debug, Clone)]
+enum Pools {
+    File {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Server(Server),
+}
+
+/// A transaction that may write. Dropped without a commit, it changes nothing, and nobody is told.
+#[derive(Debug)]
+pub(crate) struct Change {
+    connection: Connection,
+    bells: Arc<Bells>,
+}
+
+/// A connection that only reads. Each statement sees what is committed when it begins.
+#[derive(Debug)]
+pub(crate) struct Reading(Connection);
+
+/// Nobody else publishes meanwhile, in this process or in another one on the same database.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    _here: OwnedMutexGuard<()>,
+    _everywhere: Option<server::Lock>,
+}
+
+impl Deref for Change {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+impl Deref for Reading {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl DerefMut for Reading {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
+}
+
+impl Change {
+    /// Makes it last, and then tells the news of it.
+    pub(crate) async fn commit(self) -> Result<()> {
+        let (link, news) = self.connection.into_parts();
+        match link {
+            Link::SqliteWriter(change) => change.commit().await?,
+            Link::PostgresWriter(mut change) => {
+                server::notify(&mut change, news.iter()).await?;
+                change.commit().await?;
+            }
+            Link::SqliteReader(_) | Link::PostgresReader(_) => {}
+        }
+        // not only through the server: the line to it may be down
+        news.iter().for_each(|news| self.bells.hear(news));
+        Ok(())
+    }
 }
 
 impl Database {
-    /// Opens the file, or makes it.
-    pub(crate) async fn open(path: &Path) -> std::result::Result<Self, OpenDatabaseError> {
-        let error = |source| OpenDatabaseError::Open {
-            path: path.to_owned(),
-            source,
+    /// Opens the database, or makes it. What is told through it rings these bells.
+    pub(crate) async fn open(
+        place: &DatabasePlace,
+        bells: Arc<Bells>,
+    ) -> std::result::Result<Self, OpenDatabaseError> {
+        let pools = match &place.0 {
+            Place::File(path) => {
+                let error = |source| OpenDatabaseError::Open {
+                    place: place.clone(),
+                    source,
+                };
+                let (writer, readers, found) = open_file(path).await.map_err(error)?;
+                check_version(place, found)?;
+                Pools::File { writer, readers }
+            }
+            Place::Server(options) => {
+                let server = Server::open(place, options, bells.clone()).await?;
+                Pools::Server(server)
+            }
         };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // what HQ answered must survive a power cut
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await
-            .map_err(error)?;
-        let found = schema::bring_up(&writer).await.map_err(error)?;
-        if found > schema::VERSION {
-            return Err(OpenDatabaseError::Newer {
-                path: path.to_owned(),
-                found,
-                known: schema::VERSION,
-            });
-        }
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .connect_with(options.read_only(true))
-            .await
-            .map_err(error)?;
-        Ok(Self { writer, readers })
+        Ok(Self {
+            pools,
+            bells,
+            alone: Arc::default(),
+        })
     }
 
-    /// A transaction that may write. There is one at a time; dropped without a commit, it changes nothing.
-    pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await
+    /// A transaction that may write. There is one at a time.
+    pub(crate) async fn write(&self) -> Result<Change> {
+        let link = match &self.pools {
+            Pools::File { writer, .. } => {
+                Link::SqliteWriter(writer.begin_with("BEGIN IMMEDIATE").await?)
+            }
+            Pools::Server(server) => Link::PostgresWriter(server.write().await?),
+        };
+        Ok(Change {
+            connection: Connection::new(link),
+            bells: self.bells.clone(),
+        })
     }
 
     /// A connection that only reads.
-    pub(crate) async fn read(&self) -> Result<PoolConnection<Sqlite>> {
-        self.readers.acquire().await
+    pub(crate) async fn read(&self) -> Result<Reading> {
+        let link = match &self.pools {
+            Pools::File { readers, .. } => Link::SqliteReader(readers.acquire().await?),
+            Pools::Server(server) => Link::PostgresReader(server.read().await?),
+        };
+        Ok(Reading(Connection::new(link)))
+    }
+
+    /// For what reads, decides outside of a transaction and writes, such as publishing: one at a time.
+    pub(crate) async fn alone(&self) -> Result<Alone> {
+        let here = self.alone.clone().lock_owned().await;
+        let everywhere = match &self.pools {
+            Pools::File { .. } => None,
+            Pools::Server(server) => Some(server.lock().await?),
+        };
+        Ok(Alone {
+            _here: here,
+            _everywhere: everywhere,
+        })
     }
 
     /// A node, and whether it is revoked.
@@ -136,6 +250,39 @@ impl Database {
             (node, r.revoked)
         }))
     }
+}
+
+fn check_version(place: &DatabasePlace, found: i64) -> std::result::Result<(), OpenDatabaseError> {
+    match found > schema::VERSION {
+        false => Ok(()),
+        true => Err(OpenDatabaseError::Newer {
+            place: place.clone(),
+            found,
+            known: schema::VERSION,
+        }),
+    }
+}
+
+/// Opens or makes a file. Returns its writer, its readers and its schema's number.
+async fn open_file(path: &Path) -> Result<(SqlitePool, SqlitePool, i64)> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // what HQ answered must survive a power cut
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT);
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options.clone())
+        .await?;
+    let found = schema::bring_up_file(&writer).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS_MAX)
+        .connect_with(options.read_only(true))
+        .await?;
+    Ok((writer, readers, found))
 }
 
 /// HQ's clock in seconds since 1970.
@@ -161,30 +308,30 @@ fn undecodable(column: &str) -> sqlx::Error {
 }
 
 /// An identity or hash in a TEXT column.
-fn parsed<T: FromStr>(row: &SqliteRow, column: &str) -> Result<T> {
+fn parsed<T: FromStr>(row: &Row, column: &str) -> Result<T> {
     let text: String = row.try_get(column)?;
     text.parse().map_err(|_| undecodable(column))
 }
 
-fn parsed_option<T: FromStr>(row: &SqliteRow, column: &str) -> Result<Option<T>> {
+fn parsed_option<T: FromStr>(row: &Row, column: &str) -> Result<Option<T>> {
     let text: Option<String> = row.try_get(column)?;
     text.map(|t| t.parse().map_err(|_| undecodable(column)))
         .transpose()
 }
 
-fn key(row: &SqliteRow, column: &str) -> Result<PublicKey> {
+fn key(row: &Row, column: &str) -> Result<PublicKey> {
     Ok(PublicKey(parsed::<Hex<32>>(row, column)?.0))
 }
 
-fn number(row: &SqliteRow, column: &str) -> Result<u64> {
-    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| undecodable(column))
+fn number(row: &Row, column: &str) -> Result<u64> {
+    u64::try_from(row.try_get::<i64>(column)?).map_err(|_| undecodable(column))
 }
 
-fn flag(row: &SqliteRow, column: &str) -> Result<bool> {
+fn flag(row: &Row, column: &str) -> Result<bool> {
     Ok(number(row, column)? != 0)
 }
 
-fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<T> {
+fn json<T: serde::de::DeserializeOwned>(row: &Row, column: &str) -> Result<T> {
     let text: String = row.try_get(column)?;
     serde_json::from_str(&text).map_err(|_| undecodable(column))
 }

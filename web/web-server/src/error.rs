@@ -7,6 +7,8 @@ use axum::{
 };
 use web_api::ApiError;
 
+use crate::database::is_away;
+
 /// What a handler answers when it does not do what it was asked.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -64,7 +66,14 @@ fn internal(error: &dyn std::error::Error) -> Refusal {
 
 impl From<sqlx::Error> for Refusal {
     fn from(error: sqlx::Error) -> Self {
-        internal(&error)
+        if !is_away(&error) {
+            return internal(&error);
+        }
+        tracing::warn!(%error, "HQ's database is not there");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "HQ's database does not answer now: ask again in a while",
+        )
     }
 }
 
@@ -80,6 +89,13 @@ impl From<image_store::StoreError> for Refusal {
         match error {
             E::Missing { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             E::WrongHash { .. } | E::TooLarge { .. } => Self::bad(error.to_string()),
+            E::Away { .. } => {
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), "HQ's objects are not there");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "HQ's objects cannot be reached now: ask again in a while",
+                )
+            }
             error => internal(&error),
         }
     }

@@ -11,14 +11,13 @@ use axum::{
 use bytes::Bytes;
 use image_format::{Manifest, ManifestKind};
 use image_store::StoreError;
-use sqlx::SqliteConnection;
 use trust_format::{Digest, Document, SignerRole, Verified, codec::Reader};
 use web_api::{Hex, ImageKind, ImageVersion};
 
 use crate::{
     Hq,
     access::Fetcher,
-    database::{images, unix_seconds, waiting as table},
+    database::{Connection, images, unix_seconds, waiting as table},
     error::Refusal,
     input::{Named, Raw, checked_name},
     leases, sites, waiting,
@@ -36,10 +35,7 @@ pub(crate) async fn show(
 }
 
 /// The version that a text means: an image's name means its newest; else digits are a digest or a beginning that fits one.
-pub(crate) async fn resolve(
-    db: &mut SqliteConnection,
-    text: &str,
-) -> Result<ImageVersion, Refusal> {
+pub(crate) async fn resolve(db: &mut Connection, text: &str) -> Result<ImageVersion, Refusal> {
     if let Some(newest) = images::newest_of_name(db, text).await? {
         return Ok(newest);
     }
@@ -67,7 +63,7 @@ pub(crate) async fn publish(
     Raw(payload): Raw,
 ) -> Result<Json<ImageVersion>, Refusal> {
     // the release is read, signed and stored as one step
-    let _alone = hq.changes.lock().await;
+    let _alone = hq.database.alone().await?;
     let release = waiting::highest_release(&mut *hq.database.read().await?).await? + 1;
     let manifest = read(payload, release).await?;
     if !hq.signer.can_sign(SignerRole::Image) {

@@ -11,7 +11,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use sqlx::SqliteConnection;
 use trust_format::{PublicKey, SiteId};
 use web_api::{
     HOLDER_VIEWS_MAX, Hex, LEASE_HEADER, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
@@ -20,7 +19,10 @@ use web_api::{
 use crate::{
     Hq,
     access::Fetcher,
-    database::{agents, images, leases, leases::LeaseRecord, nodes, orders, unix_seconds},
+    bell::News,
+    database::{
+        Connection, agents, images, leases, leases::LeaseRecord, nodes, orders, unix_seconds,
+    },
     error::{Refusal, random},
     input::Input,
     sites,
@@ -35,7 +37,7 @@ const HEARD_BESIDE_AGENTS_SECONDS: u64 = 15;
 
 /// A site may read its image, its boot bundle, and what its orders name.
 pub(crate) async fn may_read(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     manifest: &Hex<32>,
 ) -> Result<(), Refusal> {
@@ -52,7 +54,7 @@ pub(crate) async fn may_read(
 
 /// Whether bytes of a lease go out, or may any moment.
 pub(crate) fn works(hq: &Hq, lease: &LeaseRecord) -> bool {
-    !lease.finished && hq.activities.of(&lease.token).idle() < LEASE_DEADLINE
+    !lease.finished && hq.bells.activities.of(&lease.token).idle() < LEASE_DEADLINE
 }
 
 pub(crate) async fn ask(
@@ -100,12 +102,12 @@ pub(crate) async fn ask(
                 finished: false,
             };
             leases::put(&mut change, &lease).await?;
-            change.commit().await?;
-            if let Some(old) = records.iter().find(|r| r.island == island) {
-                hq.activities.lose(&old.token);
+            if let Some(old) = records.into_iter().find(|r| r.island == island) {
+                change.tell(News::LeaseLost(old.token));
             }
-            hq.activities.of(&lease.token);
-            hq.wan.tell(fetcher.site);
+            change.tell(News::Wan(fetcher.site));
+            change.commit().await?;
+            hq.bells.activities.of(&lease.token);
             lease
         }
     };
@@ -119,7 +121,7 @@ pub(crate) async fn ask(
 }
 
 async fn slots(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     records: &[LeaseRecord],
     heard_within_seconds: u64,
@@ -130,7 +132,7 @@ async fn slots(
         slots.push(Slot {
             island: record.island,
             holder: record.holder,
-            idle: hq.activities.of(&record.token).idle(),
+            idle: hq.bells.activities.of(&record.token).idle(),
             finished: record.finished,
             // either way: a clock that was set back must not keep a dead node alive
             heard: seen.is_some_and(|s| unix_seconds().abs_diff(s) < heard_within_seconds),
@@ -139,11 +141,7 @@ async fn slots(
     Ok(slots)
 }
 
-async fn held(
-    db: &mut SqliteConnection,
-    key: PublicKey,
-    finished: bool,
-) -> Result<Response, Refusal> {
+async fn held(db: &mut Connection, key: PublicKey, finished: bool) -> Result<Response, Refusal> {
     let (kind, holder) = name_of(db, &key).await?;
     let error = match finished {
         false => format!("{kind}{holder} fetches this version for the site"),
@@ -159,10 +157,7 @@ async fn held(
 }
 
 /// A holder's name, and what a sentence says before it. An agent has no name: its machine is what people know.
-async fn name_of(
-    db: &mut SqliteConnection,
-    key: &PublicKey,
-) -> Result<(&'static str, String), Refusal> {
+async fn name_of(db: &mut Connection, key: &PublicKey) -> Result<(&'static str, String), Refusal> {
     if let Some(node) = nodes::find(db, key).await? {
         return Ok(("node ", node.name));
     }
@@ -185,9 +180,9 @@ pub(crate) async fn end(
             true => leases::finish(&mut change, &lease.token).await?,
             false => leases::give_up(&mut change, &lease.token).await?,
         }
+        change.tell(News::LeaseLost(lease.token));
+        change.tell(News::Wan(fetcher.site));
         change.commit().await?;
-        hq.activities.lose(&lease.token);
-        hq.wan.tell(fetcher.site);
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -210,7 +205,7 @@ pub(crate) async fn shown(
             Err(refused("this lease is another's: ask for one"))
         }
         Some(lease) if works(hq, &lease) => {
-            let activity = hq.activities.of(&lease.token);
+            let activity = hq.bells.activities.of(&lease.token);
             Ok((lease, activity))
         }
         _ => Err(Refusal::conflict("this lease is over: ask again")),

@@ -34,13 +34,15 @@ use std::{
     sync::Arc,
 };
 
+pub use image_store::{Bucket, ParseBucketError};
 use image_store::{OpenSignerError, Signer, Store, StoreError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 
 pub use access::{Access, AdminToken};
+use bell::Bells;
 use database::Database;
-pub use database::OpenDatabaseError;
+pub use database::{DatabasePlace, OpenDatabaseError, ParseDatabasePlaceError};
 pub use routes::route_table;
 pub use tls::{ServerIdentity, TlsError};
 
@@ -53,6 +55,10 @@ pub struct HqConfig {
     pub listen: SocketAddr,
     /// Addresses under which nodes and people reach it, such as `https://hq.example:8443`.
     pub urls: Vec<String>,
+    /// Its database; the file `hq.sqlite` in its folder unless told otherwise.
+    pub database: Option<DatabasePlace>,
+    /// Its objects; the folder `store` in its folder unless told otherwise.
+    pub objects: Option<Bucket>,
 }
 
 /// Why HQ does not start.
@@ -111,14 +117,8 @@ pub(crate) struct Hq {
     pub(crate) admin: AdminToken,
     pub(crate) urls: Vec<String>,
     pub(crate) fingerprint: [u8; 32],
-    /// Publishing and ordering read, decide and write: one at a time.
-    pub(crate) changes: tokio::sync::Mutex<()>,
     pub(crate) object_lists: objects::ObjectLists,
-    pub(crate) activities: leases::activity::Activities,
-    /// Of the WAN's rules and leases.
-    pub(crate) wan: bell::SiteBell,
-    /// Of channel and orders.
-    pub(crate) documents: bell::SiteBell,
+    pub(crate) bells: Arc<Bells>,
 }
 
 /// A running HQ.
@@ -154,9 +154,16 @@ impl RunningHq {
             source,
         })?;
         let signer = Signer::open_or_create(&folder.join("keys"))?;
-        let store = Store::in_folder(&folder.join("store"))?;
+        let store = match &config.objects {
+            None => Store::in_folder(&folder.join("store"))?,
+            Some(bucket) => Store::in_bucket(bucket).await?,
+        };
         let identity = ServerIdentity::open_or_create(folder, &config.urls)?;
-        let database = Database::open(&folder.join("hq.sqlite")).await?;
+        let bells = Arc::new(Bells::default());
+        let place = config
+            .database
+            .unwrap_or_else(|| DatabasePlace::file(folder.join("hq.sqlite")));
+        let database = Database::open(&place, bells.clone()).await?;
         let listener = listen(config.listen).map_err(|source| StartHqError::Listen {
             address: config.listen,
             source,
@@ -187,11 +194,8 @@ impl RunningHq {
             admin,
             urls,
             fingerprint,
-            changes: tokio::sync::Mutex::new(()),
             object_lists: objects::ObjectLists::default(),
-            activities: leases::activity::Activities::default(),
-            wan: bell::SiteBell::default(),
-            documents: bell::SiteBell::default(),
+            bells,
         });
         roots::log_keys(&hq.signer);
         // addresses may have changed since the last start: every channel names them. So may the keys that are here

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use sqlx::SqliteConnection;
 use trust_format::{NodeCertificate, peek};
 use web_api::{NodeInfo, NodeRename};
 
 use crate::{
     Hq,
+    bell::News,
     database::{
+        Connection,
         events::{self, EventKind},
         nodes,
         nodes::NodeRecord,
@@ -24,10 +25,7 @@ const KEY_DIGITS_MIN: usize = 8;
 const KEY_DIGITS: usize = 64;
 
 /// The one node whose key begins so.
-pub(crate) async fn by_beginning(
-    db: &mut SqliteConnection,
-    text: &str,
-) -> Result<NodeRecord, Refusal> {
+pub(crate) async fn by_beginning(db: &mut Connection, text: &str) -> Result<NodeRecord, Refusal> {
     let fits = (KEY_DIGITS_MIN..=KEY_DIGITS).contains(&text.len());
     if !fits || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         let shown: String = text.chars().take(KEY_DIGITS).collect();
@@ -79,8 +77,8 @@ pub(crate) async fn rename(
         events::add(&mut change, node.site, "HQ", EventKind::Node, &message).await?;
     }
     let info = nodes::info_of(&mut change, &node.key).await?;
+    change.tell(News::Documents(node.site));
     change.commit().await?;
-    hq.documents.tell(node.site);
     info.map(Json)
         .ok_or_else(|| Refusal::missing(format!("node {}", node.key.short())))
 }

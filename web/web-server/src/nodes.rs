@@ -7,7 +7,6 @@ use axum::{
     extract::{RawQuery, State},
     http::StatusCode,
 };
-use sqlx::SqliteConnection;
 use trust_format::{
     CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, Verified, Voucher, peek,
 };
@@ -20,6 +19,7 @@ use crate::{
     Hq,
     access::Node,
     database::{
+        Connection,
         events::{self, EventKind},
         machines, nodes,
         nodes::{NodeLife, NodeRecord, Origin},
@@ -71,7 +71,7 @@ pub(crate) async fn revoke(
 }
 
 /// A node that a neighbour certified while HQ was away, and that HQ has not met, is put down to be revoked.
-async fn forestall(db: &mut SqliteConnection, site: SiteId, key: PublicKey) -> Result<(), Refusal> {
+async fn forestall(db: &mut Connection, site: SiteId, key: PublicKey) -> Result<(), Refusal> {
     let record = NodeRecord {
         key,
         site,
@@ -87,7 +87,7 @@ async fn forestall(db: &mut SqliteConnection, site: SiteId, key: PublicKey) -> R
 
 /// Everything that a node needs to know of its site.
 pub(crate) async fn documents(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     roots: Vec<Vec<u8>>,
     site: SiteId,
     node: &PublicKey,
@@ -121,7 +121,7 @@ pub(crate) async fn my_documents(
 
 /// Certifies a key and remembers it.
 async fn admit(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     certificate: &NodeCertificate,
     origin: Origin,
@@ -210,7 +210,7 @@ pub(crate) async fn enrol(
 
 /// Somebody has a copy of a token. Which of the two is the thief, HQ cannot know: neither is a node until a person decides.
 async fn second_use(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     token: u64,
     site: SiteId,
@@ -307,7 +307,7 @@ pub(crate) async fn confirm(
 
 /// The machine that an order names, if it is an order of the site that may be carried out on this one.
 pub(crate) async fn applies(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     order: u64,
     machine: MachineId,

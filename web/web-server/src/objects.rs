@@ -44,13 +44,11 @@ pub(crate) async fn missing(
             "at most {MISSING_OBJECTS_MAX} objects are asked for at once"
         )));
     }
-    let mut missing = MissingObjects::default();
-    for hash in asked.objects {
-        if !hq.store.has_object(&ObjectHash(hash.0)).await? {
-            missing.objects.push(hash);
-        }
-    }
-    Ok(Json(missing))
+    let asked = asked.objects.iter().map(|hash| ObjectHash(hash.0));
+    let missing = hq.store.missing_of(asked.collect()).await?;
+    Ok(Json(MissingObjects {
+        objects: missing.iter().map(|hash| Hex(hash.0)).collect(),
+    }))
 }
 
 fn hash_of(name: &Named) -> Result<ObjectHash, Refusal> {

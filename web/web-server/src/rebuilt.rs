@@ -5,13 +5,13 @@
 
 use std::net::SocketAddr;
 
-use sqlx::SqliteConnection;
 use trust_format::{Completion, PublicKey, SiteId, Ticket, Voucher, peek};
 
 use crate::{
     Hq,
     access::Node,
     database::{
+        Connection,
         events::{self, EventKind},
         nodes,
         nodes::{NodeRecord, Replaced},
@@ -39,7 +39,7 @@ fn is_alarm(now: u64, replaced: &Replaced) -> bool {
 
 /// A node came onto its machine's disk: a completion names it, or it calls home for the first time. Either may come first, and news of an
 /// earlier node may come last.
-pub(crate) async fn arrived(db: &mut SqliteConnection, arrival: &Arrival) -> Result<(), Refusal> {
+pub(crate) async fn arrived(db: &mut Connection, arrival: &Arrival) -> Result<(), Refusal> {
     let known = nodes::find(db, &arrival.node).await?;
     if known.as_ref().is_some_and(|node| node.revoked) {
         return Ok(());
@@ -59,11 +59,7 @@ pub(crate) async fn arrived(db: &mut SqliteConnection, arrival: &Arrival) -> Res
 }
 
 /// From now on it counts whether the old one is heard of. A line is written for the first time only.
-async fn give_place(
-    db: &mut SqliteConnection,
-    old: &NodeRecord,
-    new: &PublicKey,
-) -> Result<(), Refusal> {
+async fn give_place(db: &mut Connection, old: &NodeRecord, new: &PublicKey) -> Result<(), Refusal> {
     replaced::mark(db, &old.key, new).await?;
     let again = old.life.replaced.is_some_and(|r| r.by == *new);
     if !again && !old.revoked {
@@ -106,7 +102,7 @@ pub(crate) async fn heard(
 
 /// What people are told, and what to do.
 async fn alarm(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     old: &NodeRecord,
     replaced: &Replaced,
     address: Option<SocketAddr>,
@@ -134,7 +130,7 @@ async fn alarm(
 
 /// The node whose ticket let the new one onto the machine, when a completion says so.
 async fn witness(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     old: &NodeRecord,
     new: &PublicKey,
 ) -> Result<Option<PublicKey>, Refusal> {
@@ -148,7 +144,7 @@ async fn witness(
 
 /// The node that a new token is to replace.
 pub(crate) async fn wished(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     text: &str,
 ) -> Result<NodeRecord, Refusal> {
@@ -186,7 +182,7 @@ fn check_in_place(old: &NodeRecord) -> Result<(), Refusal> {
 
 /// The node whose place the user of a token gets, as it stands now.
 pub(crate) async fn given_up(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     token: &TokenRecord,
 ) -> Result<Option<NodeRecord>, Refusal> {
     let Some(key) = token.replaces else {
@@ -200,7 +196,7 @@ pub(crate) async fn given_up(
 
 /// The token was used: the old node is revoked, and the new one has its place.
 pub(crate) async fn replace(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     old: &NodeRecord,
     new: &PublicKey,

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
-use sqlx::SqliteConnection;
 use tokio::time::{Instant, timeout_at};
 use trust_format::{MachineId, SiteId, Voucher, check_completion};
 use web_api::{
@@ -15,6 +14,7 @@ use crate::{
     Hq,
     access::Node,
     database::{
+        Connection,
         events::{self, EventKind},
         machines,
         machines::MachineRecord,
@@ -85,7 +85,7 @@ pub(crate) async fn take(
     }
     let is_life = request.reports.is_empty();
     // before the first look, so that no change falls between
-    let mut bell = hq.documents.listen(node.site);
+    let mut bell = hq.bells.documents.listen(node.site);
     let mut change = hq.database.write().await?;
     let known = nodes::find(&mut change, &node.key).await?;
     let known = known.ok_or_else(|| Refusal::missing("this node"))?;
@@ -127,20 +127,14 @@ pub(crate) async fn take(
         && Instant::now() < until
     {
         if timeout_at(until, bell.changed()).await.is_ok() {
-            // behind whoever rang, and has not committed yet
-            let mut behind = hq.database.write().await?;
-            answer = news(&mut behind, &node, stored).await?;
+            answer = news(&mut *hq.database.read().await?, &node, stored).await?;
         }
     }
     Ok(Json(answer))
 }
 
 /// What a node is told.
-async fn news(
-    db: &mut SqliteConnection,
-    node: &Node,
-    stored: u64,
-) -> Result<ReportsAnswer, Refusal> {
+async fn news(db: &mut Connection, node: &Node, stored: u64) -> Result<ReportsAnswer, Refusal> {
     let known = nodes::find(db, &node.key).await?;
     Ok(ReportsAnswer {
         stored,
@@ -150,7 +144,7 @@ async fn news(
 }
 
 async fn store(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     node: &NodeRecord,
     report: NodeReport,
@@ -233,7 +227,7 @@ async fn store(
 
 /// A machine that the site knows waits for a person only when it may be another one: people are told, once for each screen.
 async fn waits(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     node: &NodeRecord,
     id: MachineId,
     facts: Facts,
@@ -260,7 +254,7 @@ fn are_alike(a: &Facts, b: &Facts) -> bool {
 
 /// Writes what is news of a machine, known or not.
 async fn touch(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     id: MachineId,
     news: impl FnOnce(&mut MachineRecord) + Send,
@@ -279,7 +273,7 @@ async fn touch(
 
 /// Stores a proof that holds; of one that does not, people are told.
 async fn complete(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     node: &NodeRecord,
     document: &[u8],
@@ -321,7 +315,7 @@ async fn complete(
 /// The proof that an install worked: the node that was put on the disk calls from the machine's new system. The proof
 /// of the order names that node, and is signed after the commit: it counts whatever the last report was, which may have
 /// died with the node that had it.
-async fn called_home(db: &mut SqliteConnection, node: &NodeRecord) -> Result<(), Refusal> {
+async fn called_home(db: &mut Connection, node: &NodeRecord) -> Result<(), Refusal> {
     let Some(mut machine) = machines::find(db, node.site, node.machine).await? else {
         return Ok(());
     };

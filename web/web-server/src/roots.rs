@@ -11,7 +11,6 @@ use axum::{
 };
 use image_format::Manifest;
 use image_store::{AdvanceRootError, NextRoot, RootDraft, Signer, Tally, key_lists};
-use sqlx::SqliteConnection;
 use trust_format::{
     Channel, Digest, Document, NodeCertificate, Order, PublicKey, Root, SignerRole, TrustRootError,
     TrustedKeys, Verified, peek_envelope,
@@ -21,7 +20,7 @@ use web_api::{Base64, Certified, Hex, KeysInfo, NamedKey, RootPublished, RootRow
 use crate::{
     Hq,
     access::Node,
-    database::{living, nodes},
+    database::{Connection, living, nodes},
     error::Refusal,
     input::Raw,
     waiting,
@@ -131,7 +130,7 @@ pub(crate) async fn publish(
             ));
         }
     };
-    let _alone = hq.changes.lock().await;
+    let _alone = hq.database.alone().await?;
     let bytes = the_present_one(&hq, &body)?.unwrap_or_else(|| body.to_vec());
     let next = hq
         .signer
@@ -289,7 +288,7 @@ impl<'a> Renewal<'a> {
         Ok(Renewed::Signed(signed.as_bytes().to_vec()))
     }
 
-    async fn run(&mut self, db: &mut SqliteConnection) -> Result<(), Refusal> {
+    async fn run(&mut self, db: &mut Connection) -> Result<(), Refusal> {
         let today = self.hq.signer.trusted();
         self.run_channels(db, &today).await?;
         for (site, number, document) in living::orders(db).await? {
@@ -317,7 +316,7 @@ impl<'a> Renewal<'a> {
     /// A channel that HQ can sign gets its next number after the change.
     async fn run_channels(
         &mut self,
-        db: &mut SqliteConnection,
+        db: &mut Connection,
         today: &TrustedKeys,
     ) -> Result<(), Refusal> {
         for (name, channel) in living::channels(db).await? {
@@ -339,7 +338,7 @@ impl<'a> Renewal<'a> {
     /// whose place another has; its certificate is signed all the same, in case it is heard of.
     async fn run_certificates(
         &mut self,
-        db: &mut SqliteConnection,
+        db: &mut Connection,
         today: &TrustedKeys,
     ) -> Result<(), Refusal> {
         let role = SignerRole::Authority;

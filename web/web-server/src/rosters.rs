@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use sqlx::SqliteConnection;
 use trust_format::{
     MachineId, PinRule, ROSTER_SHARED_SIGNS_MAX, Roster, Sign, SignerRole, Verified,
 };
@@ -12,7 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     Hq,
-    database::{machines, rosters, rosters::StoredPin, sites::SiteRecord, unix_seconds},
+    database::{
+        Connection, machines, rosters, rosters::StoredPin, sites::SiteRecord, unix_seconds,
+    },
     error::{Refusal, random},
     input::{Input, Named},
     sites,
@@ -26,7 +27,7 @@ const LIFE_HOURS_MAX: u16 = 24 * 90;
 /// Signs a roster of the next number when anything in it changed. Without an authority key it stays as it was, and what would
 /// change it by a person's wish is refused: see [`check_authority`].
 pub(crate) async fn refresh(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     site: &mut SiteRecord,
 ) -> Result<(), Refusal> {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use sqlx::SqliteConnection;
 use trust_format::{
     CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
 };
@@ -15,7 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::{
     Hq,
-    database::{self, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
+    bell::News,
+    database::{self, Connection, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
     error::{Refusal, random},
     input::{self, Input, Named, Raw, checked_name},
     rebuilt, rosters, waiting,
@@ -37,19 +37,19 @@ pub(crate) async fn show(
     Ok(Json(info(&mut *hq.database.read().await?, &name).await?))
 }
 
-async fn info(db: &mut SqliteConnection, name: &str) -> Result<SiteInfo, Refusal> {
+async fn info(db: &mut Connection, name: &str) -> Result<SiteInfo, Refusal> {
     let found = sites::infos(db, Some(name)).await?.pop();
     found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
 }
 
 /// A site by its name, to be changed.
-pub(crate) async fn named(db: &mut SqliteConnection, name: &str) -> Result<SiteRecord, Refusal> {
+pub(crate) async fn named(db: &mut Connection, name: &str) -> Result<SiteRecord, Refusal> {
     let found = sites::by_name(db, name).await?;
     found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
 }
 
 /// A site that another record names.
-pub(crate) async fn of(db: &mut SqliteConnection, id: SiteId) -> Result<SiteRecord, Refusal> {
+pub(crate) async fn of(db: &mut Connection, id: SiteId) -> Result<SiteRecord, Refusal> {
     let found = sites::by_id(db, id).await?;
     found.ok_or_else(|| Refusal::missing(format!("site {id}")))
 }
@@ -103,14 +103,14 @@ pub(crate) async fn change(
     Ok(Json(site))
 }
 
-/// Writes the site, with a channel or a roster of the next number when anything in it changed, and wakes its nodes: they look when this
-/// transaction has ended.
+/// Writes the site, with a channel or a roster of the next number when anything in it changed, and wakes its nodes when the
+/// transaction is committed.
 pub(crate) async fn refresh(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     site: &mut SiteRecord,
 ) -> Result<(), Refusal> {
-    hq.documents.tell(site.id);
+    db.tell(News::Documents(site.id));
     let channel = Channel {
         site: site.id,
         site_name: site.name.clone(),
@@ -150,7 +150,7 @@ pub(crate) async fn refresh_all(hq: &Arc<Hq>) -> Result<(), Refusal> {
 }
 
 /// The same inside a transaction.
-pub(crate) async fn refresh_all_in(db: &mut SqliteConnection, hq: &Hq) -> Result<(), Refusal> {
+pub(crate) async fn refresh_all_in(db: &mut Connection, hq: &Hq) -> Result<(), Refusal> {
     for id in sites::ids(db).await? {
         let mut site = of(db, id).await?;
         refresh(db, hq, &mut site).await?;
@@ -160,7 +160,7 @@ pub(crate) async fn refresh_all_in(db: &mut SqliteConnection, hq: &Hq) -> Result
 
 /// Revokes a node: its site's channel says so under the next revocation number.
 pub(crate) async fn revoke_node(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     node: &PublicKey,
 ) -> Result<(), Refusal> {
@@ -184,7 +184,7 @@ pub(crate) async fn revoke_node(
 
 /// A new token's text. Its secret is stored as a hash, and nowhere else.
 async fn new_token(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     site: SiteId,
     replaces: Option<&PublicKey>,
@@ -260,10 +260,7 @@ pub(crate) async fn revoke_token(
 }
 
 /// The site of a node and where its documents stand.
-pub(crate) async fn standing(
-    db: &mut SqliteConnection,
-    site: SiteId,
-) -> Result<SiteStanding, Refusal> {
+pub(crate) async fn standing(db: &mut Connection, site: SiteId) -> Result<SiteStanding, Refusal> {
     let record = of(db, site).await?;
     Ok(SiteStanding {
         channel: record.channel_number,

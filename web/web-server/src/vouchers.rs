@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use sqlx::SqliteConnection;
 use trust_format::{
     Grade, MachineId, NodeCertificate, PublicKey, SiteId, VOUCHER_MACHINES_MAX, Verified, Voucher,
 };
@@ -15,6 +14,7 @@ use web_api::{Base64, NewVoucher, VoucherInfo, VoucherMade};
 use crate::{
     Hq,
     database::{
+        Connection,
         events::{self, EventKind},
         machines, nodes,
         nodes::{NodeLife, NodeRecord, Origin},
@@ -114,7 +114,7 @@ pub(crate) async fn create(
 /// A machine's right comes from a voucher. Returns whether it is one of those that the voucher allows; of one beyond, people are
 /// told once.
 pub(crate) async fn count(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     voucher: &Voucher,
     machine: MachineId,
@@ -142,7 +142,7 @@ pub(crate) async fn count(
 /// Refuses a machine that is beyond what its voucher allows, unless a person approved it. The refusal is `Ok`, because what was
 /// counted is to be kept.
 pub(crate) async fn admits(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     voucher: Option<Voucher>,
     machine: MachineId,

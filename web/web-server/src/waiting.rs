@@ -12,7 +12,6 @@ use axum::{
 };
 use image_format::Manifest;
 use image_store::{Parcel, ReadParcelError, SignDocumentError, merge_signatures, unsigned};
-use sqlx::SqliteConnection;
 use trust_format::{
     Channel, Digest, Order, PublicKey, SignerRole, SiteId, Verified, peek, peek_envelope,
 };
@@ -20,7 +19,10 @@ use web_api::{Hex, ImageVersion, OrderInfo, SiteInfo, Waiting};
 
 use crate::{
     Hq,
-    database::{living, orders, sites as site_table, sites::SiteRecord, waiting as table},
+    bell::News,
+    database::{
+        Connection, living, orders, sites as site_table, sites::SiteRecord, waiting as table,
+    },
     error::Refusal,
     images,
     input::{Named, Raw},
@@ -34,7 +36,7 @@ pub(crate) use table::{highest_order, highest_release};
 
 /// Signs a site's new channel, or lets it wait under the next number. `holds` says that the signed one says the same already.
 pub(crate) async fn sign_channel(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     site: &mut SiteRecord,
     mut channel: Channel,
@@ -78,7 +80,7 @@ pub(crate) async fn sign_channel(
 
 /// Every site's channel gets its next number though it says the same: nodes that hear of a higher number ask for all documents, and the
 /// new root is among them. Once for each root, also when HQ ended in between.
-async fn tell_sites(db: &mut SqliteConnection, hq: &Hq) -> Result<(), Refusal> {
+async fn tell_sites(db: &mut Connection, hq: &Hq) -> Result<(), Refusal> {
     let present = hq.signer.trusted().root().digest();
     let told = table::replace_told_root(db, &present).await?;
     if told.is_none_or(|told| told == present.to_string()) {
@@ -108,7 +110,7 @@ fn readable<T: trust_format::Document>(document: &T) -> Result<Vec<u8>, Refusal>
 
 /// Signs an order and gives it out, or lets it wait. Returns whether it waits.
 pub(crate) async fn sign_order(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     order: &Order,
 ) -> Result<bool, Refusal> {
@@ -189,10 +191,7 @@ pub(crate) async fn catch_up(hq: &Arc<Hq>) -> Result<(), Refusal> {
 }
 
 /// Why a version is not there: it may wait.
-pub(crate) async fn missing_version(
-    db: &mut SqliteConnection,
-    text: &str,
-) -> Result<Refusal, Refusal> {
+pub(crate) async fn missing_version(db: &mut Connection, text: &str) -> Result<Refusal, Refusal> {
     let digits = text.to_ascii_lowercase();
     let waiting = table::images(db).await?;
     let found = waiting.iter().find(|image| {
@@ -276,7 +275,7 @@ pub(crate) async fn publish_image(
     State(hq): State<Arc<Hq>>,
     Raw(body): Raw,
 ) -> Result<Json<ImageVersion>, Refusal> {
-    let _alone = hq.changes.lock().await;
+    let _alone = hq.database.alone().await?;
     let keys = hq.signer.trusted();
     let work = tokio::task::spawn_blocking(move || {
         Verified::<Manifest>::check(&body, &keys)
@@ -344,7 +343,7 @@ fn merged<T: trust_format::Document>(
 
 /// What waits of a site, as a parcel.
 async fn parcel(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: &SiteRecord,
     orders: Vec<Vec<u8>>,
 ) -> Result<Response, Refusal> {
@@ -418,8 +417,8 @@ pub(crate) async fn publish_site(
     let info = site_table::infos(&mut change, Some(&site.name))
         .await?
         .pop();
+    change.tell(News::Documents(site.id));
     change.commit().await?;
-    hq.documents.tell(site.id);
     info.map(Json).ok_or_else(|| gone(site.id))
 }
 
@@ -428,7 +427,7 @@ fn gone(site: SiteId) -> Refusal {
 }
 
 async fn take_channel(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     hq: &Hq,
     mut site: SiteRecord,
     bytes: &[u8],
@@ -463,7 +462,7 @@ async fn take_channel(
     Ok(())
 }
 
-async fn take_order(db: &mut SqliteConnection, hq: &Hq, bytes: &[u8]) -> Result<(), Refusal> {
+async fn take_order(db: &mut Connection, hq: &Hq, bytes: &[u8]) -> Result<(), Refusal> {
     let keys = hq.signer.trusted();
     let signed: Verified<Order> =
         Verified::check(bytes, &keys).map_err(|e| unsigned_by(&e, &keys, SignerRole::Order))?;

@@ -17,6 +17,7 @@ use web_api::{WAN_NEWS_SECONDS, WAN_PRIORITY_MAX, WanChange, WanNews, WanRules};
 use crate::{
     Hq,
     access::Fetcher,
+    bell::News,
     database::{leases as lease_table, unix_seconds, wan},
     error::Refusal,
     images,
@@ -73,8 +74,8 @@ pub(crate) async fn change(
     }
     wan::put(&mut change, site.id, &rules).await?;
     let rules = wan::rules(&mut change, site.id).await?;
+    change.tell(News::Wan(site.id));
     change.commit().await?;
-    hq.wan.tell(site.id);
     tracing::info!(site = site.name, "WAN rules changed");
     Ok(Json(rules))
 }
@@ -91,7 +92,7 @@ pub(crate) async fn tell(
         None => 0,
     };
     // before the first look, so that no change falls between
-    let mut bell = hq.wan.listen(fetcher.site);
+    let mut bell = hq.bells.wan.listen(fetcher.site);
     let until = Instant::now() + Duration::from_secs(WAN_NEWS_SECONDS);
     loop {
         let news = news(&hq, &fetcher).await?;

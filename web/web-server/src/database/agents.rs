@@ -1,10 +1,9 @@
 //! Agents that nodes admitted, by the tickets that they showed.
 
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::Hex;
 
-use super::{Result, big, key, number, parsed};
+use super::{Connection, Result, big, key, number, parsed, sql};
 
 /// A ticket that was shown.
 #[derive(Debug, Clone)]
@@ -23,7 +22,7 @@ pub(crate) struct AgentRecord {
     pub(crate) until: u64,
 }
 
-fn record(row: &SqliteRow) -> Result<AgentRecord> {
+fn record(row: &sql::Row) -> Result<AgentRecord> {
     Ok(AgentRecord {
         agent: key(row, "agent_key")?,
         site: parsed(row, "site")?,
@@ -37,8 +36,8 @@ fn record(row: &SqliteRow) -> Result<AgentRecord> {
 }
 
 /// When the life of a ticket is over that was shown before.
-pub(crate) async fn until(db: &mut SqliteConnection, ticket: &Hex<32>) -> Result<Option<u64>> {
-    let row = sqlx::query("SELECT until FROM agents WHERE ticket = $1")
+pub(crate) async fn until(db: &mut Connection, ticket: &Hex<32>) -> Result<Option<u64>> {
+    let row = sql::query("SELECT until FROM agents WHERE ticket = $1")
         .bind(ticket.to_string())
         .fetch_optional(db)
         .await?;
@@ -46,8 +45,8 @@ pub(crate) async fn until(db: &mut SqliteConnection, ticket: &Hex<32>) -> Result
 }
 
 /// Adds a ticket that was not shown yet.
-pub(crate) async fn insert(db: &mut SqliteConnection, agent: &AgentRecord) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn insert(db: &mut Connection, agent: &AgentRecord) -> Result<()> {
+    sql::query(
         "INSERT INTO agents (ticket, agent_key, site, machine, order_number, issuer, certified, until)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -65,12 +64,12 @@ pub(crate) async fn insert(db: &mut SqliteConnection, agent: &AgentRecord) -> Re
 }
 
 /// Forgets the tickets whose life was over at a time, and returns how many of a site are left.
-pub(crate) async fn forget(db: &mut SqliteConnection, site: SiteId, over_at: u64) -> Result<u64> {
-    sqlx::query("DELETE FROM agents WHERE until <= $1")
+pub(crate) async fn forget(db: &mut Connection, site: SiteId, over_at: u64) -> Result<u64> {
+    sql::query("DELETE FROM agents WHERE until <= $1")
         .bind(big(over_at))
         .execute(&mut *db)
         .await?;
-    let row = sqlx::query("SELECT COUNT(*) AS agents FROM agents WHERE site = $1")
+    let row = sql::query("SELECT COUNT(*) AS agents FROM agents WHERE site = $1")
         .bind(site.to_string())
         .fetch_one(db)
         .await?;
@@ -78,11 +77,8 @@ pub(crate) async fn forget(db: &mut SqliteConnection, site: SiteId, over_at: u64
 }
 
 /// The ticket of an agent that holds for longest, of those whose issuers are not revoked; its life may be over.
-pub(crate) async fn find(
-    db: &mut SqliteConnection,
-    agent: &PublicKey,
-) -> Result<Option<AgentRecord>> {
-    let row = sqlx::query(
+pub(crate) async fn find(db: &mut Connection, agent: &PublicKey) -> Result<Option<AgentRecord>> {
+    let row = sql::query(
         "SELECT * FROM agents a WHERE agent_key = $1 AND NOT EXISTS
             (SELECT 1 FROM nodes n WHERE n.node_key IN (a.issuer, a.certified) AND n.revoked <> 0)
          ORDER BY until DESC LIMIT 1",
@@ -95,11 +91,11 @@ pub(crate) async fn find(
 
 /// The machine that an agent images, also when its ticket holds no longer.
 pub(crate) async fn machine_of(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     agent: &PublicKey,
 ) -> Result<Option<MachineId>> {
     let row =
-        sqlx::query("SELECT machine FROM agents WHERE agent_key = $1 ORDER BY until DESC LIMIT 1")
+        sql::query("SELECT machine FROM agents WHERE agent_key = $1 ORDER BY until DESC LIMIT 1")
             .bind(agent.to_string())
             .fetch_optional(db)
             .await?;

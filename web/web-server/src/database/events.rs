@@ -1,10 +1,9 @@
 //! The newest lines of what happened, for people.
 
 use serde::Serialize;
-use sqlx::{Row, SqliteConnection};
 use trust_format::SiteId;
 
-use super::{Result, big, number, unix_seconds};
+use super::{Connection, Result, big, number, sql, unix_seconds};
 
 /// Lines that are kept.
 const EVENTS_MAX: i64 = 10_000;
@@ -45,33 +44,33 @@ impl EventKind {
 
 /// Adds a line; the oldest makes room.
 pub(crate) async fn add(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     source: &str,
     kind: EventKind,
     message: &str,
 ) -> Result<()> {
     let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
-    let added = sqlx::query(
-        "INSERT INTO events (site, source, kind, message, happened) VALUES ($1, $2, $3, $4, $5)",
+    let added = sql::query(
+        "INSERT INTO events (site, source, kind, message, happened) VALUES ($1, $2, $3, $4, $5) RETURNING id",
     )
     .bind(site.to_string())
     .bind(source)
     .bind(kind.word())
     .bind(message)
     .bind(big(unix_seconds()))
-    .execute(&mut *db)
+    .fetch_one(db)
     .await?;
-    sqlx::query("DELETE FROM events WHERE id <= $1")
-        .bind(added.last_insert_rowid() - EVENTS_MAX)
+    sql::query("DELETE FROM events WHERE id <= $1")
+        .bind(added.try_get::<i64>("id")? - EVENTS_MAX)
         .execute(db)
         .await?;
     Ok(())
 }
 
 /// The newest lines, newest first.
-pub(crate) async fn newest(db: &mut SqliteConnection, limit: u32) -> Result<Vec<EventInfo>> {
-    let rows = sqlx::query(
+pub(crate) async fn newest(db: &mut Connection, limit: u32) -> Result<Vec<EventInfo>> {
+    let rows = sql::query(
         "SELECT e.*, s.name AS site_name FROM events e JOIN sites s ON s.id = e.site ORDER BY e.id DESC LIMIT $1",
     )
     .bind(i64::from(limit))

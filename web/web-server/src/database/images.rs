@@ -1,12 +1,11 @@
 //! Published versions.
 
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::Digest;
 use web_api::{Hex, ImageKind, ImageVersion};
 
-use super::{Result, big, number, parsed, parsed_option, undecodable};
+use super::{Connection, Result, big, number, parsed, parsed_option, sql, undecodable};
 
-pub(super) fn version(row: &SqliteRow) -> Result<ImageVersion> {
+pub(super) fn version(row: &sql::Row) -> Result<ImageVersion> {
     Ok(ImageVersion {
         version: parsed(row, "version")?,
         name: row.try_get("name")?,
@@ -25,8 +24,8 @@ pub(super) fn version(row: &SqliteRow) -> Result<ImageVersion> {
 }
 
 /// Adds a version.
-pub(crate) async fn insert(db: &mut SqliteConnection, image: &ImageVersion) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn insert(db: &mut Connection, image: &ImageVersion) -> Result<()> {
+    sql::query(
         "INSERT INTO images (version, name, kind, release, disk_bytes, used_bytes, object_bytes, published)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -47,16 +46,16 @@ pub(crate) async fn insert(db: &mut SqliteConnection, image: &ImageVersion) -> R
 }
 
 /// The highest release, 0 before the first.
-pub(crate) async fn highest_release(db: &mut SqliteConnection) -> Result<u64> {
-    let row = sqlx::query("SELECT COALESCE(MAX(release), 0) AS release FROM images")
+pub(crate) async fn highest_release(db: &mut Connection) -> Result<u64> {
+    let row = sql::query("SELECT COALESCE(MAX(release), 0) AS release FROM images")
         .fetch_one(db)
         .await?;
     number(&row, "release")
 }
 
 /// All versions, newest first.
-pub(crate) async fn all(db: &mut SqliteConnection) -> Result<Vec<ImageVersion>> {
-    let rows = sqlx::query("SELECT * FROM images ORDER BY release DESC")
+pub(crate) async fn all(db: &mut Connection) -> Result<Vec<ImageVersion>> {
+    let rows = sql::query("SELECT * FROM images ORDER BY release DESC")
         .fetch_all(db)
         .await?;
     rows.iter().map(version).collect()
@@ -64,10 +63,10 @@ pub(crate) async fn all(db: &mut SqliteConnection) -> Result<Vec<ImageVersion>> 
 
 /// The newest image of a name.
 pub(crate) async fn newest_of_name(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     name: &str,
 ) -> Result<Option<ImageVersion>> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT * FROM images WHERE kind = 'image' AND name = $1 ORDER BY release DESC LIMIT 1",
     )
     .bind(name)
@@ -77,12 +76,9 @@ pub(crate) async fn newest_of_name(
 }
 
 /// Up to two versions whose digest begins so. The caller checks that it is hexadecimal.
-pub(crate) async fn beginning_with(
-    db: &mut SqliteConnection,
-    digits: &str,
-) -> Result<Vec<ImageVersion>> {
+pub(crate) async fn beginning_with(db: &mut Connection, digits: &str) -> Result<Vec<ImageVersion>> {
     let rows =
-        sqlx::query("SELECT * FROM images WHERE version LIKE $1 ORDER BY release DESC LIMIT 2")
+        sql::query("SELECT * FROM images WHERE version LIKE $1 ORDER BY release DESC LIMIT 2")
             .bind(format!("{digits}%"))
             .fetch_all(db)
             .await?;
@@ -90,8 +86,8 @@ pub(crate) async fn beginning_with(
 }
 
 /// The newest boot bundle: every site's.
-pub(crate) async fn bundle(db: &mut SqliteConnection) -> Result<Option<Digest>> {
-    let row = sqlx::query(
+pub(crate) async fn bundle(db: &mut Connection) -> Result<Option<Digest>> {
+    let row = sql::query(
         "SELECT version FROM images WHERE kind = 'boot_bundle' ORDER BY release DESC LIMIT 1",
     )
     .fetch_optional(db)

@@ -1,10 +1,9 @@
 //! Leases and the ledger of WAN bytes.
 
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{PublicKey, SiteId};
 use web_api::{Hex, LeaseKind, LedgerLine};
 
-use super::{Result, big, flag, key, number, parsed, undecodable};
+use super::{Connection, Result, big, flag, key, number, parsed, sql, undecodable};
 
 /// In the column `island` of a site's main lease.
 const MAIN: &str = "";
@@ -23,7 +22,7 @@ pub(crate) struct LeaseRecord {
     pub(crate) finished: bool,
 }
 
-fn record(row: &SqliteRow) -> Result<LeaseRecord> {
+fn record(row: &sql::Row) -> Result<LeaseRecord> {
     let island = match row.try_get("island")? {
         MAIN => None,
         _ => Some(key(row, "island")?),
@@ -41,11 +40,11 @@ fn record(row: &SqliteRow) -> Result<LeaseRecord> {
 
 /// The leases of a site and version: the main one first, then islands, the oldest first.
 pub(crate) async fn of_version(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     manifest: &Hex<32>,
 ) -> Result<Vec<LeaseRecord>> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT * FROM leases WHERE site = $1 AND manifest = $2 ORDER BY island <> '', fence",
     )
     .bind(site.to_string())
@@ -56,11 +55,8 @@ pub(crate) async fn of_version(
 }
 
 /// The leases of a site that nobody has finished.
-pub(crate) async fn open_of_site(
-    db: &mut SqliteConnection,
-    site: SiteId,
-) -> Result<Vec<LeaseRecord>> {
-    let rows = sqlx::query("SELECT * FROM leases WHERE site = $1 AND finished = 0")
+pub(crate) async fn open_of_site(db: &mut Connection, site: SiteId) -> Result<Vec<LeaseRecord>> {
+    let rows = sql::query("SELECT * FROM leases WHERE site = $1 AND finished = 0")
         .bind(site.to_string())
         .fetch_all(db)
         .await?;
@@ -68,11 +64,8 @@ pub(crate) async fn open_of_site(
 }
 
 /// The lease of a token.
-pub(crate) async fn by_token(
-    db: &mut SqliteConnection,
-    token: &str,
-) -> Result<Option<LeaseRecord>> {
-    let row = sqlx::query("SELECT * FROM leases WHERE token = $1")
+pub(crate) async fn by_token(db: &mut Connection, token: &str) -> Result<Option<LeaseRecord>> {
+    let row = sql::query("SELECT * FROM leases WHERE token = $1")
         .bind(token)
         .fetch_optional(db)
         .await?;
@@ -80,8 +73,8 @@ pub(crate) async fn by_token(
 }
 
 /// Writes a lease over the one before.
-pub(crate) async fn put(db: &mut SqliteConnection, lease: &LeaseRecord) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn put(db: &mut Connection, lease: &LeaseRecord) -> Result<()> {
+    sql::query(
         "INSERT INTO leases (site, manifest, island, holder, token, fence, finished) VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (site, manifest, island) DO UPDATE SET holder = excluded.holder, token = excluded.token,
          fence = excluded.fence, finished = excluded.finished",
@@ -99,8 +92,8 @@ pub(crate) async fn put(db: &mut SqliteConnection, lease: &LeaseRecord) -> Resul
 }
 
 /// The holder has everything.
-pub(crate) async fn finish(db: &mut SqliteConnection, token: &str) -> Result<()> {
-    sqlx::query("UPDATE leases SET finished = 1 WHERE token = $1")
+pub(crate) async fn finish(db: &mut Connection, token: &str) -> Result<()> {
+    sql::query("UPDATE leases SET finished = 1 WHERE token = $1")
         .bind(token)
         .execute(db)
         .await?;
@@ -108,8 +101,8 @@ pub(crate) async fn finish(db: &mut SqliteConnection, token: &str) -> Result<()>
 }
 
 /// The holder stops before the end: the fence stays, so that the next one is higher, and the holder counts as nobody.
-pub(crate) async fn give_up(db: &mut SqliteConnection, token: &str) -> Result<()> {
-    sqlx::query("UPDATE leases SET finished = 1, holder = $2 WHERE token = $1")
+pub(crate) async fn give_up(db: &mut Connection, token: &str) -> Result<()> {
+    sql::query("UPDATE leases SET finished = 1, holder = $2 WHERE token = $1")
         .bind(token)
         .bind(Hex([0; 32]).to_string())
         .execute(db)
@@ -126,13 +119,13 @@ fn word(kind: LeaseKind) -> &'static str {
 
 /// Adds WAN bytes to a site's account of a version.
 pub(crate) async fn count_bytes(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     version: &Hex<32>,
     kind: LeaseKind,
     bytes: u64,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO ledger (site, version, kind, wan_bytes) VALUES ($1, $2, $3, $4)
          ON CONFLICT (site, version, kind) DO UPDATE SET wan_bytes = ledger.wan_bytes + excluded.wan_bytes",
     )
@@ -146,11 +139,11 @@ pub(crate) async fn count_bytes(
 }
 
 /// The ledger.
-pub(crate) async fn ledger(db: &mut SqliteConnection) -> Result<Vec<LedgerLine>> {
-    let rows = sqlx::query(
+pub(crate) async fn ledger(db: &mut Connection) -> Result<Vec<LedgerLine>> {
+    let rows = sql::query(
         "SELECT l.*, s.name AS site_name, COALESCE(i.object_bytes, 0) AS object_bytes
          FROM ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version
-         ORDER BY s.name, i.release DESC, l.kind DESC",
+         ORDER BY s.name, COALESCE(i.release, 0) DESC, l.version, l.kind DESC",
     )
     .fetch_all(db)
     .await?;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine};
 
-use super::{Result, big, flag, json, number, parsed, to_json, undecodable};
+use super::{Connection, Result, big, flag, json, number, parsed, sql, to_json, undecodable};
 
 /// What is already known of a machine.
 #[derive(Debug, Clone, Default)]
@@ -19,11 +18,11 @@ pub(crate) struct MachineRecord {
 
 /// A machine of a site.
 pub(crate) async fn find(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     id: MachineId,
 ) -> Result<Option<MachineRecord>> {
-    let row = sqlx::query("SELECT * FROM machines WHERE site = $1 AND id = $2")
+    let row = sql::query("SELECT * FROM machines WHERE site = $1 AND id = $2")
         .bind(site.to_string())
         .bind(id.to_string())
         .fetch_optional(db)
@@ -39,7 +38,7 @@ pub(crate) async fn find(
     .transpose()
 }
 
-fn install(row: &SqliteRow) -> Result<Option<InstallReport>> {
+fn install(row: &sql::Row) -> Result<Option<InstallReport>> {
     let text: Option<String> = row.try_get("install")?;
     text.map(|t| serde_json::from_str(&t).map_err(|_| undecodable("install")))
         .transpose()
@@ -47,13 +46,13 @@ fn install(row: &SqliteRow) -> Result<Option<InstallReport>> {
 
 /// Writes a machine, new or not.
 pub(crate) async fn put(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     id: MachineId,
     machine: &MachineRecord,
     seen: u64,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO machines (site, id, admitted, approved, facts, install, seen) VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (site, id) DO UPDATE SET admitted = excluded.admitted, approved = excluded.approved,
          facts = excluded.facts, install = excluded.install, seen = excluded.seen",
@@ -71,8 +70,8 @@ pub(crate) async fn put(
 }
 
 /// A person approves it.
-pub(crate) async fn approve(db: &mut SqliteConnection, site: SiteId, id: MachineId) -> Result<()> {
-    sqlx::query("UPDATE machines SET approved = 1 WHERE site = $1 AND id = $2")
+pub(crate) async fn approve(db: &mut Connection, site: SiteId, id: MachineId) -> Result<()> {
+    sql::query("UPDATE machines SET approved = 1 WHERE site = $1 AND id = $2")
         .bind(site.to_string())
         .bind(id.to_string())
         .execute(db)
@@ -81,8 +80,8 @@ pub(crate) async fn approve(db: &mut SqliteConnection, site: SiteId, id: Machine
 }
 
 /// How many machines a site has.
-pub(crate) async fn count(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
-    let row = sqlx::query("SELECT COUNT(*) AS machines FROM machines WHERE site = $1")
+pub(crate) async fn count(db: &mut Connection, site: SiteId) -> Result<u64> {
+    let row = sql::query("SELECT COUNT(*) AS machines FROM machines WHERE site = $1")
         .bind(site.to_string())
         .fetch_one(db)
         .await?;
@@ -91,16 +90,16 @@ pub(crate) async fn count(db: &mut SqliteConnection, site: SiteId) -> Result<u64
 
 /// Machines for people, last heard of first; all, or those of one identity.
 pub(crate) async fn infos(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: Option<MachineId>,
     limit: u32,
 ) -> Result<Vec<(SiteId, Machine)>> {
     let id = id.map(|id| id.to_string());
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT m.*, s.name AS site_name FROM machines m JOIN sites s ON s.id = m.site
          WHERE $1 IS NULL OR m.id = $1 ORDER BY m.seen DESC, m.id LIMIT $2",
     )
-    .bind(&id)
+    .bind(id.as_deref())
     .bind(i64::from(limit))
     .fetch_all(&mut *db)
     .await?;
@@ -127,10 +126,10 @@ pub(crate) async fn infos(
 }
 
 async fn completed_orders(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: Option<&str>,
 ) -> Result<BTreeMap<(SiteId, MachineId), Vec<u64>>> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT site, machine, order_number FROM completions WHERE $1 IS NULL OR machine = $1 ORDER BY order_number",
     )
     .bind(id)
@@ -149,12 +148,12 @@ async fn completed_orders(
 
 /// Stores proof that a machine finished an order. The first proof stays. Returns whether it is this one.
 pub(crate) async fn complete(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     completion: &trust_format::Completion,
     document: &[u8],
 ) -> Result<bool> {
-    let added = sqlx::query(
+    let added = sql::query(
         "INSERT INTO completions (site, machine, order_number, node_key, document) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (site, machine, order_number) DO NOTHING",
     )
@@ -165,17 +164,17 @@ pub(crate) async fn complete(
     .bind(document)
     .execute(db)
     .await?;
-    Ok(added.rows_affected() > 0)
+    Ok(added > 0)
 }
 
 /// Whether a machine finished an order.
 pub(crate) async fn has_completed(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     id: MachineId,
     order: u64,
 ) -> Result<bool> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT 1 FROM completions WHERE site = $1 AND machine = $2 AND order_number = $3",
     )
     .bind(site.to_string())
@@ -188,25 +187,25 @@ pub(crate) async fn has_completed(
 
 /// The newest proofs of a site, newest order first.
 pub(crate) async fn completions(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     limit: u32,
 ) -> Result<Vec<Vec<u8>>> {
-    sqlx::query_scalar("SELECT document FROM completions WHERE site = $1 ORDER BY order_number DESC, machine LIMIT $2")
+    sql::query("SELECT document FROM completions WHERE site = $1 ORDER BY order_number DESC, machine LIMIT $2")
         .bind(site.to_string())
         .bind(i64::from(limit))
-        .fetch_all(db)
+        .fetch_values(db, "document")
         .await
 }
 
 /// The newest order whose proof names this node as the one that was put on the machine's disk.
 pub(crate) async fn order_that_put(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     id: MachineId,
     node: PublicKey,
 ) -> Result<Option<u64>> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT order_number FROM completions WHERE site = $1 AND machine = $2 AND node_key = $3 ORDER BY order_number DESC LIMIT 1",
     )
     .bind(site.to_string())

@@ -1,10 +1,9 @@
 //! Nodes.
 
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{Facts, Hex, NodeInfo, PeerAddress};
 
-use super::{Result, big, flag, key, number, parsed, parsed_option, to_json};
+use super::{Connection, Result, big, flag, key, number, parsed, parsed_option, sql, to_json};
 
 /// A node as stored. It is *living* when it is not revoked, and no other has its place; or one has and it is heard of all the same.
 #[derive(Debug, Clone)]
@@ -80,11 +79,8 @@ impl Origin {
 }
 
 /// A node.
-pub(crate) async fn find(
-    db: &mut SqliteConnection,
-    node: &PublicKey,
-) -> Result<Option<NodeRecord>> {
-    let row = sqlx::query("SELECT * FROM nodes WHERE node_key = $1")
+pub(crate) async fn find(db: &mut Connection, node: &PublicKey) -> Result<Option<NodeRecord>> {
+    let row = sql::query("SELECT * FROM nodes WHERE node_key = $1")
         .bind(node.to_string())
         .fetch_optional(db)
         .await?;
@@ -92,7 +88,7 @@ pub(crate) async fn find(
 }
 
 /// A node in a row of the whole table.
-pub(super) fn record(row: &SqliteRow) -> Result<NodeRecord> {
+pub(super) fn record(row: &sql::Row) -> Result<NodeRecord> {
     let by = parsed_option::<Hex<32>>(row, "replaced_by")?;
     let (since, heard_again) = (number(row, "replaced")?, number(row, "heard_again")?);
     Ok(NodeRecord {
@@ -118,12 +114,12 @@ pub(super) fn record(row: &SqliteRow) -> Result<NodeRecord> {
 
 /// Adds a node that was not heard of yet.
 pub(crate) async fn insert(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     node: &NodeRecord,
     origin: Origin,
     facts: Option<&Facts>,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO nodes (node_key, site, name, machine, origin, facts, certificate, revoked, seen, reports, order_number)
          VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, $8)",
     )
@@ -141,12 +137,12 @@ pub(crate) async fn insert(
 }
 
 /// Revokes a node and ends its leases and those of agents that it vouches for; others may take them at once.
-pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Result<()> {
-    sqlx::query("UPDATE nodes SET revoked = 1 WHERE node_key = $1")
+pub(crate) async fn revoke(db: &mut Connection, node: &PublicKey) -> Result<()> {
+    sql::query("UPDATE nodes SET revoked = 1 WHERE node_key = $1")
         .bind(node.to_string())
         .execute(&mut *db)
         .await?;
-    sqlx::query(
+    sql::query(
         "UPDATE leases SET finished = 1 WHERE holder = $1
          OR holder IN (SELECT agent_key FROM agents WHERE issuer = $1 OR certified = $1)",
     )
@@ -154,7 +150,7 @@ pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Resul
     .execute(&mut *db)
     .await?;
     // people decided between it and the one whose place it had and that was heard all the same
-    sqlx::query(
+    sql::query(
         "UPDATE nodes SET replaced_by = NULL, replaced = 0, heard_again = 0
          WHERE replaced_by = $1 AND heard_again > 0 AND revoked = 0",
     )
@@ -165,8 +161,8 @@ pub(crate) async fn revoke(db: &mut SqliteConnection, node: &PublicKey) -> Resul
 }
 
 /// When a living node was last heard of, in seconds since 1970.
-pub(crate) async fn seen(db: &mut SqliteConnection, node: &PublicKey) -> Result<Option<u64>> {
-    let row = sqlx::query(
+pub(crate) async fn seen(db: &mut Connection, node: &PublicKey) -> Result<Option<u64>> {
+    let row = sql::query(
         "SELECT seen FROM nodes WHERE node_key = $1
          AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0)",
     )
@@ -178,13 +174,13 @@ pub(crate) async fn seen(db: &mut SqliteConnection, node: &PublicKey) -> Result<
 
 /// The node was heard of; its reports are stored up to a number.
 pub(crate) async fn heard(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     node: &PublicKey,
     seen: u64,
     address: Option<&str>,
     reports: u64,
 ) -> Result<()> {
-    sqlx::query("UPDATE nodes SET seen = $2, address = COALESCE($3, address), reports = $4 WHERE node_key = $1")
+    sql::query("UPDATE nodes SET seen = $2, address = COALESCE($3, address), reports = $4 WHERE node_key = $1")
         .bind(node.to_string())
         .bind(big(seen))
         .bind(address)
@@ -194,7 +190,7 @@ pub(crate) async fn heard(
     Ok(())
 }
 
-fn info(row: &SqliteRow) -> Result<NodeInfo> {
+fn info(row: &sql::Row) -> Result<NodeInfo> {
     Ok(NodeInfo {
         key: Hex(key(row, "node_key")?.0),
         site: row.try_get("site_name")?,
@@ -211,11 +207,8 @@ fn info(row: &SqliteRow) -> Result<NodeInfo> {
 }
 
 /// One node for people.
-pub(crate) async fn info_of(
-    db: &mut SqliteConnection,
-    node: &PublicKey,
-) -> Result<Option<NodeInfo>> {
-    let row = sqlx::query(
+pub(crate) async fn info_of(db: &mut Connection, node: &PublicKey) -> Result<Option<NodeInfo>> {
+    let row = sql::query(
         "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site WHERE n.node_key = $1",
     )
     .bind(node.to_string())
@@ -225,8 +218,8 @@ pub(crate) async fn info_of(
 }
 
 /// Nodes for people: the living first, and last heard of first.
-pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<NodeInfo>> {
-    let rows = sqlx::query(
+pub(crate) async fn infos(db: &mut Connection, limit: u32) -> Result<Vec<NodeInfo>> {
+    let rows = sql::query(
         "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site
          ORDER BY n.revoked, n.replaced_by IS NOT NULL AND n.heard_again = 0, n.seen DESC, n.node_key LIMIT $1",
     )
@@ -238,12 +231,12 @@ pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<N
 
 /// Where the site's other living nodes were last heard of, newest first.
 pub(crate) async fn peers(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     except: &PublicKey,
     limit: u32,
 ) -> Result<Vec<PeerAddress>> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT node_key, address FROM nodes
          WHERE site = $1 AND node_key <> $2 AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0)
             AND address IS NOT NULL

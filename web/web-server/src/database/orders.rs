@@ -1,10 +1,9 @@
 //! Orders.
 
-use sqlx::{Row, SqliteConnection};
 use trust_format::{MachineId, Order, SiteId};
 use web_api::{Hex, OrderInfo};
 
-use super::{Result, big, flag, number, parsed, parsed_option, unix_seconds};
+use super::{Connection, Result, big, flag, number, parsed, parsed_option, sql, unix_seconds};
 
 /// What an order says, without its signature.
 #[derive(Debug, Clone)]
@@ -14,8 +13,8 @@ pub(crate) struct OrderRecord {
 }
 
 /// How many a site has.
-pub(crate) async fn count(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
-    let row = sqlx::query("SELECT COUNT(*) AS number FROM orders WHERE site = $1")
+pub(crate) async fn count(db: &mut Connection, site: SiteId) -> Result<u64> {
+    let row = sql::query("SELECT COUNT(*) AS number FROM orders WHERE site = $1")
         .bind(site.to_string())
         .fetch_one(db)
         .await?;
@@ -23,12 +22,8 @@ pub(crate) async fn count(db: &mut SqliteConnection, site: SiteId) -> Result<u64
 }
 
 /// Adds an order.
-pub(crate) async fn insert(
-    db: &mut SqliteConnection,
-    order: &Order,
-    document: &[u8],
-) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn insert(db: &mut Connection, order: &Order, document: &[u8]) -> Result<()> {
+    sql::query(
         "INSERT INTO orders (site, number, version, machine, erase, document, made) VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(order.site.to_string())
@@ -45,11 +40,11 @@ pub(crate) async fn insert(
 
 /// One order.
 pub(crate) async fn find(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     number: u64,
 ) -> Result<Option<OrderRecord>> {
-    let row = sqlx::query("SELECT version, machine FROM orders WHERE site = $1 AND number = $2")
+    let row = sql::query("SELECT version, machine FROM orders WHERE site = $1 AND number = $2")
         .bind(site.to_string())
         .bind(big(number))
         .fetch_optional(db)
@@ -64,12 +59,8 @@ pub(crate) async fn find(
 }
 
 /// Whether any order of the site names a version.
-pub(crate) async fn names(
-    db: &mut SqliteConnection,
-    site: SiteId,
-    version: &Hex<32>,
-) -> Result<bool> {
-    let row = sqlx::query("SELECT 1 FROM orders WHERE site = $1 AND version = $2 LIMIT 1")
+pub(crate) async fn names(db: &mut Connection, site: SiteId, version: &Hex<32>) -> Result<bool> {
+    let row = sql::query("SELECT 1 FROM orders WHERE site = $1 AND version = $2 LIMIT 1")
         .bind(site.to_string())
         .bind(version.to_string())
         .fetch_optional(db)
@@ -79,24 +70,23 @@ pub(crate) async fn names(
 
 /// The newest signed orders of a site, newest last.
 pub(crate) async fn documents(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     limit: u32,
 ) -> Result<Vec<Vec<u8>>> {
-    let mut documents: Vec<Vec<u8>> = sqlx::query_scalar(
-        "SELECT document FROM orders WHERE site = $1 ORDER BY number DESC LIMIT $2",
-    )
-    .bind(site.to_string())
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
+    let mut documents: Vec<Vec<u8>> =
+        sql::query("SELECT document FROM orders WHERE site = $1 ORDER BY number DESC LIMIT $2")
+            .bind(site.to_string())
+            .bind(i64::from(limit))
+            .fetch_values(db, "document")
+            .await?;
     documents.reverse();
     Ok(documents)
 }
 
 /// Orders for people, newest first.
-pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<OrderInfo>> {
-    let rows = sqlx::query(
+pub(crate) async fn infos(db: &mut Connection, limit: u32) -> Result<Vec<OrderInfo>> {
+    let rows = sql::query(
         "SELECT o.*, s.name AS site_name, i.name AS image_name,
             (SELECT COUNT(*) FROM completions c WHERE c.site = o.site AND c.order_number = o.number) AS completed
          FROM orders o JOIN sites s ON s.id = o.site JOIN images i ON i.version = o.version

@@ -1,9 +1,8 @@
 //! Nodes whose place another has, and nodes by name.
 
-use sqlx::{Row, SqliteConnection};
 use trust_format::{MachineId, PublicKey, SiteId};
 
-use super::{Result, big, key, nodes, nodes::NodeRecord, unix_seconds};
+use super::{Connection, Result, big, key, nodes, nodes::NodeRecord, sql, unix_seconds};
 
 /// A node that came onto a machine's disk.
 #[derive(Debug, Clone, Copy)]
@@ -18,27 +17,21 @@ pub(crate) struct Arrival {
 }
 
 /// Nodes whose key begins with these lower-case digits, at most two.
-pub(crate) async fn by_beginning(
-    db: &mut SqliteConnection,
-    digits: &str,
-) -> Result<Vec<NodeRecord>> {
-    let rows = sqlx::query(
-        "SELECT * FROM nodes WHERE substr(node_key, 1, $2) = $1 ORDER BY node_key LIMIT 2",
-    )
-    .bind(digits)
-    .bind(i64::try_from(digits.len()).unwrap_or(i64::MAX))
-    .fetch_all(db)
-    .await?;
+pub(crate) async fn by_beginning(db: &mut Connection, digits: &str) -> Result<Vec<NodeRecord>> {
+    let rows = sql::query("SELECT * FROM nodes WHERE node_key LIKE $1 ORDER BY node_key LIMIT 2")
+        .bind(format!("{digits}%"))
+        .fetch_all(db)
+        .await?;
     rows.iter().map(nodes::record).collect()
 }
 
 /// Another living node of the site that has this name.
 pub(crate) async fn namesake(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     node: &NodeRecord,
     name: &str,
 ) -> Result<Option<PublicKey>> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT node_key FROM nodes WHERE site = $1 AND name = $2 AND node_key <> $3
          AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0) ORDER BY node_key LIMIT 1",
     )
@@ -52,29 +45,29 @@ pub(crate) async fn namesake(
 
 /// The name of the living node on a machine, the newest first.
 pub(crate) async fn name_on(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     machine: MachineId,
 ) -> Result<Option<String>> {
-    sqlx::query_scalar(
+    sql::query(
         "SELECT name FROM nodes WHERE site = $1 AND machine = $2
          AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0)
          ORDER BY order_number DESC, seen DESC, node_key LIMIT 1",
     )
     .bind(site.to_string())
     .bind(machine.to_string())
-    .fetch_optional(db)
+    .fetch_value(db, "name")
     .await
 }
 
 /// Writes a node's name, and the certificate that says it for the node to take.
 pub(crate) async fn rename(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     node: &PublicKey,
     name: &str,
     certificate: &[u8],
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "UPDATE nodes SET name = $2, certificate = $3, certificate_taken = 0 WHERE node_key = $1",
     )
     .bind(node.to_string())
@@ -87,11 +80,8 @@ pub(crate) async fn rename(
 
 /// The node that came later onto the same disk: under a higher order, or under the same one when its completion names that node and the
 /// arrival has none. News of an earlier node may come last.
-pub(crate) async fn successor(
-    db: &mut SqliteConnection,
-    arrival: &Arrival,
-) -> Result<Option<PublicKey>> {
-    let row = sqlx::query(
+pub(crate) async fn successor(db: &mut Connection, arrival: &Arrival) -> Result<Option<PublicKey>> {
+    let row = sql::query(
         "SELECT c.node_key FROM (
             SELECT node_key, order_number, 0 AS proven FROM nodes WHERE site = $1 AND machine = $2 AND seen > 0
             UNION ALL
@@ -113,8 +103,8 @@ pub(crate) async fn successor(
 }
 
 /// The node is on its machine now, under this order.
-pub(crate) async fn take_place(db: &mut SqliteConnection, arrival: &Arrival) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn take_place(db: &mut Connection, arrival: &Arrival) -> Result<()> {
+    sql::query(
         "UPDATE nodes SET replaced_by = NULL, replaced = 0, heard_again = 0,
             order_number = CASE WHEN order_number < $4 THEN $4 ELSE order_number END
          WHERE site = $1 AND machine = $2 AND node_key = $3",
@@ -130,10 +120,10 @@ pub(crate) async fn take_place(db: &mut SqliteConnection, arrival: &Arrival) -> 
 
 /// Nodes that were on the machine before this one, and whose place no other has, or whose place it has already.
 pub(crate) async fn predecessors(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     arrival: &Arrival,
 ) -> Result<Vec<NodeRecord>> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT * FROM nodes WHERE site = $1 AND machine = $2 AND node_key <> $3 AND order_number <= $4
          AND (replaced_by IS NULL OR heard_again > 0 OR replaced_by = $3) ORDER BY node_key",
     )
@@ -147,8 +137,8 @@ pub(crate) async fn predecessors(
 }
 
 /// A node has another one's place from now on.
-pub(crate) async fn mark(db: &mut SqliteConnection, old: &PublicKey, by: &PublicKey) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn mark(db: &mut Connection, old: &PublicKey, by: &PublicKey) -> Result<()> {
+    sql::query(
         "UPDATE nodes SET replaced_by = $2, replaced = $3, heard_again = 0 WHERE node_key = $1",
     )
     .bind(old.to_string())
@@ -161,12 +151,12 @@ pub(crate) async fn mark(db: &mut SqliteConnection, old: &PublicKey, by: &Public
 
 /// People are told that a replaced node is heard of. False when somebody told them since it was looked at.
 pub(crate) async fn tell(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     old: &PublicKey,
     replaced: &nodes::Replaced,
     now: u64,
 ) -> Result<bool> {
-    let told = sqlx::query(
+    let told = sql::query(
         "UPDATE nodes SET heard_again = $4 WHERE node_key = $1 AND replaced_by = $2 AND heard_again = $3",
     )
     .bind(old.to_string())
@@ -175,17 +165,17 @@ pub(crate) async fn tell(
     .bind(big(now))
     .execute(db)
     .await?;
-    Ok(told.rows_affected() > 0)
+    Ok(told > 0)
 }
 
 /// The newest completion of a machine that names a node.
 pub(crate) async fn completion_of(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     machine: MachineId,
     node: &PublicKey,
 ) -> Result<Option<Vec<u8>>> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT document FROM completions WHERE site = $1 AND machine = $2 AND node_key = $3
          ORDER BY order_number DESC LIMIT 1",
     )

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, SqliteConnection};
 use trust_format::{
     CONSOLE_CODE_BYTES, KnownMachine, MACHINE_SIGNS_MAX, MachineId, ROSTER_MACHINES_MAX,
     ROSTER_SHARED_SIGNS_MAX, Sign, SiteId, TpmKey,
 };
 use web_api::{Facts, Hex};
 
-use super::{Result, big, flag, json, parsed, parsed_option, to_json, undecodable, unix_seconds};
+use super::{
+    Connection, Result, big, flag, json, parsed, parsed_option, sql, to_json, undecodable,
+    unix_seconds,
+};
 
 /// A site's PIN, without the PIN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,14 +35,14 @@ pub(crate) fn signs_of(facts: &Facts) -> Vec<Sign> {
 
 /// Keeps the signs and the TPM that a machine was seen with. Returns whether the roster has to change.
 pub(crate) async fn saw(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     machine: MachineId,
     facts: &Facts,
 ) -> Result<bool> {
     let mut is_news = false;
     for sign in signs_of(facts) {
-        let known = sqlx::query(
+        let known = sql::query(
             "UPDATE machine_signs SET seen = $4 WHERE site = $1 AND machine = $2 AND sign = $3",
         )
         .bind(site.to_string())
@@ -49,9 +51,9 @@ pub(crate) async fn saw(
         .bind(big(unix_seconds()))
         .execute(&mut *db)
         .await?;
-        if known.rows_affected() == 0 {
+        if known == 0 {
             is_news = true;
-            sqlx::query(
+            sql::query(
                 "INSERT INTO machine_signs (site, machine, sign, seen) VALUES ($1, $2, $3, $4)",
             )
             .bind(site.to_string())
@@ -63,7 +65,7 @@ pub(crate) async fn saw(
         }
     }
     if let Some(tpm) = &facts.tpm {
-        let changed = sqlx::query(
+        let changed = sql::query(
             "UPDATE machines SET tpm = $3 WHERE site = $1 AND id = $2 AND (tpm IS NULL OR tpm <> $3)",
         )
         .bind(site.to_string())
@@ -71,19 +73,19 @@ pub(crate) async fn saw(
         .bind(tpm.to_string())
         .execute(db)
         .await?;
-        is_news |= changed.rows_affected() > 0;
+        is_news |= changed > 0;
     }
     Ok(is_news)
 }
 
 /// A person looked at the agent with this code: it is the machine.
 pub(crate) async fn set_code(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     machine: MachineId,
     code: &str,
 ) -> Result<()> {
-    sqlx::query("UPDATE machines SET code = $3 WHERE site = $1 AND id = $2")
+    sql::query("UPDATE machines SET code = $3 WHERE site = $1 AND id = $2")
         .bind(site.to_string())
         .bind(machine.to_string())
         .bind(code)
@@ -93,9 +95,9 @@ pub(crate) async fn set_code(
 }
 
 /// Machines that were approved or admitted, ascending; those that were approved and heard of last, if there are too many.
-pub(crate) async fn machines(db: &mut SqliteConnection, site: SiteId) -> Result<Vec<KnownMachine>> {
+pub(crate) async fn machines(db: &mut Connection, site: SiteId) -> Result<Vec<KnownMachine>> {
     let mut signs = all_signs(db, site).await?;
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT id, approved, facts, tpm, code FROM machines WHERE site = $1 AND (approved = 1 OR admitted = 1)
          ORDER BY approved DESC, seen DESC, id LIMIT $2",
     )
@@ -130,11 +132,8 @@ pub(crate) async fn machines(db: &mut SqliteConnection, site: SiteId) -> Result<
     Ok(machines)
 }
 
-async fn all_signs(
-    db: &mut SqliteConnection,
-    site: SiteId,
-) -> Result<BTreeMap<MachineId, Vec<Sign>>> {
-    let rows = sqlx::query(
+async fn all_signs(db: &mut Connection, site: SiteId) -> Result<BTreeMap<MachineId, Vec<Sign>>> {
+    let rows = sql::query(
         "SELECT machine, sign FROM machine_signs WHERE site = $1 ORDER BY seen DESC, sign",
     )
     .bind(site.to_string())
@@ -152,8 +151,8 @@ async fn all_signs(
 }
 
 /// Signs that count for nobody in the site.
-pub(crate) async fn shared(db: &mut SqliteConnection, site: SiteId) -> Result<Vec<Sign>> {
-    let rows = sqlx::query("SELECT sign FROM shared_signs WHERE site = $1 ORDER BY sign LIMIT $2")
+pub(crate) async fn shared(db: &mut Connection, site: SiteId) -> Result<Vec<Sign>> {
+    let rows = sql::query("SELECT sign FROM shared_signs WHERE site = $1 ORDER BY sign LIMIT $2")
         .bind(site.to_string())
         .bind(i64::try_from(ROSTER_SHARED_SIGNS_MAX).unwrap_or(i64::MAX))
         .fetch_all(db)
@@ -164,13 +163,8 @@ pub(crate) async fn shared(db: &mut SqliteConnection, site: SiteId) -> Result<Ve
 }
 
 /// Several machines carry this sign.
-pub(crate) async fn share(
-    db: &mut SqliteConnection,
-    site: SiteId,
-    sign: Sign,
-    what: &str,
-) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn share(db: &mut Connection, site: SiteId, sign: Sign, what: &str) -> Result<()> {
+    sql::query(
         "INSERT INTO shared_signs (site, sign, what) VALUES ($1, $2, $3) ON CONFLICT (site, sign) DO NOTHING",
     )
     .bind(site.to_string())
@@ -182,11 +176,8 @@ pub(crate) async fn share(
 }
 
 /// The PIN of a site, and its number.
-pub(crate) async fn pin(
-    db: &mut SqliteConnection,
-    site: SiteId,
-) -> Result<(u64, Option<StoredPin>)> {
-    let row = sqlx::query("SELECT pin_number, pin FROM sites WHERE id = $1")
+pub(crate) async fn pin(db: &mut Connection, site: SiteId) -> Result<(u64, Option<StoredPin>)> {
+    let row = sql::query("SELECT pin_number, pin FROM sites WHERE id = $1")
         .bind(site.to_string())
         .fetch_one(db)
         .await?;
@@ -197,11 +188,11 @@ pub(crate) async fn pin(
 
 /// Sets another PIN under the next number, or none.
 pub(crate) async fn set_pin(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     pin: Option<&StoredPin>,
 ) -> Result<()> {
-    sqlx::query("UPDATE sites SET pin = $2, pin_number = pin_number + 1 WHERE id = $1")
+    sql::query("UPDATE sites SET pin = $2, pin_number = pin_number + 1 WHERE id = $1")
         .bind(site.to_string())
         .bind(pin.map(to_json).transpose()?)
         .execute(db)

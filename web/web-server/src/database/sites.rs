@@ -1,10 +1,9 @@
 //! Sites and what their channels are made of.
 
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{PublicKey, SiteId};
 use web_api::{Hex, SiteInfo, SiteUnknown};
 
-use super::{Result, big, flag, key, number, parsed, parsed_option, undecodable};
+use super::{Connection, Result, big, flag, key, number, parsed, parsed_option, sql, undecodable};
 
 /// A site as stored.
 #[derive(Debug, Clone)]
@@ -24,7 +23,7 @@ pub(crate) struct SiteRecord {
     pub(crate) roster: Vec<u8>,
 }
 
-fn record(row: &SqliteRow) -> Result<SiteRecord> {
+fn record(row: &sql::Row) -> Result<SiteRecord> {
     Ok(SiteRecord {
         id: parsed(row, "id")?,
         name: row.try_get("name")?,
@@ -57,26 +56,27 @@ fn word(unknown: SiteUnknown) -> &'static str {
 
 /// Adds a site without a channel.
 pub(crate) async fn insert(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     id: SiteId,
     name: &str,
     unknown: SiteUnknown,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO sites (id, name, unknown, provisional, release_floor, revocation, channel_number, channel)
-         VALUES ($1, $2, $3, 1, 0, 0, 0, x'')",
+         VALUES ($1, $2, $3, 1, 0, 0, 0, $4)",
     )
     .bind(id.to_string())
     .bind(name)
     .bind(word(unknown))
+    .bind(&[] as &[u8])
     .execute(db)
     .await?;
     Ok(())
 }
 
 /// Writes everything but the name.
-pub(crate) async fn update(db: &mut SqliteConnection, site: &SiteRecord) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn update(db: &mut Connection, site: &SiteRecord) -> Result<()> {
+    sql::query(
         "UPDATE sites SET unknown = $2, provisional = $3, release_floor = $4, image = $5, revocation = $6,
          channel_number = $7, channel = $8, roster_number = $9, roster = $10 WHERE id = $1",
     )
@@ -96,8 +96,8 @@ pub(crate) async fn update(db: &mut SqliteConnection, site: &SiteRecord) -> Resu
 }
 
 /// The site of a name.
-pub(crate) async fn by_name(db: &mut SqliteConnection, name: &str) -> Result<Option<SiteRecord>> {
-    let row = sqlx::query("SELECT * FROM sites WHERE name = $1")
+pub(crate) async fn by_name(db: &mut Connection, name: &str) -> Result<Option<SiteRecord>> {
+    let row = sql::query("SELECT * FROM sites WHERE name = $1")
         .bind(name)
         .fetch_optional(db)
         .await?;
@@ -105,8 +105,8 @@ pub(crate) async fn by_name(db: &mut SqliteConnection, name: &str) -> Result<Opt
 }
 
 /// The site of an identity.
-pub(crate) async fn by_id(db: &mut SqliteConnection, id: SiteId) -> Result<Option<SiteRecord>> {
-    let row = sqlx::query("SELECT * FROM sites WHERE id = $1")
+pub(crate) async fn by_id(db: &mut Connection, id: SiteId) -> Result<Option<SiteRecord>> {
+    let row = sql::query("SELECT * FROM sites WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(db)
         .await?;
@@ -114,21 +114,21 @@ pub(crate) async fn by_id(db: &mut SqliteConnection, id: SiteId) -> Result<Optio
 }
 
 /// Identities of all sites.
-pub(crate) async fn ids(db: &mut SqliteConnection) -> Result<Vec<SiteId>> {
-    let rows = sqlx::query("SELECT id FROM sites ORDER BY name")
+pub(crate) async fn ids(db: &mut Connection) -> Result<Vec<SiteId>> {
+    let rows = sql::query("SELECT id FROM sites ORDER BY name")
         .fetch_all(db)
         .await?;
     rows.iter().map(|row| parsed(row, "id")).collect()
 }
 
 /// All sites by name, or one, for people.
-pub(crate) async fn infos(db: &mut SqliteConnection, name: Option<&str>) -> Result<Vec<SiteInfo>> {
-    let rows = sqlx::query(
+pub(crate) async fn infos(db: &mut Connection, name: Option<&str>) -> Result<Vec<SiteInfo>> {
+    let rows = sql::query(
         "SELECT s.*,
             (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
                 AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
             (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
-            (SELECT COALESCE(SUM(l.wan_bytes), 0) FROM ledger l WHERE l.site = s.id) AS wan_bytes
+            (SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id) AS wan_bytes
          FROM sites s WHERE $1 IS NULL OR s.name = $1 ORDER BY s.name",
     )
     .bind(name)
@@ -152,9 +152,9 @@ pub(crate) async fn infos(db: &mut SqliteConnection, name: Option<&str>) -> Resu
 }
 
 /// Keys of the site's revoked nodes.
-pub(crate) async fn revoked(db: &mut SqliteConnection, site: SiteId) -> Result<Vec<PublicKey>> {
+pub(crate) async fn revoked(db: &mut Connection, site: SiteId) -> Result<Vec<PublicKey>> {
     let rows =
-        sqlx::query("SELECT node_key FROM nodes WHERE site = $1 AND revoked = 1 ORDER BY node_key")
+        sql::query("SELECT node_key FROM nodes WHERE site = $1 AND revoked = 1 ORDER BY node_key")
             .bind(site.to_string())
             .fetch_all(db)
             .await?;

@@ -1,10 +1,9 @@
 //! Enrolment tokens. The secret is never stored, only its hash.
 
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use trust_format::{PublicKey, SiteId};
 use web_api::{Hex, TokenInfo};
 
-use super::{Result, big, flag, number, parsed, parsed_option, unix_seconds};
+use super::{Connection, Result, big, flag, number, parsed, parsed_option, sql, unix_seconds};
 
 /// A token as stored.
 #[derive(Debug, Clone)]
@@ -19,7 +18,7 @@ pub(crate) struct TokenRecord {
     pub(crate) replaces: Option<PublicKey>,
 }
 
-fn record(row: &SqliteRow) -> Result<TokenRecord> {
+fn record(row: &sql::Row) -> Result<TokenRecord> {
     let key = |column| -> Result<_> {
         Ok(parsed_option::<Hex<32>>(row, column)?.map(|k| PublicKey(k.0)))
     };
@@ -49,7 +48,7 @@ impl TokenRecord {
     }
 }
 
-fn info(row: &SqliteRow) -> Result<TokenInfo> {
+fn info(row: &sql::Row) -> Result<TokenInfo> {
     let token = record(row)?;
     Ok(TokenInfo {
         id: token.id,
@@ -62,13 +61,13 @@ fn info(row: &SqliteRow) -> Result<TokenInfo> {
 
 /// Adds a token.
 pub(crate) async fn insert(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     secret_hash: &Hex<32>,
     expires: u64,
     replaces: Option<&PublicKey>,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO tokens (site, secret_hash, expires, revoked, frozen, replaces) VALUES ($1, $2, $3, 0, 0, $4)",
     )
     .bind(site.to_string())
@@ -82,10 +81,10 @@ pub(crate) async fn insert(
 
 /// The token of a secret.
 pub(crate) async fn by_hash(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     secret_hash: &Hex<32>,
 ) -> Result<Option<TokenRecord>> {
-    let row = sqlx::query("SELECT * FROM tokens WHERE secret_hash = $1")
+    let row = sql::query("SELECT * FROM tokens WHERE secret_hash = $1")
         .bind(secret_hash.to_string())
         .fetch_optional(db)
         .await?;
@@ -93,8 +92,8 @@ pub(crate) async fn by_hash(
 }
 
 /// One token for people.
-pub(crate) async fn by_id(db: &mut SqliteConnection, id: u64) -> Result<Option<TokenInfo>> {
-    let row = sqlx::query("SELECT t.*, s.name AS site_name FROM tokens t JOIN sites s ON s.id = t.site WHERE t.id = $1")
+pub(crate) async fn by_id(db: &mut Connection, id: u64) -> Result<Option<TokenInfo>> {
+    let row = sql::query("SELECT t.*, s.name AS site_name FROM tokens t JOIN sites s ON s.id = t.site WHERE t.id = $1")
         .bind(big(id))
         .fetch_optional(db)
         .await?;
@@ -102,8 +101,8 @@ pub(crate) async fn by_id(db: &mut SqliteConnection, id: u64) -> Result<Option<T
 }
 
 /// The site's tokens for people, newest first.
-pub(crate) async fn of_site(db: &mut SqliteConnection, site: SiteId) -> Result<Vec<TokenInfo>> {
-    let rows = sqlx::query(
+pub(crate) async fn of_site(db: &mut Connection, site: SiteId) -> Result<Vec<TokenInfo>> {
+    let rows = sql::query(
         "SELECT t.*, s.name AS site_name FROM tokens t JOIN sites s ON s.id = t.site
          WHERE t.site = $1 ORDER BY t.id DESC LIMIT 1000",
     )
@@ -114,8 +113,8 @@ pub(crate) async fn of_site(db: &mut SqliteConnection, site: SiteId) -> Result<V
 }
 
 /// The token is spent.
-pub(crate) async fn spend(db: &mut SqliteConnection, id: u64, by: &PublicKey) -> Result<()> {
-    sqlx::query("UPDATE tokens SET used_by = $2 WHERE id = $1")
+pub(crate) async fn spend(db: &mut Connection, id: u64, by: &PublicKey) -> Result<()> {
+    sql::query("UPDATE tokens SET used_by = $2 WHERE id = $1")
         .bind(big(id))
         .bind(by.to_string())
         .execute(db)
@@ -124,8 +123,8 @@ pub(crate) async fn spend(db: &mut SqliteConnection, id: u64, by: &PublicKey) ->
 }
 
 /// The token was used twice.
-pub(crate) async fn freeze(db: &mut SqliteConnection, id: u64) -> Result<()> {
-    sqlx::query("UPDATE tokens SET frozen = 1 WHERE id = $1")
+pub(crate) async fn freeze(db: &mut Connection, id: u64) -> Result<()> {
+    sql::query("UPDATE tokens SET frozen = 1 WHERE id = $1")
         .bind(big(id))
         .execute(db)
         .await?;
@@ -133,8 +132,8 @@ pub(crate) async fn freeze(db: &mut SqliteConnection, id: u64) -> Result<()> {
 }
 
 /// A person took it back.
-pub(crate) async fn revoke(db: &mut SqliteConnection, id: u64) -> Result<()> {
-    sqlx::query("UPDATE tokens SET revoked = 1 WHERE id = $1")
+pub(crate) async fn revoke(db: &mut Connection, id: u64) -> Result<()> {
+    sql::query("UPDATE tokens SET revoked = 1 WHERE id = $1")
         .bind(big(id))
         .execute(db)
         .await?;

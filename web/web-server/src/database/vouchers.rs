@@ -1,20 +1,19 @@
 //! Vouchers, and the machines whose rights came from them.
 
-use sqlx::{Row, SqliteConnection};
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{Hex, VoucherInfo};
 
-use super::{Result, big, flag, key, number};
+use super::{Connection, Result, big, flag, key, number, sql};
 
 /// A voucher that was made.
 pub(crate) async fn insert(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     voucher: &PublicKey,
     machines: u16,
     order: Option<u64>,
     made: u64,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO vouchers (node_key, machines, order_number, made) VALUES ($1, $2, $3, $4)",
     )
     .bind(voucher.to_string())
@@ -27,8 +26,8 @@ pub(crate) async fn insert(
 }
 
 /// Vouchers of a site that are not revoked.
-pub(crate) async fn living(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
-    let row = sqlx::query(
+pub(crate) async fn living(db: &mut Connection, site: SiteId) -> Result<u64> {
+    let row = sql::query(
         "SELECT COUNT(*) AS n FROM vouchers JOIN nodes USING (node_key) WHERE site = $1 AND revoked = 0",
     )
     .bind(site.to_string())
@@ -39,12 +38,12 @@ pub(crate) async fn living(db: &mut SqliteConnection, site: SiteId) -> Result<u6
 
 /// Whether a machine is beyond what the voucher allows; nothing of one that was not seen under it.
 pub(crate) async fn is_beyond(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     voucher: &PublicKey,
     machine: MachineId,
 ) -> Result<Option<bool>> {
     let row =
-        sqlx::query("SELECT beyond FROM voucher_machines WHERE node_key = $1 AND machine = $2")
+        sql::query("SELECT beyond FROM voucher_machines WHERE node_key = $1 AND machine = $2")
             .bind(voucher.to_string())
             .bind(machine.to_string())
             .fetch_optional(db)
@@ -53,12 +52,8 @@ pub(crate) async fn is_beyond(
 }
 
 /// Machines seen under a voucher: those that it allows, or those beyond.
-pub(crate) async fn count(
-    db: &mut SqliteConnection,
-    voucher: &PublicKey,
-    beyond: bool,
-) -> Result<u64> {
-    let row = sqlx::query(
+pub(crate) async fn count(db: &mut Connection, voucher: &PublicKey, beyond: bool) -> Result<u64> {
+    let row = sql::query(
         "SELECT COUNT(*) AS n FROM voucher_machines WHERE node_key = $1 AND beyond = $2",
     )
     .bind(voucher.to_string())
@@ -70,13 +65,13 @@ pub(crate) async fn count(
 
 /// A machine was seen under a voucher for the first time.
 pub(crate) async fn saw(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     voucher: &PublicKey,
     machine: MachineId,
     beyond: bool,
     seen: u64,
 ) -> Result<()> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO voucher_machines (node_key, machine, beyond, seen) VALUES ($1, $2, $3, $4)",
     )
     .bind(voucher.to_string())
@@ -89,8 +84,8 @@ pub(crate) async fn saw(
 }
 
 /// All of them, the newest first.
-pub(crate) async fn infos(db: &mut SqliteConnection, limit: u32) -> Result<Vec<VoucherInfo>> {
-    let rows = sqlx::query(
+pub(crate) async fn infos(db: &mut Connection, limit: u32) -> Result<Vec<VoucherInfo>> {
+    let rows = sql::query(
         "SELECT v.node_key, v.machines, v.order_number, v.made, n.name, n.revoked, n.seen, s.name AS site_name,
             (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 0) AS used,
             (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 1) AS beyond

@@ -1,14 +1,13 @@
 //! What waits for a signature by a key that HQ does not hold. Documents here are envelopes that nobody signed.
 
-use sqlx::{Row, SqliteConnection};
 use trust_format::{Digest, Order, SiteId};
 use web_api::{Hex, ImageKind, ImageVersion, WaitingChannel};
 
-use super::{Result, big, images, number};
+use super::{Connection, Result, big, images, number, sql};
 
 /// Adds a version that waits.
-pub(crate) async fn insert_image(db: &mut SqliteConnection, image: &ImageVersion) -> Result<()> {
-    sqlx::query(
+pub(crate) async fn insert_image(db: &mut Connection, image: &ImageVersion) -> Result<()> {
+    sql::query(
         "INSERT INTO waiting_images (version, name, kind, release, disk_bytes, used_bytes, object_bytes, published)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -29,8 +28,8 @@ pub(crate) async fn insert_image(db: &mut SqliteConnection, image: &ImageVersion
 }
 
 /// Versions that wait, newest first.
-pub(crate) async fn images(db: &mut SqliteConnection) -> Result<Vec<ImageVersion>> {
-    let rows = sqlx::query("SELECT * FROM waiting_images ORDER BY release DESC")
+pub(crate) async fn images(db: &mut Connection) -> Result<Vec<ImageVersion>> {
+    let rows = sql::query("SELECT * FROM waiting_images ORDER BY release DESC")
         .fetch_all(db)
         .await?;
     let waiting = |row| {
@@ -44,17 +43,17 @@ pub(crate) async fn images(db: &mut SqliteConnection) -> Result<Vec<ImageVersion
 }
 
 /// A version waits no longer. Returns whether it did.
-pub(crate) async fn forget_image(db: &mut SqliteConnection, version: &Hex<32>) -> Result<bool> {
-    let done = sqlx::query("DELETE FROM waiting_images WHERE version = $1")
+pub(crate) async fn forget_image(db: &mut Connection, version: &Hex<32>) -> Result<bool> {
+    let done = sql::query("DELETE FROM waiting_images WHERE version = $1")
         .bind(version.to_string())
         .execute(db)
         .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(done > 0)
 }
 
 /// The highest release that was ever given and is still known, 0 before the first.
-pub(crate) async fn highest_release(db: &mut SqliteConnection) -> Result<u64> {
-    let row = sqlx::query(
+pub(crate) async fn highest_release(db: &mut Connection) -> Result<u64> {
+    let row = sql::query(
         "SELECT COALESCE(MAX(release), 0) AS release FROM
             (SELECT release FROM images UNION ALL SELECT release FROM waiting_images) AS given",
     )
@@ -64,8 +63,8 @@ pub(crate) async fn highest_release(db: &mut SqliteConnection) -> Result<u64> {
 }
 
 /// The highest number that a channel of the site was given, also one that nobody signed.
-pub(crate) async fn channel_given(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
-    let row = sqlx::query("SELECT channel_given FROM sites WHERE id = $1")
+pub(crate) async fn channel_given(db: &mut Connection, site: SiteId) -> Result<u64> {
+    let row = sql::query("SELECT channel_given FROM sites WHERE id = $1")
         .bind(site.to_string())
         .fetch_one(db)
         .await?;
@@ -73,27 +72,27 @@ pub(crate) async fn channel_given(db: &mut SqliteConnection, site: SiteId) -> Re
 }
 
 /// The site's channel that waits.
-pub(crate) async fn channel(db: &mut SqliteConnection, site: SiteId) -> Result<Option<Vec<u8>>> {
-    sqlx::query_scalar("SELECT document FROM waiting_channels WHERE site = $1")
+pub(crate) async fn channel(db: &mut Connection, site: SiteId) -> Result<Option<Vec<u8>>> {
+    sql::query("SELECT document FROM waiting_channels WHERE site = $1")
         .bind(site.to_string())
-        .fetch_optional(db)
+        .fetch_value(db, "document")
         .await
 }
 
 /// The site's channel of this number waits, instead of one that did.
 pub(crate) async fn put_channel(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     number: u64,
     document: &[u8],
 ) -> Result<()> {
     forget_channel(db, site).await?;
-    sqlx::query("INSERT INTO waiting_channels (site, document) VALUES ($1, $2)")
+    sql::query("INSERT INTO waiting_channels (site, document) VALUES ($1, $2)")
         .bind(site.to_string())
         .bind(document)
         .execute(&mut *db)
         .await?;
-    sqlx::query("UPDATE sites SET channel_given = $2 WHERE id = $1")
+    sql::query("UPDATE sites SET channel_given = $2 WHERE id = $1")
         .bind(site.to_string())
         .bind(big(number))
         .execute(db)
@@ -102,8 +101,8 @@ pub(crate) async fn put_channel(
 }
 
 /// No channel of the site waits any more.
-pub(crate) async fn forget_channel(db: &mut SqliteConnection, site: SiteId) -> Result<()> {
-    sqlx::query("DELETE FROM waiting_channels WHERE site = $1")
+pub(crate) async fn forget_channel(db: &mut Connection, site: SiteId) -> Result<()> {
+    sql::query("DELETE FROM waiting_channels WHERE site = $1")
         .bind(site.to_string())
         .execute(db)
         .await?;
@@ -111,8 +110,8 @@ pub(crate) async fn forget_channel(db: &mut SqliteConnection, site: SiteId) -> R
 }
 
 /// Channels that wait, by site. A waiting channel always has the highest number that was given.
-pub(crate) async fn channels(db: &mut SqliteConnection) -> Result<Vec<WaitingChannel>> {
-    let rows = sqlx::query(
+pub(crate) async fn channels(db: &mut Connection) -> Result<Vec<WaitingChannel>> {
+    let rows = sql::query(
         "SELECT s.name, s.channel_given, s.channel_number FROM waiting_channels w
          JOIN sites s ON s.id = w.site ORDER BY s.name",
     )
@@ -131,11 +130,11 @@ pub(crate) async fn channels(db: &mut SqliteConnection) -> Result<Vec<WaitingCha
 
 /// Adds an order that waits.
 pub(crate) async fn insert_order(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     order: &Order,
     document: &[u8],
 ) -> Result<()> {
-    sqlx::query("INSERT INTO waiting_orders (site, number, document) VALUES ($1, $2, $3)")
+    sql::query("INSERT INTO waiting_orders (site, number, document) VALUES ($1, $2, $3)")
         .bind(order.site.to_string())
         .bind(big(order.number))
         .bind(document)
@@ -145,8 +144,8 @@ pub(crate) async fn insert_order(
 }
 
 /// An order waits no longer.
-pub(crate) async fn forget_order(db: &mut SqliteConnection, order: &Order) -> Result<()> {
-    sqlx::query("DELETE FROM waiting_orders WHERE site = $1 AND number = $2")
+pub(crate) async fn forget_order(db: &mut Connection, order: &Order) -> Result<()> {
+    sql::query("DELETE FROM waiting_orders WHERE site = $1 AND number = $2")
         .bind(order.site.to_string())
         .bind(big(order.number))
         .execute(db)
@@ -155,21 +154,18 @@ pub(crate) async fn forget_order(db: &mut SqliteConnection, order: &Order) -> Re
 }
 
 /// Orders that wait: of one site or of all, oldest first.
-pub(crate) async fn orders(
-    db: &mut SqliteConnection,
-    site: Option<SiteId>,
-) -> Result<Vec<Vec<u8>>> {
-    sqlx::query_scalar(
+pub(crate) async fn orders(db: &mut Connection, site: Option<SiteId>) -> Result<Vec<Vec<u8>>> {
+    sql::query(
         "SELECT document FROM waiting_orders WHERE $1 IS NULL OR site = $1 ORDER BY site, number",
     )
     .bind(site.map(|s| s.to_string()))
-    .fetch_all(db)
+    .fetch_values(db, "document")
     .await
 }
 
 /// The highest number of an order in a site, waiting or not; 0 before the first.
-pub(crate) async fn highest_order(db: &mut SqliteConnection, site: SiteId) -> Result<u64> {
-    let row = sqlx::query(
+pub(crate) async fn highest_order(db: &mut Connection, site: SiteId) -> Result<u64> {
+    let row = sql::query(
         "SELECT COALESCE(MAX(number), 0) AS number FROM
             (SELECT number FROM orders WHERE site = $1
              UNION ALL SELECT number FROM waiting_orders WHERE site = $1) AS given",
@@ -181,40 +177,37 @@ pub(crate) async fn highest_order(db: &mut SqliteConnection, site: SiteId) -> Re
 }
 
 /// The signed document of an order.
-pub(crate) async fn signed_order(
-    db: &mut SqliteConnection,
-    order: &Order,
-) -> Result<Option<Vec<u8>>> {
-    sqlx::query_scalar("SELECT document FROM orders WHERE site = $1 AND number = $2")
+pub(crate) async fn signed_order(db: &mut Connection, order: &Order) -> Result<Option<Vec<u8>>> {
+    sql::query("SELECT document FROM orders WHERE site = $1 AND number = $2")
         .bind(order.site.to_string())
         .bind(big(order.number))
-        .fetch_optional(db)
+        .fetch_value(db, "document")
         .await
 }
 
 /// The name of a published version.
 pub(crate) async fn name_of_version(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     version: &Hex<32>,
 ) -> Result<Option<String>> {
-    sqlx::query_scalar("SELECT name FROM images WHERE version = $1")
+    sql::query("SELECT name FROM images WHERE version = $1")
         .bind(version.to_string())
-        .fetch_optional(db)
+        .fetch_value(db, "name")
         .await
 }
 
 /// The root of which the sites were told, for the first time or instead of another. Returns which one that was.
 pub(crate) async fn replace_told_root(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     digest: &Digest,
 ) -> Result<Option<String>> {
-    let before = sqlx::query_scalar("SELECT digest FROM told_root")
-        .fetch_optional(&mut *db)
+    let before = sql::query("SELECT digest FROM told_root")
+        .fetch_value(&mut *db, "digest")
         .await?;
-    sqlx::query("DELETE FROM told_root")
+    sql::query("DELETE FROM told_root")
         .execute(&mut *db)
         .await?;
-    sqlx::query("INSERT INTO told_root (digest) VALUES ($1)")
+    sql::query("INSERT INTO told_root (digest) VALUES ($1)")
         .bind(digest.to_string())
         .execute(db)
         .await?;

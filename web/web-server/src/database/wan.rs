@@ -1,22 +1,21 @@
 //! What a site's WAN may carry.
 
-use sqlx::{Row, SqliteConnection};
 use trust_format::SiteId;
 use web_api::{Hex, WanRules, WanVersion};
 
-use super::{Result, flag, json, number, parsed, to_json, undecodable};
+use super::{Connection, Result, flag, json, number, parsed, sql, to_json, undecodable};
 
 /// The rules of a site that exists.
-pub(crate) async fn rules(db: &mut SqliteConnection, site: SiteId) -> Result<WanRules> {
-    let row = sqlx::query("SELECT wan_budget, wan_paused FROM sites WHERE id = $1")
+pub(crate) async fn rules(db: &mut Connection, site: SiteId) -> Result<WanRules> {
+    let row = sql::query("SELECT wan_budget, wan_paused FROM sites WHERE id = $1")
         .bind(site.to_string())
         .fetch_one(&mut *db)
         .await?;
-    let versions = sqlx::query("SELECT * FROM wan_versions WHERE site = $1 ORDER BY version")
+    let versions = sql::query("SELECT * FROM wan_versions WHERE site = $1 ORDER BY version")
         .bind(site.to_string())
         .fetch_all(db)
         .await?;
-    let version = |row: &sqlx::sqlite::SqliteRow| {
+    let version = |row: &sql::Row| {
         Ok(WanVersion {
             version: parsed(row, "version")?,
             paused: flag(row, "paused")?,
@@ -26,14 +25,14 @@ pub(crate) async fn rules(db: &mut SqliteConnection, site: SiteId) -> Result<Wan
     };
     Ok(WanRules {
         budget: json(&row, "wan_budget")?,
-        paused: row.try_get::<i64, _>("wan_paused")? != 0,
+        paused: row.try_get::<i64>("wan_paused")? != 0,
         versions: versions.iter().map(version).collect::<Result<_>>()?,
     })
 }
 
 /// Writes budget and pause of a site.
-pub(crate) async fn put(db: &mut SqliteConnection, site: SiteId, rules: &WanRules) -> Result<()> {
-    sqlx::query("UPDATE sites SET wan_budget = $2, wan_paused = $3 WHERE id = $1")
+pub(crate) async fn put(db: &mut Connection, site: SiteId, rules: &WanRules) -> Result<()> {
+    sql::query("UPDATE sites SET wan_budget = $2, wan_paused = $3 WHERE id = $1")
         .bind(site.to_string())
         .bind(to_json(&rules.budget)?)
         .bind(i64::from(rules.paused))
@@ -44,11 +43,11 @@ pub(crate) async fn put(db: &mut SqliteConnection, site: SiteId, rules: &WanRule
 
 /// Writes the rule of one version; one that says nothing is taken away.
 pub(crate) async fn put_version(
-    db: &mut SqliteConnection,
+    db: &mut Connection,
     site: SiteId,
     rule: &WanVersion,
 ) -> Result<()> {
-    sqlx::query("DELETE FROM wan_versions WHERE site = $1 AND version = $2")
+    sql::query("DELETE FROM wan_versions WHERE site = $1 AND version = $2")
         .bind(site.to_string())
         .bind(rule.version.to_string())
         .execute(&mut *db)
@@ -56,7 +55,7 @@ pub(crate) async fn put_version(
     if !rule.paused && rule.priority == 0 {
         return Ok(());
     }
-    sqlx::query(
+    sql::query(
         "INSERT INTO wan_versions (site, version, paused, priority) VALUES ($1, $2, $3, $4)",
     )
     .bind(site.to_string())

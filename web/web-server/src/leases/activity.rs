@@ -1,4 +1,5 @@
-//! What goes out under each lease, by HQ's own monotonic clock. In memory: after a restart every lease begins anew.
+//! What goes out under each lease, by the monotonic clock of this process. In memory: after a restart every lease begins anew. Other
+//! processes on the same database say every second under which leases bytes went out there.
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,8 @@ pub(crate) struct Activity {
     started: Instant,
     /// Of the last byte, or of the lease itself, since HQ's start.
     moved_millis: AtomicU64,
+    /// Bytes went out here that the other processes were not told of.
+    is_news: AtomicBool,
     lost: AtomicBool,
 }
 
@@ -23,9 +26,10 @@ impl Activity {
         let activity = Self {
             started,
             moved_millis: AtomicU64::new(0),
+            is_news: AtomicBool::new(false),
             lost: AtomicBool::new(false),
         };
-        activity.moved();
+        activity.heard();
         activity
     }
 
@@ -35,6 +39,12 @@ impl Activity {
 
     /// A connection took bytes.
     pub(crate) fn moved(&self) {
+        self.heard();
+        self.is_news.store(true, Ordering::Relaxed);
+    }
+
+    /// The same at another process.
+    fn heard(&self) {
         self.moved_millis.store(self.millis(), Ordering::Relaxed);
     }
 
@@ -76,6 +86,29 @@ impl Activities {
         let new = Arc::new(Activity::new(self.started));
         all.insert(token.to_owned(), new.clone());
         new
+    }
+
+    /// Another process wrote bytes under this token. One that nobody asked about here needs no account.
+    pub(crate) fn heard(&self, token: &str) {
+        let all = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = all.get(token) {
+            found.heard();
+        }
+    }
+
+    /// What other processes said was missed: no lease counts as one that stood still meanwhile.
+    pub(crate) fn heard_all(&self) {
+        let all = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().for_each(|activity| activity.heard());
+    }
+
+    /// Tokens under which bytes went out here since this was asked last.
+    pub(crate) fn take_moved(&self) -> Vec<String> {
+        let all = self.by_token.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = all
+            .iter()
+            .filter(|(_, activity)| activity.is_news.swap(false, Ordering::Relaxed));
+        moved.map(|(token, _)| token.clone()).collect()
     }
 
     /// A lease's token is another one from now on.

@@ -5,15 +5,21 @@ use tempfile::TempDir;
 use web_api::SiteUnknown;
 
 use super::*;
-use crate::{database::sites, leases::activity::Activities};
+use crate::{
+    database::{DatabasePlace, sites},
+    leases::activity::Activities,
+};
 
 /// Loopback's buffers swallow a whole object; here the connection takes two frames of three and dies.
 #[tokio::test]
 async fn a_body_dropped_in_the_middle_counts_what_was_taken() {
     let folder = TempDir::new().unwrap();
-    let database = Database::open(&folder.path().join("hq.sqlite"))
-        .await
-        .unwrap();
+    let database = Database::open(
+        &DatabasePlace::file(folder.path().join("hq.sqlite")),
+        Arc::default(),
+    )
+    .await
+    .unwrap();
     let site = SiteId([1; 16]);
     let mut change = database.write().await.unwrap();
     sites::insert(&mut change, site, "north", SiteUnknown::Wait)
@@ -58,9 +64,12 @@ async fn a_body_dropped_in_the_middle_counts_what_was_taken() {
 #[tokio::test]
 async fn a_body_ends_when_its_lease_is_lost() {
     let folder = TempDir::new().unwrap();
-    let database = Database::open(&folder.path().join("hq.sqlite"))
-        .await
-        .unwrap();
+    let database = Database::open(
+        &DatabasePlace::file(folder.path().join("hq.sqlite")),
+        Arc::default(),
+    )
+    .await
+    .unwrap();
     let activities = Activities::default();
     let mut body = Counted {
         bytes: Box::pin(stream::iter(

@@ -545,6 +545,8 @@ async fn a_newer_database_is_left_alone() {
         folder: world.folder.path().join("hq"),
         listen: "127.0.0.1:0".parse().unwrap(),
         urls: vec![],
+        database: None,
+        objects: None,
     };
     let error = web_server::RunningHq::start(config)
         .await

@@ -190,6 +190,8 @@ async fn start(folder: &TempDir) -> RunningHq {
         folder: folder.path().join("hq"),
         listen: "127.0.0.1:0".parse().unwrap(),
         urls: vec!["https://hq.example:8443".into()],
+        database: None,
+        objects: None,
     };
     RunningHq::start(config).await.unwrap()
 }
