@@ -5,12 +5,14 @@
 mod access;
 mod agents;
 mod away;
+mod backing;
 mod distribution;
 mod enrolment;
 mod names;
 mod rebuilt;
 mod roots;
 mod rosters;
+mod shared;
 mod site;
 mod strangers;
 mod vouchers;

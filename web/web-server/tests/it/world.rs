@@ -1,6 +1,6 @@
 //! An HQ on loopback, people and nodes that talk to it over TLS, and documents that nodes sign.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use image_format::{
     Architecture, ChunkHash, ChunkId, ChunkRecord, Customisation, EncodedObject, Manifest,
@@ -16,7 +16,6 @@ use rustls::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use trust_format::{
     Channel, Digest, Document, MachineId, NodeCertificate, PublicKey, Roster, Signature, SiteId,
@@ -24,6 +23,8 @@ use trust_format::{
 };
 use web_api::*;
 use web_server::{HqConfig, RunningHq};
+
+use crate::backing::Backing;
 
 /// Believes one certificate.
 #[derive(Debug)]
@@ -177,23 +178,24 @@ impl Caller {
     }
 }
 
-/// An HQ with its folder.
+/// An HQ with its folder, and what stands behind it.
 pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) hq: RunningHq,
     pub(crate) admin: Caller,
     pub(crate) admin_token: String,
+    pub(crate) backing: Arc<Backing>,
 }
 
-async fn start(folder: &TempDir) -> RunningHq {
-    let config = HqConfig {
-        folder: folder.path().join("hq"),
+/// How an HQ is run in a folder.
+pub(crate) fn config(folder: &Path, backing: &Backing) -> HqConfig {
+    HqConfig {
+        folder: folder.join("hq"),
         listen: "127.0.0.1:0".parse().unwrap(),
         urls: vec!["https://hq.example:8443".into()],
-        database: None,
-        objects: None,
-    };
-    RunningHq::start(config).await.unwrap()
+        database: backing.database(),
+        objects: backing.objects(),
+    }
 }
 
 fn caller(hq: &RunningHq, key: Option<&KeyPair>, token: Option<String>) -> Caller {
@@ -211,12 +213,16 @@ fn caller(hq: &RunningHq, key: Option<&KeyPair>, token: Option<String>) -> Calle
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        let hq = start(&folder).await;
-        Self::around(folder, hq)
+        let backing = Backing::new().await;
+        Self::start(TempDir::new().unwrap(), backing).await
     }
 
-    fn around(folder: TempDir, hq: RunningHq) -> Self {
+    pub(crate) async fn start(folder: TempDir, backing: Arc<Backing>) -> Self {
+        let hq = RunningHq::start(config(folder.path(), &backing)).await;
+        Self::around(folder, hq.unwrap(), backing)
+    }
+
+    pub(crate) fn around(folder: TempDir, hq: RunningHq, backing: Arc<Backing>) -> Self {
         let text = std::fs::read_to_string(&hq.admin_token_file).unwrap();
         let token = text.lines().next().unwrap().to_owned();
         Self {
@@ -224,13 +230,13 @@ impl World {
             admin: caller(&hq, None, Some(token.clone())),
             admin_token: token,
             hq,
+            backing,
         }
     }
 
     pub(crate) async fn restart(self) -> Self {
         self.hq.stop();
-        let hq = start(&self.folder).await;
-        Self::around(self.folder, hq)
+        Self::start(self.folder, self.backing).await
     }
 
     pub(crate) fn nobody(&self) -> Caller {
@@ -243,11 +249,8 @@ impl World {
 
     /// Changes the database behind HQ's back: for clocks.
     pub(crate) async fn sql(&self, statement: &'static str) {
-        let path = self.folder.path().join("hq/hq.sqlite");
-        let mut db = SqliteConnection::connect(path.to_str().unwrap())
-            .await
-            .unwrap();
-        sqlx::query(statement).execute(&mut db).await.unwrap();
+        let file = self.folder.path().join("hq/hq.sqlite");
+        self.backing.sql(&file, statement).await;
     }
 
     pub(crate) async fn site(&self, name: &str, unknown: SiteUnknown) -> SiteCreated {
