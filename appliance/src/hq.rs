@@ -1,10 +1,12 @@
 //! `lamplighter hq`.
 
-use std::{io::Write, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf};
+use std::{
+    convert::Infallible, io::Write, net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf,
+};
 
 use anyhow::{Context, Result};
 use web_api::HQ_PORT;
-use web_server::{Bucket, DatabasePlace, HqConfig, RunningHq};
+use web_server::{Bucket, DatabasePlace, HqConfig, ParseDatabasePlaceError, RunningHq};
 
 use crate::client::word_of_local_hq;
 
@@ -26,13 +28,21 @@ pub(crate) struct HqArguments {
         long,
         env = "LAMPLIGHTER_DATABASE",
         hide_env_values = true,
-        value_name = "URL"
+        value_name = "URL",
+        value_parser = database_place
     )]
-    database: Option<DatabasePlace>,
+    database: Option<ParsedPlace>,
     /// Where its objects are: s3://BUCKET or s3://BUCKET/PREFIX; a folder in --dir unless told otherwise. Endpoint, region and credentials
     /// come from AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their kin.
     #[arg(long, env = "LAMPLIGHTER_OBJECTS", value_name = "URL")]
     objects: Option<Bucket>,
+}
+
+/// A place or why it is none. Not an error yet: the one that a wrong argument makes would show the whole of it, and a password is in it.
+type ParsedPlace = Result<DatabasePlace, ParseDatabasePlaceError>;
+
+fn database_place(text: &str) -> Result<ParsedPlace, Infallible> {
+    Ok(text.parse())
 }
 
 /// Runs until SIGTERM or Ctrl-C.
@@ -45,7 +55,7 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
         folder: arguments.dir.clone(),
         listen: arguments.listen,
         urls: arguments.urls,
-        database: arguments.database,
+        database: arguments.database.transpose().context("--database")?,
         objects: arguments.objects,
     })
     .await
@@ -85,4 +95,31 @@ fn leave_word(token_file: &std::path::Path) -> Result<()> {
     }
     std::fs::write(&word, token_file.as_os_str().as_encoded_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        hq: HqArguments,
+    }
+
+    #[test]
+    fn no_password_of_a_database_is_shown() {
+        for (url, is_fine) in [
+            ("postgres://hq:hush@db.example/hq", true),
+            ("postgres://hq:hush@db.example/hq?pasword=hush", false),
+            ("postgre://hq:hush@db.example/hq", false),
+        ] {
+            let line = Line::try_parse_from(["hq", "--dir", "d", "--database", url]).unwrap();
+            assert!(!format!("{line:?}").contains("hush"));
+            let place = line.hq.database.unwrap();
+            assert_eq!(place.is_ok(), is_fine, "{url}");
+        }
+    }
 }

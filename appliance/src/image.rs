@@ -249,7 +249,7 @@ impl Progress for Bar {
 
 fn is_refused(error: &anyhow::Error) -> bool {
     let asked = error.downcast_ref::<AskHqError>();
-    matches!(asked, Some(AskHqError::Refused { .. }))
+    asked.is_some_and(AskHqError::is_answer)
 }
 
 /// Objects to and from HQ, called by threads that may block.

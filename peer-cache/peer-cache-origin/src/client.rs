@@ -65,6 +65,13 @@ pub enum AskHqError {
     Request(#[from] serde_json::Error),
 }
 
+impl AskHqError {
+    /// Whether HQ said no, and would say so again: not when it lacks its database or its objects now.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status != StatusCode::SERVICE_UNAVAILABLE)
+    }
+}
+
 /// Of one question.
 pub(crate) type Result<T, E = AskHqError> = std::result::Result<T, E>;
 

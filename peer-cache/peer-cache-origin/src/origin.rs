@@ -163,7 +163,7 @@ impl HqOrigin {
         self.ask_any(method, path, body).await
     }
 
-    /// Asks at one address after the other; a refusal is an answer.
+    /// Asks at one address after the other. A refusal is an answer, but for that of an HQ whose database is not there: another may reach it.
     async fn ask_any(
         &self,
         method: Method,
@@ -182,7 +182,7 @@ impl HqOrigin {
                     self.prefer(client.base(), answer.remote_addr());
                     return Ok(answer);
                 }
-                Err(error @ AskHqError::Refused { .. }) => return Err(error),
+                Err(error) if error.is_answer() => return Err(error),
                 Err(error) => failure = error,
             }
         }

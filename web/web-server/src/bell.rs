@@ -52,8 +52,8 @@ pub(crate) enum News {
     LeaseLost(String),
     /// Bytes went out under the leases of these tokens.
     LeasesMoved(Vec<String>),
-    /// There is a root with a higher number.
-    Root,
+    /// Documents are signed under the root of this number.
+    Root(u64),
 }
 
 impl News {
@@ -64,7 +64,7 @@ impl News {
             Self::Wan(site) => format!("wan {site}"),
             Self::LeaseLost(token) => format!("lost {token}"),
             Self::LeasesMoved(tokens) => format!("moved {}", tokens.join(" ")),
-            Self::Root => "root".to_owned(),
+            Self::Root(number) => format!("root {number}"),
         }
     }
 
@@ -76,7 +76,7 @@ impl News {
             "wan" => Self::Wan(rest.parse().ok()?),
             "lost" => Self::LeaseLost(rest.to_owned()),
             "moved" => Self::LeasesMoved(rest.split(' ').map(str::to_owned).collect()),
-            "root" => Self::Root,
+            "root" => Self::Root(rest.parse().ok()?),
             _ => return None,
         })
     }
@@ -96,6 +96,7 @@ pub(crate) struct Bells {
     /// Of the WAN's rules and leases.
     pub(crate) wan: SiteBell,
     pub(crate) activities: Activities,
+    /// Of roots that another process published.
     pub(crate) root: Notify,
 }
 
@@ -107,7 +108,7 @@ impl Bells {
             News::Wan(site) => self.wan.ring(*site),
             News::LeaseLost(token) => self.activities.lose(token),
             News::LeasesMoved(tokens) => tokens.iter().for_each(|t| self.activities.heard(t)),
-            News::Root => self.root.notify_one(),
+            News::Root(_) => self.root.notify_one(),
         }
     }
 
@@ -132,7 +133,7 @@ mod tests {
             News::Documents(site),
             News::Wan(site),
             News::LeaseLost(tokens[0].clone()),
-            News::Root,
+            News::Root(3),
         ];
         all.extend(News::of_moved(&tokens));
         assert_eq!(all.len(), 7);

@@ -15,6 +15,7 @@ pub(crate) mod nodes;
 pub(crate) mod orders;
 mod place;
 pub(crate) mod replaced;
+pub(crate) mod roots;
 pub(crate) mod rosters;
 mod schema;
 mod server;
@@ -29,7 +30,10 @@ use std::{
     ops::{Deref, DerefMut},
     path::Path,
     str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -99,6 +103,8 @@ pub(crate) struct Database {
     pools: Pools,
     bells: Arc<Bells>,
     alone: Arc<Mutex<()>>,
+    /// The number of the root under which this process signs.
+    root: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone)]
@@ -199,7 +205,14 @@ impl Database {
             pools,
             bells,
             alone: Arc::default(),
+            // until it is said, nothing is signed
+            root: Arc::new(AtomicU64::new(u64::MAX)),
         })
+    }
+
+    /// From now on this process signs under the root of this number, and waits with its changes when there is a higher one.
+    pub(crate) fn signs_under(&self, root: u64) {
+        self.root.store(root, Ordering::Relaxed);
     }
 
     /// A transaction that may write. There is one at a time.
@@ -208,7 +221,9 @@ impl Database {
             Pools::File { writer, .. } => {
                 Link::SqliteWriter(writer.begin_with("BEGIN IMMEDIATE").await?)
             }
-            Pools::Server(server) => Link::PostgresWriter(server.write().await?),
+            Pools::Server(server) => {
+                Link::PostgresWriter(server.write(&self.root, &self.bells).await?)
+            }
         };
         Ok(Change {
             connection: Connection::new(link),

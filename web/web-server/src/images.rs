@@ -20,7 +20,7 @@ use crate::{
     database::{Connection, images, unix_seconds, waiting as table},
     error::Refusal,
     input::{Named, Raw, checked_name},
-    leases, sites, waiting,
+    leases, roots, sites, waiting,
 };
 
 pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<ImageVersion>>, Refusal> {
@@ -63,7 +63,7 @@ pub(crate) async fn publish(
     Raw(payload): Raw,
 ) -> Result<Json<ImageVersion>, Refusal> {
     // the release is read, signed and stored as one step
-    let _alone = hq.database.alone().await?;
+    let _alone = roots::alone(&hq).await?;
     let release = waiting::highest_release(&mut *hq.database.read().await?).await? + 1;
     let manifest = read(payload, release).await?;
     if !hq.signer.can_sign(SignerRole::Image) {

@@ -43,6 +43,7 @@ pub use access::{Access, AdminToken};
 use bell::Bells;
 use database::Database;
 pub use database::{DatabasePlace, OpenDatabaseError, ParseDatabasePlaceError};
+pub use roots::FollowRootsError;
 pub use routes::route_table;
 pub use tls::{ServerIdentity, TlsError};
 
@@ -82,6 +83,9 @@ pub enum StartHqError {
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] OpenDatabaseError),
+    /// The database is another chain's.
+    #[error(transparent)]
+    Roots(#[from] FollowRootsError),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -133,6 +137,7 @@ pub struct RunningHq {
     /// The file with the administrator's token.
     pub admin_token_file: PathBuf,
     server: tokio::task::JoinHandle<()>,
+    follower: tokio::task::JoinHandle<()>,
 }
 
 impl RunningHq {
@@ -197,6 +202,7 @@ impl RunningHq {
             object_lists: objects::ObjectLists::default(),
             bells,
         });
+        roots::join(&hq).await?;
         roots::log_keys(&hq.signer);
         // addresses may have changed since the last start: every channel names them. So may the keys that are here
         waiting::catch_up(&hq)
@@ -206,6 +212,7 @@ impl RunningHq {
                 source: std::io::Error::other(e.to_string()),
             })?;
         let acceptor = identity.acceptor()?;
+        let follower = tokio::spawn(roots::keep_following(hq.clone()));
         let server = tokio::spawn(tls::serve(listener, acceptor, routes::router(hq)));
         Ok(Self {
             address,
@@ -213,6 +220,7 @@ impl RunningHq {
             url,
             admin_token_file,
             server,
+            follower,
         })
     }
 
@@ -225,5 +233,6 @@ impl RunningHq {
     /// Ends it.
     pub fn stop(self) {
         self.server.abort();
+        self.follower.abort();
     }
 }

@@ -112,8 +112,16 @@ async fn give(
     headers: &HeaderMap,
     account: Option<Account>,
 ) -> Result<Response, Refusal> {
-    let size = hq.store.object_bytes(hash).await?;
     let first = first_byte(headers);
+    let begin = first.unwrap_or(0);
+    // one round trip to a bucket, but for a part of an object, whose end is looked for first
+    let (size, stream) = match begin {
+        0 => {
+            let (size, stream) = hq.store.read_object(hash, 0).await?;
+            (size, Some(stream))
+        }
+        _ => (hq.store.object_bytes(hash).await?, None),
+    };
     if first.is_some_and(|first| first >= size) {
         let sentence = format!("object {hash} has {size} bytes");
         let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, sentence);
@@ -123,8 +131,10 @@ async fn give(
         )
             .into_response());
     }
-    let begin = first.unwrap_or(0);
-    let (_, stream) = hq.store.read_object(hash, begin).await?;
+    let stream = match stream {
+        Some(stream) => stream,
+        None => hq.store.read_object(hash, begin).await?.1,
+    };
     let counted = Counted {
         bytes: Box::pin(stream),
         given: 0,

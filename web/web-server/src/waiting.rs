@@ -26,7 +26,7 @@ use crate::{
     error::Refusal,
     images,
     input::{Named, Raw},
-    rosters, sites,
+    roots, rosters, sites,
 };
 
 /// Orders of a site that are signed anew: as many as a node is given.
@@ -275,7 +275,7 @@ pub(crate) async fn publish_image(
     State(hq): State<Arc<Hq>>,
     Raw(body): Raw,
 ) -> Result<Json<ImageVersion>, Refusal> {
-    let _alone = hq.database.alone().await?;
+    let _alone = roots::alone(&hq).await?;
     let keys = hq.signer.trusted();
     let work = tokio::task::spawn_blocking(move || {
         Verified::<Manifest>::check(&body, &keys)

@@ -33,7 +33,7 @@ pub(super) enum Place {
 }
 
 /// Why a text names no database.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum ParseDatabasePlaceError {
     /// Neither kind.
     #[error("a database is sqlite:PATH or postgres://USER@HOST/DATABASE")]

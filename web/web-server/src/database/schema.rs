@@ -7,9 +7,11 @@ use sqlx::{AssertSqlSafe, PgConnection, SqlitePool};
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
-const STEPS: [&str; 7] = [STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7];
+const STEPS: [&str; 8] = [
+    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8,
+];
 
 /// PostgreSQL's names for what a step says, longest first.
 const POSTGRES_WORDS: [(&str, &str); 4] = [
@@ -264,6 +266,14 @@ UPDATE nodes SET replaced_by = (SELECT c.node_key FROM completions c
 WHERE order_number > 0;
 ";
 
+/// Every root, so that each process of HQ has all of them.
+const STEP_8: &str = "
+CREATE TABLE roots (
+    number BIGINT PRIMARY KEY NOT NULL,
+    document BLOB NOT NULL
+);
+";
+
 /// The steps that are missing after a number.
 fn steps_after(found: i64) -> impl Iterator<Item = &'static str> {
     let all = (1..).zip(STEPS);
@@ -300,6 +310,12 @@ fn for_postgres(step: &str) -> String {
     text
 }
 
+/// The table of a PostgreSQL database that a file does not need: a PRAGMA has the number there, and there is one process.
+const SCHEMA_VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (
+    version BIGINT NOT NULL,
+    root BIGINT NOT NULL DEFAULT 0
+)";
+
 /// The same in a PostgreSQL database. Two processes that start at once do it once: the second waits for the first.
 ///
 /// The number is in the only row of `schema_version`. That row is also the pen: who writes holds it, see [`take_pen`].
@@ -310,9 +326,7 @@ pub(super) async fn bring_up_server(db: &mut PgConnection) -> Result<i64> {
         .bind(BRING_UP_LOCK)
         .execute(&mut *change)
         .await?;
-    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
-        .execute(&mut *change)
-        .await?;
+    sqlx::raw_sql(SCHEMA_VERSION).execute(&mut *change).await?;
     let known: Option<i64> = sqlx::query_scalar("SELECT version FROM schema_version FOR UPDATE")
         .fetch_optional(&mut *change)
         .await?;
@@ -337,11 +351,30 @@ pub(super) async fn bring_up_server(db: &mut PgConnection) -> Result<i64> {
     Ok(VERSION)
 }
 
-/// Waits until nobody else writes, and holds everybody else off until the transaction ends. Returns the schema's number as it is then.
-pub(super) async fn take_pen(change: &mut PgConnection) -> Result<i64> {
-    sqlx::query_scalar("SELECT version FROM schema_version FOR UPDATE")
+/// What the pen says when it is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pen {
+    /// The schema's number.
+    pub(super) version: i64,
+    /// The number of the root under which documents are signed.
+    pub(super) root: i64,
+}
+
+/// Waits until nobody else writes, and holds everybody else off until the transaction ends.
+pub(super) async fn take_pen(change: &mut PgConnection) -> Result<Pen> {
+    let (version, root) = sqlx::query_as("SELECT version, root FROM schema_version FOR UPDATE")
         .fetch_one(change)
-        .await
+        .await?;
+    Ok(Pen { version, root })
+}
+
+/// Whoever signs under an older root has to learn this one before it writes.
+pub(super) async fn raise_root(change: &mut PgConnection, number: i64) -> Result<()> {
+    sqlx::query("UPDATE schema_version SET root = $1 WHERE root < $1")
+        .bind(number)
+        .execute(change)
+        .await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -352,7 +385,7 @@ mod tests {
     fn every_step_has_a_number() {
         assert_eq!(steps_after(0).count(), STEPS.len());
         assert_eq!(i64::try_from(STEPS.len()), Ok(VERSION));
-        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_7]);
+        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_8]);
         assert_eq!(steps_after(VERSION).count(), 0);
     }
 

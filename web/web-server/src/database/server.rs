@@ -4,7 +4,13 @@
 //! at a time over all processes, as with a file, and a program that is older than the tables notices before it writes. Each process has one
 //! connection that writes and waits for the pen with it; requests queue for that connection in the order in which they came.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     Connection as _, PgConnection, PgPool, Postgres, Transaction,
@@ -13,7 +19,7 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{DatabasePlace, OpenDatabaseError, Result, check_version, ear::Ear, schema};
+use super::{DatabasePlace, OpenDatabaseError, Result, big, check_version, ear::Ear, schema};
 use crate::bell::{Bells, News};
 
 /// Connections of one process that only read.
@@ -25,6 +31,9 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(10);
 /// The same for publishing, which may wait for another one's large manifest.
 const ALONE_WITHIN: Duration = Duration::from_secs(300);
+/// How often a process that has to learn a root looks whether it did, and how many times.
+const LEARN_PAUSE: Duration = Duration::from_millis(50);
+const LEARN_TRIES_MAX: u32 = 100;
 /// The channel of LISTEN and NOTIFY.
 pub(super) const CHANNEL: &str = "lamplighter";
 /// Held by whoever publishes.
@@ -86,7 +95,7 @@ impl Server {
             Some(_) => options,
             None => options.application_name("lamplighter hq"),
         };
-        let mut first = connect(place, &options).await?;
+        let mut first = connect(place, &options, START_WITHIN).await?;
         let found = schema::bring_up_server(&mut first).await;
         // its answer says nothing that matters here
         let _ = first.close().await;
@@ -109,17 +118,27 @@ impl Server {
         })
     }
 
-    pub(super) async fn write(&self) -> Result<Transaction<'static, Postgres>> {
-        let mut change = self.writer.begin().await?;
-        let found = schema::take_pen(&mut change).await?;
-        if found > schema::VERSION {
-            let sentence = format!(
-                "the database was brought up to schema {found} meanwhile, this program knows up to {}: start the program that did",
-                schema::VERSION
-            );
-            return Err(sqlx::Error::Configuration(sentence.into()));
+    /// Takes the pen. When another process published a root, this one learns it first: what it signed else would not hold.
+    pub(super) async fn write(
+        &self,
+        root: &AtomicU64,
+        bells: &Bells,
+    ) -> Result<Transaction<'static, Postgres>> {
+        for _ in 0..LEARN_TRIES_MAX {
+            let mut change = self.writer.begin().await?;
+            let pen = schema::take_pen(&mut change).await?;
+            if pen.version > schema::VERSION {
+                return Err(outgrown(pen.version));
+            }
+            if pen.root <= big(root.load(Ordering::Relaxed)) {
+                return Ok(change);
+            }
+            drop(change);
+            bells.root.notify_one();
+            sleep(LEARN_PAUSE).await;
         }
-        Ok(change)
+        let sentence = "another HQ published a root that this one has not learned";
+        Err(sqlx::Error::Io(std::io::Error::other(sentence)))
     }
 
     pub(super) async fn read(&self) -> Result<PoolConnection<Postgres>> {
@@ -136,12 +155,21 @@ impl Server {
     }
 }
 
+fn outgrown(found: i64) -> sqlx::Error {
+    let sentence = format!(
+        "the database was brought up to schema {found} meanwhile, this program knows up to {}: start the program that did",
+        schema::VERSION
+    );
+    sqlx::Error::Configuration(sentence.into())
+}
+
 /// The first connection. A server that is not there yet is waited for; one that refuses is not.
 async fn connect(
     place: &DatabasePlace,
     options: &PgConnectOptions,
+    within: Duration,
 ) -> std::result::Result<PgConnection, OpenDatabaseError> {
-    let until = Instant::now() + START_WITHIN;
+    let until = Instant::now() + within;
     let mut is_told = false;
     loop {
         let error = match timeout_at(until, PgConnection::connect_with(options)).await {
@@ -157,7 +185,7 @@ async fn connect(
         if Instant::now() + START_PAUSE >= until {
             return Err(OpenDatabaseError::Away {
                 place,
-                seconds: START_WITHIN.as_secs(),
+                seconds: within.as_secs(),
                 source: error,
             });
         }
@@ -174,7 +202,13 @@ pub(super) async fn notify(
     db: &mut PgConnection,
     news: impl Iterator<Item = &News> + Send,
 ) -> Result<()> {
-    let lines: Vec<_> = news.map(News::to_line).collect();
+    let mut lines = Vec::new();
+    for news in news {
+        if let News::Root(number) = news {
+            schema::raise_root(db, big(*number)).await?;
+        }
+        lines.push(news.to_line());
+    }
     if lines.is_empty() {
         return Ok(());
     }
@@ -184,4 +218,31 @@ pub(super) async fn notify(
         .execute(db)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::place::Place;
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named_after_a_while() {
+        let door = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = door.local_addr().unwrap().port();
+        drop(door);
+        let place: DatabasePlace = format!("postgres://hq:hush@127.0.0.1:{port}/hq")
+            .parse()
+            .unwrap();
+        let Place::Server(options) = &place.0 else {
+            unreachable!("it is a server")
+        };
+        let begin = Instant::now();
+        let error = connect(&place, options, Duration::from_secs(2)).await;
+        let error = error.unwrap_err();
+        assert!(begin.elapsed() >= START_PAUSE);
+        let expect =
+            format!("database postgres://hq@127.0.0.1:{port}/hq did not answer within 2 s");
+        assert_eq!(error.to_string(), expect);
+        assert!(!format!("{error:?}").contains("hush"));
+    }
 }

@@ -70,15 +70,23 @@ pub(crate) enum Value {
     Blob(Option<Vec<u8>>),
 }
 
+/// PostgreSQL's texts hold every character but one. Whoever reports that one must not be stopped for ever: it is shown as unreadable.
+fn writable(text: String) -> String {
+    match text.contains('\0') {
+        true => text.replace('\0', "\u{FFFD}"),
+        false => text,
+    }
+}
+
 impl From<String> for Value {
     fn from(text: String) -> Self {
-        Self::Text(Some(text))
+        Self::Text(Some(writable(text)))
     }
 }
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::Text(Some(text.to_owned()))
+        text.to_owned().into()
     }
 }
 
@@ -90,13 +98,13 @@ impl From<&String> for Value {
 
 impl From<Option<String>> for Value {
     fn from(text: Option<String>) -> Self {
-        Self::Text(text)
+        Self::Text(text.map(writable))
     }
 }
 
 impl From<Option<&str>> for Value {
     fn from(text: Option<&str>) -> Self {
-        Self::Text(text.map(str::to_owned))
+        text.map(str::to_owned).into()
     }
 }
 

@@ -512,6 +512,7 @@ async fn an_older_database_has_its_ghosts_marked() {
     assert_eq!((first, second), (1, 2));
     let enrolled = store.world.node("north", "office").await;
     for statement in [
+        "DROP TABLE roots",
         "DROP INDEX nodes_of_machine",
         "ALTER TABLE nodes DROP COLUMN order_number",
         "ALTER TABLE nodes DROP COLUMN replaced_by",

@@ -11,15 +11,16 @@ use reqwest::Method;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{join, time::sleep};
+use trust_format::{Channel, Order, Verified};
 use web_api::*;
 use web_server::{HqConfig, RunningHq};
 
-use crate::{backing::Backing, world::*};
+use crate::{away::*, backing::Backing, world::*};
 
 /// What is done through one HQ wakes who waits at the other within this.
 const WOKEN_WITHIN: Duration = Duration::from_secs(1);
-/// A little more than a lease holds without a byte.
-const DEADLINE: Duration = Duration::from_millis(10_500);
+/// A little more than a lease holds without a byte, of which the other HQ hears within a second.
+const DEADLINE: Duration = Duration::from_millis(11_500);
 
 struct Pair {
     one: World,
@@ -368,4 +369,50 @@ async fn a_database_that_refuses_is_named_without_the_password() {
     assert!(text.contains(&line.address()), "{text}");
     assert!(text.contains("password authentication failed"), "{text}");
     assert!(!text.contains("hush"), "{text}");
+}
+
+#[tokio::test]
+async fn a_root_published_at_one_holds_at_the_other() {
+    let Some(pair) = pair().await else { return };
+    pair.one.site("north", SiteUnknown::Wait).await;
+    let node = pair.node("till-1").await;
+    let away = Away::of(&pair.one);
+    away.give_new(&pair.one, &["order-2"]);
+    // the other HQ has the key too, and nobody told it of the root
+    let key = "hq/keys/order-2.key";
+    let (from, to) = (
+        pair.one.folder.path().join(key),
+        pair.two.folder.path().join(key),
+    );
+    fs::copy(from, to).unwrap();
+    let keys: [&[&str]; 3] = [&["image"], &["order-2"], &["authority"]];
+    let root = away.root(&pair.one, 1, &["root"], keys, &["root"]).await;
+    let _: RootPublished = publish_root(&pair.one, &root, "").await.json();
+    // what it signs at once is signed under the new root already
+    pair.two
+        .publish("till", ManifestKind::Image, &[noise(1, 5000)])
+        .await;
+    pair.two.order("north", "till").await;
+    assert_eq!(pair.two.admin.get("/api/v1/root").await.body, root);
+    let documents = node.documents().await;
+    let keys = pair.one.keys().await;
+    let channel: Verified<Channel> = Verified::check(&documents.channel.0, &keys).unwrap();
+    assert!(channel.image.is_some());
+    Verified::<Order>::check(&documents.orders[0].0, &keys).unwrap();
+    // and after a restart it has the row of all roots
+    let two = pair.two.restart().await;
+    let row: RootRow = two.admin.get("/api/v1/roots").await.json();
+    assert_eq!(row.roots.len(), 2);
+}
+
+#[tokio::test]
+async fn an_hq_of_another_chain_is_kept_out() {
+    let world = World::new().await;
+    if !world.backing.is_shared() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let started = RunningHq::start(config(folder.path(), &world.backing)).await;
+    let error = started.unwrap_err().to_string();
+    assert!(error.contains("another chain"), "{error}");
 }

@@ -225,7 +225,7 @@ async fn reports_count_once_and_in_order() {
         3
     );
     assert_eq!(node.report(2, vec![trouble("b")]).await.stored, 3);
-    assert_eq!(node.report(9, vec![trouble("d")]).await.stored, 9);
+    assert_eq!(node.report(9, vec![trouble("d\0")]).await.stored, 9);
     assert_eq!(node.report(10, vec![]).await.stored, 9);
     // numbers are each node's own
     let boot = NodeReport::Boot {
@@ -263,7 +263,7 @@ async fn reports_count_once_and_in_order() {
             ("trouble", "a"),
             ("trouble", "b"),
             ("trouble", "c"),
-            ("trouble", "d")
+            ("trouble", "d\u{FFFD}")
         ]
     );
     assert_eq!(lines[4], ("boot", "MAC 020202020202: <i>"));

@@ -362,6 +362,7 @@ async fn an_older_database_is_brought_up() {
         "DROP TABLE told_root",
         "DROP TABLE voucher_machines",
         "DROP TABLE vouchers",
+        "DROP TABLE roots",
         "DROP INDEX nodes_of_machine",
         "ALTER TABLE nodes DROP COLUMN order_number",
         "ALTER TABLE nodes DROP COLUMN replaced_by",
