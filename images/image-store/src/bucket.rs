@@ -97,7 +97,7 @@ impl HttpConnector for OwnClient {
     }
 }
 
-fn client() -> Result<reqwest::Client, Box<dyn Error + Send + Sync>> {
+pub(crate) fn client() -> Result<reqwest::Client, Box<dyn Error + Send + Sync>> {
     let mut roots = RootCertStore::empty();
     // the system's certificates, or those of the file that SSL_CERT_FILE names; some of them may be of no use
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

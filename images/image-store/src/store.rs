@@ -59,7 +59,7 @@ pub enum StoreError {
         bytes: usize,
     },
     /// The bucket cannot be used as it is named.
-    #[error("{bucket}")]
+    #[error("bucket {bucket}")]
     Bucket {
         /// Which.
         bucket: Bucket,

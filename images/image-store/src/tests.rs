@@ -305,11 +305,36 @@ fn keys_are_made_once_and_are_private() {
     assert_eq!(std::fs::read(&path).unwrap(), b"something else");
 }
 
+/// A bucket of this test alone, where `./dev servers` started a server for it.
+async fn bucket() -> Option<Bucket> {
+    let server = std::env::var("AWS_ENDPOINT_URL").ok()?;
+    std::env::var_os("LAMPLIGHTER_TEST_POSTGRES")?;
+    let name = format!("b{:016x}", getrandom::u64().unwrap());
+    let client = crate::bucket::client().unwrap();
+    let made = client.put(format!("{server}/{name}")).send().await.unwrap();
+    assert_eq!(made.status(), 200);
+    Some(format!("s3://{name}/some/where").parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_named() {
+    if bucket().await.is_none() {
+        return;
+    }
+    let wrong: Bucket = "s3://not-there".parse().unwrap();
+    let error = Store::in_bucket(&wrong).await.unwrap_err();
+    assert!(matches!(error, StoreError::Bucket { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "bucket s3://not-there");
+}
+
 #[tokio::test]
 async fn the_store_keeps_what_its_names_say() {
     use futures_util::TryStreamExt;
     let folder = TempDir::new().unwrap();
-    let store = Store::in_folder(&folder.path().join("store")).unwrap();
+    let store = match bucket().await {
+        Some(bucket) => Store::in_bucket(&bucket).await.unwrap(),
+        None => Store::in_folder(&folder.path().join("store")).unwrap(),
+    };
     let bytes = Bytes::from(noise(5, 10_000));
     let hash = ObjectHash::of(&bytes);
     assert!(!store.has_object(&hash).await.unwrap());
@@ -319,6 +344,11 @@ async fn the_store_keeps_what_its_names_say() {
     ));
     assert!(!store.has_object(&hash).await.unwrap());
     store.put_object(hash, bytes.clone()).await.unwrap();
+    // again: it is there
+    store.put_object(hash, bytes.clone()).await.unwrap();
+    let other = ObjectHash::of(b"other");
+    let missing = store.missing_of(vec![other, hash, other]).await.unwrap();
+    assert_eq!(missing, [other, other]);
     assert_eq!(store.object(&hash).await.unwrap(), bytes);
     let (whole, rest) = store.read_object(&hash, 9_000).await.unwrap();
     let rest: Vec<Bytes> = rest.try_collect().await.unwrap();

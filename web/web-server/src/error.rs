@@ -1,5 +1,7 @@
 //! Refusals as status and sentence.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::{
     Json,
     http::StatusCode,
@@ -7,7 +9,7 @@ use axum::{
 };
 use web_api::ApiError;
 
-use crate::database::is_away;
+use crate::database::{is_away, unix_seconds};
 
 /// What a handler answers when it does not do what it was asked.
 #[derive(Debug)]
@@ -55,6 +57,20 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+/// While the database is away every request fails alike: one line in so many seconds.
+const AWAY_SAID_EVERY_SECONDS: u64 = 10;
+
+fn is_time_to_say() -> bool {
+    static SAID: AtomicU64 = AtomicU64::new(0);
+    let (now, said) = (unix_seconds(), SAID.load(Ordering::Relaxed));
+    let is_time = now.abs_diff(said) >= AWAY_SAID_EVERY_SECONDS;
+    // of those who fail at once one says it
+    is_time
+        && SAID
+            .compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+}
+
 /// Our own failure: logged here, told without details.
 fn internal(error: &dyn std::error::Error) -> Refusal {
     tracing::error!(%error, source = ?error.source(), "HQ failed to answer");
@@ -69,7 +85,9 @@ impl From<sqlx::Error> for Refusal {
         if !is_away(&error) {
             return internal(&error);
         }
-        tracing::warn!(%error, "HQ's database is not there");
+        if is_time_to_say() {
+            tracing::warn!(%error, "HQ's database is not there");
+        }
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "HQ's database does not answer now: ask again in a while",

@@ -205,7 +205,7 @@ impl RunningHq {
         roots::join(&hq).await?;
         roots::log_keys(&hq.signer);
         // addresses may have changed since the last start: every channel names them. So may the keys that are here
-        waiting::catch_up(&hq)
+        waiting::catch_up_alone(&hq)
             .await
             .map_err(|e| StartHqError::Folder {
                 path: folder.clone(),

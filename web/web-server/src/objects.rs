@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -18,14 +19,14 @@ use axum::{
 use bytes::Bytes;
 use futures_util::Stream;
 use image_format::{Manifest, ObjectHash};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::sleep};
 use trust_format::{Digest, SiteId, Verified};
 use web_api::{Hex, LeaseKind, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
 
 use crate::{
     Hq,
     access::Fetcher,
-    database::{Database, leases as lease_table},
+    database::{Database, is_away, leases as lease_table},
     error::Refusal,
     input::{Input, Named, Raw},
     leases,
@@ -34,6 +35,15 @@ use crate::{
 
 /// Manifests whose object lists stay in memory; at the most chunks a list takes 32 MiB.
 const LISTS_MAX: usize = 4;
+
+/// A count is kept for so long while the database is away. Few wait: a transfer begins only when the database says that its lease holds.
+const COUNT_AGAIN_AFTER: [Duration; 5] = [
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+    Duration::from_secs(900),
+];
 
 pub(crate) async fn missing(
     State(hq): State<Arc<Hq>>,
@@ -174,13 +184,21 @@ struct Account {
 
 impl Account {
     async fn put(self, bytes: u64) {
-        let write = async {
+        let write = async || {
             let mut change = self.database.write().await?;
             lease_table::count_bytes(&mut change, self.site, &self.version, self.kind, bytes)
                 .await?;
             change.commit().await
         };
-        if let Err(error) = write.await {
+        let mut written = write().await;
+        for pause in COUNT_AGAIN_AFTER {
+            if !written.as_ref().is_err_and(is_away) {
+                break;
+            }
+            sleep(pause).await;
+            written = write().await;
+        }
+        if let Err(error) = written {
             tracing::error!(%error, site = %self.site, version = %self.version, size_bytes = bytes, "WAN bytes are not in the ledger");
         }
     }

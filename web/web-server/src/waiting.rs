@@ -190,6 +190,12 @@ pub(crate) async fn catch_up(hq: &Arc<Hq>) -> Result<(), Refusal> {
     sites::refresh_all(hq).await
 }
 
+/// The same while no other HQ does it.
+pub(crate) async fn catch_up_alone(hq: &Arc<Hq>) -> Result<(), Refusal> {
+    let _alone = roots::alone(hq).await?;
+    catch_up(hq).await
+}
+
 /// Why a version is not there: it may wait.
 pub(crate) async fn missing_version(db: &mut Connection, text: &str) -> Result<Refusal, Refusal> {
     let digits = text.to_ascii_lowercase();

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use futures_util::{StreamExt, stream};
 use tempfile::TempDir;
 use web_api::SiteUnknown;

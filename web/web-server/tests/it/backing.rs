@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use reqwest::{Client, Method};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tokio::{
-    net::{TcpListener, TcpStream, UnixStream},
+    net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use web_server::{Bucket, DatabasePlace};
@@ -123,20 +123,18 @@ impl Backing {
     /// Another way to the same database, which a test can cut.
     pub(crate) async fn line(&self) -> Line {
         let shared = self.0.as_ref().unwrap();
-        let (url, folder) = shared.url().split_once("?host=").map(own).unwrap();
+        let url = shared.url();
+        let (_, server) = url.split_once('@').unwrap();
+        let server = server.split_once('/').unwrap().0.to_owned();
         let mut line = Line {
             url,
-            socket: format!("{folder}/.s.PGSQL.5432"),
+            server,
             port: 0,
             pipes: JoinSet::new(),
         };
         line.mend().await;
         line
     }
-}
-
-fn own((a, b): (&str, &str)) -> (String, String) {
-    (a.to_owned(), b.to_owned())
 }
 
 impl Drop for Backing {
@@ -160,18 +158,18 @@ impl Drop for Backing {
     }
 }
 
-/// A TCP port in front of the database's socket.
+/// A TCP port in front of the database's own.
 pub(crate) struct Line {
     url: String,
-    socket: String,
+    server: String,
     port: u16,
     pipes: JoinSet<()>,
 }
 
 impl Line {
     pub(crate) fn database(&self) -> DatabasePlace {
-        let there = format!("@127.0.0.1:{}/", self.port);
-        self.url.replace("@localhost/", &there).parse().unwrap()
+        let url = self.url.replace(&self.server, &self.address());
+        url.parse().unwrap()
     }
 
     /// Where it ends, for messages.
@@ -187,19 +185,19 @@ impl Line {
     pub(crate) async fn mend(&mut self) {
         let door = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         self.port = door.local_addr().unwrap().port();
-        let socket = self.socket.clone();
+        let server = self.server.clone();
         self.pipes.spawn(async move {
             // ends with the listener
             let mut pipes = JoinSet::new();
             while let Ok((stream, _)) = door.accept().await {
-                pipes.spawn(pipe(stream, socket.clone()));
+                pipes.spawn(pipe(stream, server.clone()));
             }
         });
     }
 }
 
-async fn pipe(mut stream: TcpStream, socket: String) {
-    if let Ok(mut server) = UnixStream::connect(socket).await {
+async fn pipe(mut stream: TcpStream, server: String) {
+    if let Ok(mut server) = TcpStream::connect(server).await {
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
     }
 }

@@ -416,3 +416,46 @@ async fn an_hq_of_another_chain_is_kept_out() {
     let error = started.unwrap_err().to_string();
     assert!(error.contains("another chain"), "{error}");
 }
+
+/// `cargo nextest run -p web-server --run-ignored only measure --no-capture`: signs of life in a second, at one HQ and at two.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr, reason = "it is what the measurement is for")]
+async fn measure_signs_of_life() {
+    const NODES: usize = 16;
+    const FOR: Duration = Duration::from_secs(10);
+    let one = World::new().await;
+    let two = match one.backing.is_shared() {
+        true => Some(World::start(folder_like(&one), one.backing.clone()).await),
+        false => None,
+    };
+    one.site("north", SiteUnknown::Wait).await;
+    let mut nodes = Vec::new();
+    for n in 0..NODES {
+        nodes.push(one.node("north", &format!("till-{n}")).await);
+    }
+    for hqs in 1..=1 + usize::from(two.is_some()) {
+        let calls = nodes.iter().enumerate().map(async |(n, node)| {
+            let at = if n % hqs == 0 {
+                Some(&one)
+            } else {
+                two.as_ref()
+            };
+            let caller = at.unwrap().with_key(&node.key);
+            let life = json!({"peer_port": 0, "reports": [], "known": null});
+            let begin = Instant::now();
+            let mut calls = 0u32;
+            while begin.elapsed() < FOR {
+                let answer = caller.post("/api/v1/node/reports", &life).await;
+                assert_eq!(answer.status, 200);
+                calls += 1;
+            }
+            calls
+        });
+        let calls: u32 = futures_util::future::join_all(calls).await.iter().sum();
+        eprintln!(
+            "{hqs} HQ: {} a second",
+            f64::from(calls) / FOR.as_secs_f64()
+        );
+    }
+}
