@@ -27,7 +27,8 @@ CREATE FUNCTION json_set(whole TEXT, path TEXT, number BIGINT) RETURNS TEXT LANG
     AS $$ SELECT CAST(jsonb_set(CAST(whole AS JSONB), ARRAY[substring(path FROM 3)], to_jsonb(number)) AS TEXT) $$;
 ";
 
-/// Behind one chain; gone when the last of its HQs is.
+/// Behind one chain. Nothing is taken away at its end: to drop a database PostgreSQL waits for every connection that is being made, of which
+/// a test that ended may have one, and the servers' folder goes as a whole.
 #[derive(Debug)]
 pub(crate) struct Backing(Option<Shared>);
 
@@ -134,27 +135,6 @@ impl Backing {
         };
         line.mend().await;
         line
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        let Some(shared) = self.0.take() else { return };
-        let end = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                // connections of HQs that were just stopped are still there
-                let end = format!("DROP DATABASE {} WITH (FORCE)", shared.name);
-                let mut server = PgConnection::connect(&shared.server).await.unwrap();
-                let ended = sqlx::raw_sql(AssertSqlSafe(end)).execute(&mut server);
-                ended.await.unwrap();
-            });
-        });
-        // a test that failed says so itself
-        let _ = end.join();
     }
 }
 
