@@ -64,10 +64,14 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
     if let Err(error) = leave_word(&token_file) {
         tracing::warn!(%error, "commands on this computer need --token-file");
     }
+    let page = match &hq.setup_code {
+        // after the number sign: a browser keeps it to itself
+        Some(code) => format!("make the first account: {}/#setup={code}", hq.url),
+        None => format!("page: {}", hq.url),
+    };
     let words = format!(
-        "HQ is listening on {} as {}\npage: {} (any name, and as password the first line of {})\n",
+        "HQ is listening on {} as {}\n{page}\ncommands on this computer use {}\n",
         hq.address,
-        hq.url,
         hq.url,
         token_file.display()
     );

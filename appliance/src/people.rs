@@ -76,6 +76,9 @@ pub(crate) enum SiteCommand {
         /// Versions of a lower release are refused from now on.
         #[arg(long)]
         release_floor: Option<u64>,
+        /// Its tags from now on, such as pilot,north; with an empty text none. Who reaches a tag's sites reaches it.
+        #[arg(long, value_delimiter = ',')]
+        tags: Option<Vec<String>>,
         /// How much may come over the WAN by time of day, such as 08:00-20:00=2Mbit,20:00-08:00=unlimited (or none). The first
         /// window that covers a minute holds; a minute that none covers has no limit.
         #[arg(long, value_delimiter = ',')]
@@ -195,6 +198,7 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             unknown,
             provisional,
             release_floor,
+            tags,
             wan,
             utc_offset,
             hq,
@@ -213,6 +217,7 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
                 unknown: unknown.map(Into::into),
                 provisional,
                 release_floor,
+                tags: tags.map(|tags| tags.into_iter().filter(|tag| !tag.is_empty()).collect()),
             };
             let site = change_site(&client, &name, &change).await?;
             output.print(&site, |s| format!("{} is at channel {}", s.name, s.channel))
@@ -303,6 +308,9 @@ async fn change_site(client: &HqClient, site: &str, change: &SiteChange) -> Resu
 /// A change of nothing shows what holds.
 async fn change_wan(client: &HqClient, site: &str, change: &WanChange) -> Result<WanRules> {
     let path = format!("/sites/{}/wan", quoted(site));
+    if *change == WanChange::default() {
+        return Ok(client.get(&path).await?);
+    }
     let request = client.request(Method::PATCH, &path).json(change);
     Ok(client.send(request).await?.json().await?)
 }

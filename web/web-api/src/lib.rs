@@ -2,6 +2,8 @@
 //! No server and no client; keys and documents travel as text (`Hex`, `Base64`).
 //! Called by `web-server`, by the appliance and by the imaging agent.
 
+mod access;
+mod audit;
 mod enrolment;
 mod node;
 mod people;
@@ -11,6 +13,14 @@ mod text;
 mod voucher;
 mod wan;
 
+pub use access::{
+    AccessTokenInfo, AccessTokenMade, AuthenticatorCode, AuthenticatorOffer, Me, Means,
+    NewAccessToken, NewUser, PasswordChange, Right, Role, SessionInfo, Setup, SetupState, SignIn,
+    SiteScope, UserChange, UserInfo,
+};
+pub use audit::{
+    AUDIT_BEGINNING, AUDIT_PAGE_ROWS, AuditChain, AuditCheck, AuditFault, AuditPage, AuditRow,
+};
 pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
 pub use node::{
     AgentAdmitted, AgentTicket, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled,

@@ -13,6 +13,9 @@ use crate::{
 pub struct ApiError {
     /// One sentence: what is wrong, with what, and what to do.
     pub error: String,
+    /// The same with a code of the account's authenticator would be let through.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_code: bool,
 }
 
 /// What happens to a machine that a site does not know.
@@ -105,6 +108,9 @@ pub struct SiteChange {
     pub provisional: Option<bool>,
     /// Manifests below this release are refused in the site from now on.
     pub release_floor: Option<u64>,
+    /// Its tags from now on. Whose scope has a tag reaches the site, so this needs a scope of all sites.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
 }
 
 /// A site.
@@ -126,6 +132,9 @@ pub struct SiteInfo {
     pub machines: u64,
     /// WAN bytes of all versions.
     pub wan_bytes: u64,
+    /// Words by which sites are put together.
+    #[serde(default)]
+    pub tags: Vec<String>,
 }
 
 /// A site and the first enrolment token for it.

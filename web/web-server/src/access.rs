@@ -1,24 +1,18 @@
 //! Who may call what. Every route says so in one table (`routes.rs`), and nothing is served without.
 
-use std::{
-    fs,
-    io::{self, Write},
-    net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+mod admin_token;
+mod person;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use data_encoding::{BASE32_NOPAD, BASE64};
-use subtle::ConstantTimeEq;
 use trust_format::{PublicKey, SiteId};
+use web_api::Right;
 
 use crate::{
     Hq,
@@ -29,15 +23,19 @@ use crate::{
     tls::{ClientAddress, ClientKey},
 };
 
-const TOKEN_BYTES: usize = 20;
+pub use admin_token::AdminToken;
+pub(crate) use person::{By, Gate, SESSION_COOKIE, SESSION_LIFE_SECONDS, person_only, secret_of};
+
 /// How long a stranger waits for a refusal.
 const REFUSED_AFTER: Duration = Duration::from_millis(250);
 
 /// What a route needs of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// The administrator's token, as bearer or as the password of basic authentication.
-    Admin,
+    /// Nothing: the page, and the way in.
+    Public,
+    /// A person whose role has the right.
+    Person(Right, Bounds),
     /// A node of a site, by its client certificate.
     Node,
     /// A node of a site, or an agent that showed the ticket of one.
@@ -46,107 +44,32 @@ pub enum Access {
     Newcomer,
 }
 
-/// The administrator's token, stored as a hash in memory and as a file with mode 0600 for the command line.
-#[derive(Debug)]
-pub struct AdminToken {
-    hash: [u8; 32],
+/// How far a person's right has to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounds {
+    /// The sites within the person's scope: what is of others is not known there.
+    Sites,
+    /// The whole chain: nobody whose scope is smaller.
+    Chain,
 }
 
-impl AdminToken {
-    /// Opens the token file, or writes a new one. It has three lines: token, address, certificate fingerprint.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written.
-    pub fn open_or_create(path: &Path, url: &str, fingerprint: &[u8; 32]) -> io::Result<Self> {
-        let token = match fs::read_to_string(path) {
-            Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let mut bytes = [0; TOKEN_BYTES];
-                getrandom::fill(&mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
-                BASE32_NOPAD.encode(&bytes).to_lowercase()
+impl std::fmt::Display for Access {
+    /// As the table of routes in the documents says it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Public => f.write_str("anybody"),
+            Self::Person(right, bounds) => {
+                let right = format!("{right:?}").to_lowercase();
+                match bounds {
+                    Bounds::Sites => f.write_str(&right),
+                    Bounds::Chain => write!(f, "{right}, all sites"),
+                }
             }
-            Err(e) => return Err(e),
-        };
-        if token.len() < TOKEN_BYTES {
-            return Err(io::Error::other(
-                "the token file holds no token; remove it to get a new one",
-            ));
+            Self::Node => f.write_str("node"),
+            Self::Fetcher => f.write_str("fetcher"),
+            Self::Newcomer => f.write_str("newcomer"),
         }
-        // rewritten at each start: the address may be another one
-        let temporary = path.with_extension("new");
-        let mut file = fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        writeln!(file, "{token}\n{url}\n{}", web_api::Hex(*fingerprint))?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        Ok(Self {
-            hash: *blake3::hash(token.as_bytes()).as_bytes(),
-        })
     }
-
-    fn matches(&self, token: &str) -> bool {
-        blake3::hash(token.as_bytes())
-            .as_bytes()
-            .ct_eq(&self.hash)
-            .into()
-    }
-}
-
-fn shown_token(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    if let Some(token) = value.strip_prefix("Bearer ") {
-        return Some(token.trim().to_owned());
-    }
-    let pair = BASE64
-        .decode(value.strip_prefix("Basic ")?.trim().as_bytes())
-        .ok()?;
-    let pair = String::from_utf8(pair).ok()?;
-    Some(pair.split_once(':')?.1.to_owned())
-}
-
-/// Browsers add a signed-in person's password to requests that foreign pages make; they also say whose page it is.
-fn from_our_own_page(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else {
-        return true;
-    };
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    let page = origin
-        .to_str()
-        .ok()
-        .and_then(|o| o.strip_prefix("https://"));
-    page.is_some() && page == host
-}
-
-pub(crate) async fn admin_only(
-    State(hq): State<Arc<Hq>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !from_our_own_page(request.headers()) {
-        return Refusal::new(
-            StatusCode::FORBIDDEN,
-            "this request was made by another site's page",
-        )
-        .into_response();
-    }
-    if shown_token(request.headers()).is_some_and(|token| hq.admin.matches(&token)) {
-        let_through(&request);
-        return next.run(request).await;
-    }
-    let refusal = Refusal::new(
-        StatusCode::UNAUTHORIZED,
-        "this needs the administrator's token: the file admin-token in HQ's folder",
-    );
-    let mut response = refusal.into_response();
-    let challenge = HeaderValue::from_static("Basic realm=\"Lamplighter\", charset=\"UTF-8\"");
-    response
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, challenge);
-    response
 }
 
 /// A node that the database knows and that is not revoked.

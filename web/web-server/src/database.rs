@@ -4,7 +4,9 @@
 //! numbers are BIGINT. What a caller changes, it changes in one transaction that it commits itself. There is one such transaction at a
 //! time, whichever database it is and however many processes there are.
 
+pub(crate) mod access_tokens;
 pub(crate) mod agents;
+pub(crate) mod audit;
 mod ear;
 pub(crate) mod events;
 pub(crate) mod images;
@@ -14,14 +16,17 @@ pub(crate) mod machines;
 pub(crate) mod nodes;
 pub(crate) mod orders;
 mod place;
+pub(crate) mod reach;
 pub(crate) mod replaced;
 pub(crate) mod roots;
 pub(crate) mod rosters;
 mod schema;
 mod server;
+pub(crate) mod sessions;
 pub(crate) mod sites;
 pub(crate) mod sql;
 pub(crate) mod tokens;
+pub(crate) mod users;
 pub(crate) mod vouchers;
 pub(crate) mod waiting;
 pub(crate) mod wan;
@@ -46,7 +51,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use trust_format::PublicKey;
 use web_api::Hex;
 
-use crate::{access::Node, bell::Bells};
+use crate::{
+    access::{By, Node},
+    bell::Bells,
+};
 use place::Place;
 pub use place::{DatabasePlace, ParseDatabasePlaceError};
 use server::Server;
@@ -121,6 +129,8 @@ enum Pools {
 pub(crate) struct Change {
     connection: Connection,
     bells: Arc<Bells>,
+    /// Goes into the audit log with the change.
+    act: Option<audit::Act>,
 }
 
 /// A connection that only reads. Each statement sees what is committed when it begins.
@@ -163,8 +173,23 @@ impl DerefMut for Reading {
 }
 
 impl Change {
+    /// What is changed, in words, for the audit log. The last words count; a change that no person makes has none.
+    pub(crate) fn says(&mut self, what: impl Into<String>) {
+        if let Some(act) = &mut self.act {
+            act.what = what.into();
+        }
+    }
+
+    /// The change is somebody's act after all.
+    pub(crate) fn act_of(&mut self, act: audit::Act) {
+        self.act = Some(act);
+    }
+
     /// Makes it last, and then tells the news of it.
-    pub(crate) async fn commit(self) -> Result<()> {
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        if let Some(act) = self.act.take() {
+            audit::append(&mut self.connection, act).await?;
+        }
         let (link, news) = self.connection.into_parts();
         match link {
             Link::SqliteWriter(change) => change.commit().await?,
@@ -215,7 +240,19 @@ impl Database {
         self.root.store(root, Ordering::Relaxed);
     }
 
-    /// A transaction that may write. There is one at a time.
+    /// A transaction in which a person changes something. What is committed is in the audit log.
+    pub(crate) async fn write_by(&self, by: &By) -> Result<Change> {
+        self.write_act(by.act()).await
+    }
+
+    /// The same for somebody who is just signing in.
+    pub(crate) async fn write_act(&self, act: audit::Act) -> Result<Change> {
+        let mut change = self.write().await?;
+        change.act = Some(act);
+        Ok(change)
+    }
+
+    /// A transaction that may write, for HQ itself and for nodes. There is one at a time.
     pub(crate) async fn write(&self) -> Result<Change> {
         let link = match &self.pools {
             Pools::File { writer, .. } => {
@@ -228,6 +265,7 @@ impl Database {
         Ok(Change {
             connection: Connection::new(link),
             bells: self.bells.clone(),
+            act: None,
         })
     }
 

@@ -16,6 +16,7 @@ use crate::database::{is_away, unix_seconds};
 pub(crate) struct Refusal {
     status: StatusCode,
     sentence: String,
+    needs_code: bool,
 }
 
 impl Refusal {
@@ -23,7 +24,14 @@ impl Refusal {
         Self {
             status,
             sentence: sentence.into(),
+            needs_code: false,
         }
+    }
+
+    /// A code of the account's authenticator would help.
+    pub(crate) fn needing_code(mut self) -> Self {
+        self.needs_code = true;
+        self
     }
 
     pub(crate) fn bad(sentence: impl Into<String>) -> Self {
@@ -138,6 +146,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = Json(ApiError {
             error: self.sentence,
+            needs_code: self.needs_code,
         });
         (self.status, body).into_response()
     }

@@ -16,7 +16,7 @@ use web_api::{Hex, ImageKind, ImageVersion};
 
 use crate::{
     Hq,
-    access::Fetcher,
+    access::{By, Fetcher},
     database::{Connection, images, unix_seconds, waiting as table},
     error::Refusal,
     input::{Named, Raw, checked_name},
@@ -60,6 +60,7 @@ pub(crate) async fn resolve(db: &mut Connection, text: &str) -> Result<ImageVers
 /// Signs what was imported and lists it. The objects were put before.
 pub(crate) async fn publish(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Raw(payload): Raw,
 ) -> Result<Json<ImageVersion>, Refusal> {
     // the release is read, signed and stored as one step
@@ -67,12 +68,12 @@ pub(crate) async fn publish(
     let release = waiting::highest_release(&mut *hq.database.read().await?).await? + 1;
     let manifest = read(payload, release).await?;
     if !hq.signer.can_sign(SignerRole::Image) {
-        return Ok(Json(waiting::keep_image(&hq, manifest).await?));
+        return Ok(Json(waiting::keep_image(&hq, &by, manifest).await?));
     }
     let signer = hq.clone();
     let work = tokio::task::spawn_blocking(move || signer.signer.sign_manifest(&manifest));
     let signed = work.await.map_err(|e| Refusal::failed(&e))??;
-    Ok(Json(list_signed(&hq, &signed).await?))
+    Ok(Json(list_signed(&hq, Some(&by), &signed).await?))
 }
 
 /// A missing object is what the caller has to put first.
@@ -101,14 +102,22 @@ pub(crate) fn version_of(manifest: &Manifest, digest: Digest) -> ImageVersion {
     }
 }
 
-/// Stores and lists a signed version.
+/// Stores and lists a signed version. Nobody does it when a key has come for which it waited.
 pub(crate) async fn list_signed(
     hq: &Arc<Hq>,
+    by: Option<&By>,
     signed: &Verified<Manifest>,
 ) -> Result<ImageVersion, Refusal> {
     hq.store.put_manifest(signed).await.map_err(put_first)?;
     let image = version_of(signed, signed.digest());
-    let mut change = hq.database.write().await?;
+    let mut change = match by {
+        Some(by) => hq.database.write_by(by).await?,
+        None => hq.database.write().await?,
+    };
+    change.says(format!(
+        "version {} of {:?} published, release {}",
+        image.version, image.name, image.release
+    ));
     images::insert(&mut change, &image).await?;
     table::forget_image(&mut change, &image.version).await?;
     if image.kind == ImageKind::BootBundle {

@@ -1,7 +1,9 @@
 //! What a request brings, read so that every refusal is a sentence in JSON.
 
+use std::collections::BTreeSet;
+
 use axum::{
-    extract::{FromRequest, FromRequestParts, Path, Request},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, request::Parts},
 };
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Refusal;
 
 const NAME_CHARS_MAX: usize = 64;
+const TAG_CHARS_MAX: usize = 32;
 /// The documents that carry names allow no more.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -80,6 +83,38 @@ impl Named {
             .parse()
             .map_err(|_| Refusal::bad(format!("{shown:?} is no {what}")))
     }
+}
+
+/// What is asked for after a path's question mark.
+pub(crate) struct Asked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let asked = Query::<T>::try_from_uri(&parts.uri);
+        asked.map(|Query(asked)| Self(asked)).map_err(|_| {
+            Refusal::bad(
+                "what follows the question mark in the address is not what this route takes",
+            )
+        })
+    }
+}
+
+/// Tags of one site or scope: each a word of 1 to 32 letters, digits, `-` or `_`. In order, and each once.
+pub(crate) fn checked_tags(tags: &[String]) -> Result<Vec<String>, Refusal> {
+    let fits = |tag: &&String| {
+        (1..=TAG_CHARS_MAX).contains(&tag.chars().count())
+            && tag.chars().all(|c| c.is_alphanumeric() || "-_".contains(c))
+    };
+    if let Some(tag) = tags.iter().find(|tag| !fits(tag)) {
+        let shown: String = tag.chars().take(NAME_CHARS_MAX).collect();
+        return Err(Refusal::bad(format!(
+            "{shown:?} is no tag: 1 to {TAG_CHARS_MAX} letters, digits, - or _"
+        )));
+    }
+    let sorted: BTreeSet<&String> = tags.iter().collect();
+    Ok(sorted.into_iter().cloned().collect())
 }
 
 /// A name that people give: 1 to 64 characters that can be shown on one line. Anything else in it is text.

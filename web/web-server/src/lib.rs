@@ -4,6 +4,7 @@
 
 mod access;
 mod agents;
+mod audit;
 mod bell;
 mod database;
 mod door;
@@ -17,6 +18,7 @@ mod nodes;
 mod objects;
 mod orders;
 mod page;
+mod people;
 mod rebuilt;
 mod reports;
 mod roots;
@@ -39,10 +41,11 @@ use image_store::{OpenSignerError, Signer, Store, StoreError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 
-pub use access::{Access, AdminToken};
+pub use access::{Access, AdminToken, Bounds};
 use bell::Bells;
 use database::Database;
 pub use database::{DatabasePlace, OpenDatabaseError, ParseDatabasePlaceError};
+use people::{passwords::Passwords, setup::SetupCode, tries::Tries};
 pub use roots::FollowRootsError;
 pub use routes::route_table;
 pub use tls::{ServerIdentity, TlsError};
@@ -123,6 +126,9 @@ pub(crate) struct Hq {
     pub(crate) fingerprint: [u8; 32],
     pub(crate) object_lists: objects::ObjectLists,
     pub(crate) bells: Arc<Bells>,
+    pub(crate) setup: SetupCode,
+    pub(crate) passwords: Passwords,
+    pub(crate) tries: Tries,
 }
 
 /// A running HQ.
@@ -136,6 +142,8 @@ pub struct RunningHq {
     pub url: String,
     /// The file with the administrator's token.
     pub admin_token_file: PathBuf,
+    /// With which the first account is made; none once somebody has one.
+    pub setup_code: Option<String>,
     server: tokio::task::JoinHandle<()>,
     follower: tokio::task::JoinHandle<()>,
 }
@@ -192,6 +200,12 @@ impl RunningHq {
             },
         )?;
         let url = urls[0].clone();
+        let failed = |refusal: error::Refusal| StartHqError::Folder {
+            path: folder.clone(),
+            source: std::io::Error::other(refusal.to_string()),
+        };
+        let setup = SetupCode::new(&database).await.map_err(failed)?;
+        let setup_code = setup.text();
         let hq = Arc::new(Hq {
             database,
             signer,
@@ -201,16 +215,14 @@ impl RunningHq {
             fingerprint,
             object_lists: objects::ObjectLists::default(),
             bells,
+            setup,
+            passwords: Passwords::default(),
+            tries: Tries::default(),
         });
         roots::join(&hq).await?;
         roots::log_keys(&hq.signer);
         // addresses may have changed since the last start: every channel names them. So may the keys that are here
-        waiting::catch_up_alone(&hq)
-            .await
-            .map_err(|e| StartHqError::Folder {
-                path: folder.clone(),
-                source: std::io::Error::other(e.to_string()),
-            })?;
+        waiting::catch_up_alone(&hq).await.map_err(failed)?;
         let acceptor = identity.acceptor()?;
         let follower = tokio::spawn(roots::keep_following(hq.clone()));
         let server = tokio::spawn(tls::serve(listener, acceptor, routes::router(hq)));
@@ -219,6 +231,7 @@ impl RunningHq {
             fingerprint,
             url,
             admin_token_file,
+            setup_code,
             server,
             follower,
         })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{RawQuery, State},
 };
 use trust_format::{MachineId, SiteId};
@@ -11,6 +11,7 @@ use web_api::{Machine, SiteInfo};
 
 use crate::{
     Hq,
+    access::By,
     database::{machines, rosters as roster_table, sites as site_table},
     error::Refusal,
     input::Named,
@@ -20,9 +21,12 @@ use crate::{
 const MACHINES_LISTED_MAX: u32 = 32_768;
 const SITES_OF_A_MACHINE_MAX: u32 = 64;
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<Machine>>, Refusal> {
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Vec<Machine>>, Refusal> {
     let mut db = hq.database.read().await?;
-    let machines = machines::infos(&mut db, None, MACHINES_LISTED_MAX).await?;
+    let machines = machines::infos(&mut db, by.reach, None, MACHINES_LISTED_MAX).await?;
     Ok(Json(
         machines.into_iter().map(|(_, machine)| machine).collect(),
     ))
@@ -32,6 +36,7 @@ pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<Machine>>
 /// `?code=CODE` is what the machine shows on its screen: another one that says the same of itself is not approved for it.
 pub(crate) async fn approve(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     id: Named,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Machine>, Refusal> {
@@ -47,11 +52,11 @@ pub(crate) async fn approve(
         Some((_, text)) => Some(text.parse().map_err(Refusal::bad)?),
         None => None,
     };
-    let mut change = hq.database.write().await?;
-    let mut seen = machines::infos(&mut change, Some(id), SITES_OF_A_MACHINE_MAX).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let mut seen = machines::infos(&mut change, by.reach, Some(id), SITES_OF_A_MACHINE_MAX).await?;
     seen.retain(|(site, _)| wanted.is_none_or(|w| w == *site));
     if seen.len() > 1 {
-        let all: Vec<SiteInfo> = site_table::infos(&mut change, None).await?;
+        let all: Vec<SiteInfo> = site_table::infos(&mut change, by.reach, None).await?;
         let sites: Vec<_> = all
             .iter()
             .filter(|s| seen.iter().any(|(id, _)| id.0 == s.id.0))
@@ -84,7 +89,8 @@ pub(crate) async fn approve(
     machines::approve(&mut change, site, id).await?;
     let mut record = sites::of(&mut change, site).await?;
     sites::refresh(&mut change, &hq, &mut record).await?;
-    let now = machines::infos(&mut change, Some(id), SITES_OF_A_MACHINE_MAX).await?;
+    change.says(format!("machine {id} of site {:?} approved", record.name));
+    let now = machines::infos(&mut change, by.reach, Some(id), SITES_OF_A_MACHINE_MAX).await?;
     change.commit().await?;
     tracing::info!(site = record.name, machine = %id, "machine approved");
     let machine = now

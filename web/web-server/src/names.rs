@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use trust_format::{NodeCertificate, peek};
 use web_api::{NodeInfo, NodeRename};
 
 use crate::{
     Hq,
+    access::By,
     bell::News,
     database::{
         Connection,
         events::{self, EventKind},
         nodes,
         nodes::NodeRecord,
+        reach::Reach,
         replaced,
     },
     error::Refusal,
@@ -25,7 +27,11 @@ const KEY_DIGITS_MIN: usize = 8;
 const KEY_DIGITS: usize = 64;
 
 /// The one node whose key begins so.
-pub(crate) async fn by_beginning(db: &mut Connection, text: &str) -> Result<NodeRecord, Refusal> {
+pub(crate) async fn by_beginning(
+    db: &mut Connection,
+    reach: Reach,
+    text: &str,
+) -> Result<NodeRecord, Refusal> {
     let fits = (KEY_DIGITS_MIN..=KEY_DIGITS).contains(&text.len());
     if !fits || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         let shown: String = text.chars().take(KEY_DIGITS).collect();
@@ -34,7 +40,7 @@ pub(crate) async fn by_beginning(db: &mut Connection, text: &str) -> Result<Node
         )));
     }
     let digits = text.to_ascii_lowercase();
-    let mut found = replaced::by_beginning(db, &digits).await?;
+    let mut found = replaced::by_beginning(db, reach, &digits).await?;
     match found.len() {
         0 => Err(Refusal::missing(format!(
             "a node whose key begins with {digits}"
@@ -49,12 +55,13 @@ pub(crate) async fn by_beginning(db: &mut Connection, text: &str) -> Result<Node
 /// Gives a node another name. It is in the node's certificate, which HQ signs anew, and which the node takes when it calls.
 pub(crate) async fn rename(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(text): Named,
     Input(wish): Input<NodeRename>,
 ) -> Result<Json<NodeInfo>, Refusal> {
     let name = checked_name(&wish.name, "a node's name")?;
-    let mut change = hq.database.write().await?;
-    let node = by_beginning(&mut change, &text).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let node = by_beginning(&mut change, by.reach, &text).await?;
     check_living(&node)?;
     if let Some(other) = replaced::namesake(&mut change, &node, name).await? {
         return Err(Refusal::conflict(format!(
@@ -77,6 +84,11 @@ pub(crate) async fn rename(
         events::add(&mut change, node.site, "HQ", EventKind::Node, &message).await?;
     }
     let info = nodes::info_of(&mut change, &node.key).await?;
+    change.says(format!(
+        "node {} renamed from {:?} to {name:?}",
+        node.key.short(),
+        node.name
+    ));
     change.tell(News::Documents(node.site));
     change.commit().await?;
     info.map(Json)

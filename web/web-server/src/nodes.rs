@@ -17,7 +17,7 @@ use web_api::{
 
 use crate::{
     Hq,
-    access::Node,
+    access::{By, Node},
     database::{
         Connection,
         events::{self, EventKind},
@@ -41,14 +41,18 @@ fn refused(sentence: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, sentence)
 }
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<NodeInfo>>, Refusal> {
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Vec<NodeInfo>>, Refusal> {
     Ok(Json(
-        nodes::infos(&mut *hq.database.read().await?, NODES_LISTED_MAX).await?,
+        nodes::infos(&mut *hq.database.read().await?, by.reach, NODES_LISTED_MAX).await?,
     ))
 }
 
 pub(crate) async fn revoke(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     key: Named,
     RawQuery(query): RawQuery,
 ) -> Result<Json<NodeInfo>, Refusal> {
@@ -56,18 +60,31 @@ pub(crate) async fn revoke(
         key.parse::<Hex<32>>("node's key (64 hexadecimal digits)")?
             .0,
     );
-    let mut change = hq.database.write().await?;
+    let mut change = hq.database.write_by(&by).await?;
     let site = query.as_deref().and_then(|q| q.strip_prefix("site="));
-    if let (Some(site), None) = (site, nodes::find(&mut change, &key).await?) {
-        let site = site.parse().map_err(Refusal::bad)?;
-        let site = sites::of(&mut change, site).await?;
-        forestall(&mut change, site.id, key).await?;
+    let what = format!("node {}", key.short());
+    match (site, nodes::find(&mut change, &key).await?) {
+        (_, Some(node)) => by.check_site(&mut change, node.site, &what).await?,
+        (Some(site), None) => {
+            let site: SiteId = site.parse().map_err(Refusal::bad)?;
+            by.check_site(&mut change, site, format!("site {site}"))
+                .await?;
+            let site = sites::of(&mut change, site).await?;
+            forestall(&mut change, site.id, key).await?;
+        }
+        (None, None) => return Err(Refusal::missing(what)),
     }
     sites::revoke_node(&mut change, &hq, &key).await?;
     let info = nodes::info_of(&mut change, &key).await?;
+    change.says(format!(
+        "{what} revoked{}",
+        info.as_ref().map_or_else(String::new, |i| format!(
+            ", {:?} of site {:?}",
+            i.name, i.site
+        ))
+    ));
     change.commit().await?;
-    info.map(Json)
-        .ok_or_else(|| Refusal::missing(format!("node {}", key.short())))
+    info.map(Json).ok_or_else(|| Refusal::missing(what))
 }
 
 /// A node that a neighbour certified while HQ was away, and that HQ has not met, is put down to be revoked.

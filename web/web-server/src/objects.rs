@@ -25,7 +25,7 @@ use web_api::{Hex, LeaseKind, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
 
 use crate::{
     Hq,
-    access::Fetcher,
+    access::{By, Fetcher},
     database::{Database, is_away, leases as lease_table},
     error::Refusal,
     input::{Input, Named, Raw},
@@ -286,9 +286,12 @@ impl ObjectLists {
     }
 }
 
-pub(crate) async fn ledger(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<LedgerLine>>, Refusal> {
+pub(crate) async fn ledger(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Vec<LedgerLine>>, Refusal> {
     Ok(Json(
-        lease_table::ledger(&mut *hq.database.read().await?).await?,
+        lease_table::ledger(&mut *hq.database.read().await?, by.reach).await?,
     ))
 }
 

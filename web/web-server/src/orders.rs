@@ -2,26 +2,32 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use trust_format::{Digest, MachineId, Order};
 use web_api::{ImageKind, NewOrder, OrderInfo};
 
-use crate::{Hq, database::orders, error::Refusal, images, input::Input, sites, waiting};
+use crate::{
+    Hq, access::By, database::orders, error::Refusal, images, input::Input, sites, waiting,
+};
 
 const ORDERS_LISTED_MAX: u32 = 1000;
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<OrderInfo>>, Refusal> {
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Vec<OrderInfo>>, Refusal> {
     Ok(Json(
-        orders::infos(&mut *hq.database.read().await?, ORDERS_LISTED_MAX).await?,
+        orders::infos(&mut *hq.database.read().await?, by.reach, ORDERS_LISTED_MAX).await?,
     ))
 }
 
 pub(crate) async fn create(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Input(wish): Input<NewOrder>,
 ) -> Result<Json<OrderInfo>, Refusal> {
-    let mut change = hq.database.write().await?;
-    let mut site = sites::named(&mut change, &wish.site).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let mut site = sites::named(&mut change, by.reach, &wish.site).await?;
     let image = images::resolve(&mut change, &wish.version).await?;
     if image.kind != ImageKind::Image {
         return Err(Refusal::bad(format!(
@@ -46,6 +52,18 @@ pub(crate) async fn create(
     let waiting = waiting::sign_order(&mut change, &hq, &order).await?;
     site.image = Some(image.version);
     sites::refresh(&mut change, &hq, &mut site).await?;
+    let which = match wish.machine {
+        Some(machine) => format!("machine {machine}"),
+        None => "all machines".into(),
+    };
+    change.says(format!(
+        "order {} of site {:?}: version {} of {:?} for {which}{}",
+        order.number,
+        site.name,
+        order.image,
+        image.name,
+        if order.erase { ", erasing" } else { "" }
+    ));
     change.commit().await?;
     tracing::info!(site = site.name, order = order.number, version = %order.image, "ordered");
     Ok(Json(OrderInfo {

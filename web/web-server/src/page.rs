@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
@@ -13,6 +13,7 @@ use web_api::{ImageVersion, LedgerLine, Machine, NodeInfo, OrderInfo, SiteInfo};
 
 use crate::{
     Hq,
+    access::By,
     database::{
         events::{self, EventInfo},
         images, leases, machines, nodes, orders, sites, unix_seconds,
@@ -70,17 +71,20 @@ pub(crate) struct Overview {
     events: Vec<EventInfo>,
 }
 
-pub(crate) async fn overview(State(hq): State<Arc<Hq>>) -> Result<Json<Overview>, Refusal> {
+pub(crate) async fn overview(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Overview>, Refusal> {
     let mut db = hq.database.read().await?;
-    let machines = machines::infos(&mut db, None, MACHINES_SHOWN_MAX).await?;
+    let machines = machines::infos(&mut db, by.reach, None, MACHINES_SHOWN_MAX).await?;
     Ok(Json(Overview {
         unix_seconds: unix_seconds(),
         images: images::all(&mut db).await?,
-        sites: sites::infos(&mut db, None).await?,
+        sites: sites::infos(&mut db, by.reach, None).await?,
         machines: machines.into_iter().map(|(_, machine)| machine).collect(),
-        nodes: nodes::infos(&mut db, NODES_SHOWN_MAX).await?,
-        orders: orders::infos(&mut db, ORDERS_SHOWN_MAX).await?,
-        ledger: leases::ledger(&mut db).await?,
-        events: events::newest(&mut db, EVENTS_SHOWN_MAX).await?,
+        nodes: nodes::infos(&mut db, by.reach, NODES_SHOWN_MAX).await?,
+        orders: orders::infos(&mut db, by.reach, ORDERS_SHOWN_MAX).await?,
+        ledger: leases::ledger(&mut db, by.reach).await?,
+        events: events::newest(&mut db, by.reach, EVENTS_SHOWN_MAX).await?,
     }))
 }

@@ -15,6 +15,7 @@ use crate::{
         events::{self, EventKind},
         nodes,
         nodes::{NodeRecord, Replaced},
+        reach::Reach,
         replaced::{self, Arrival},
         tokens::TokenRecord,
         unix_seconds,
@@ -145,10 +146,11 @@ async fn witness(
 /// The node that a new token is to replace.
 pub(crate) async fn wished(
     db: &mut Connection,
+    reach: Reach,
     site: SiteId,
     text: &str,
 ) -> Result<NodeRecord, Refusal> {
-    let old = names::by_beginning(db, text).await?;
+    let old = names::by_beginning(db, reach, text).await?;
     if old.site != site {
         let of = sites::of(db, old.site).await?.name;
         return Err(Refusal::conflict(format!(

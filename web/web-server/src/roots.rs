@@ -21,7 +21,7 @@ use web_api::{Base64, Certified, Hex, KeysInfo, NamedKey, RootPublished, RootRow
 
 use crate::{
     Hq,
-    access::Node,
+    access::{By, Node},
     bell::News,
     database::{Connection, living, nodes, roots as table},
     error::Refusal,
@@ -124,6 +124,7 @@ pub(crate) async fn my_certificate(
 /// Takes a new root. The present one again makes HQ read its folder of keys anew.
 pub(crate) async fn publish(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     RawQuery(query): RawQuery,
     Raw(body): Raw,
 ) -> Result<Json<RootPublished>, Refusal> {
@@ -162,9 +163,13 @@ pub(crate) async fn publish(
     // these signatures hold under both roots: whatever happens next, nothing is lost
     change.commit().await?;
     // what was signed since then, and nothing more while the keys change
-    let mut change = hq.database.write().await?;
+    let mut change = hq.database.write_by(&by).await?;
     Renewal::new(&hq, &next).run(&mut change).await?;
     let number = next.trusted().root().number;
+    change.says(format!(
+        "root {number} published{}",
+        if force { ", by force" } else { "" }
+    ));
     table::insert(&mut change, number, &bytes).await?;
     change.tell(News::Root(number));
     hq.signer

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use trust_format::{
     MachineId, PinRule, ROSTER_SHARED_SIGNS_MAX, Roster, Sign, SignerRole, Verified,
 };
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Hq,
+    access::By,
     database::{
         Connection, machines, rosters, rosters::StoredPin, sites::SiteRecord, unix_seconds,
     },
@@ -72,6 +73,7 @@ pub(crate) fn check_authority(hq: &Hq) -> Result<(), Refusal> {
 /// A new PIN for a site. It is shown this once, and kept as a hash.
 pub(crate) async fn set_pin(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
     Input(new): Input<NewPin>,
 ) -> Result<Json<SitePin>, Refusal> {
@@ -110,10 +112,14 @@ pub(crate) async fn set_pin(
         hash: Hex(hash),
         until,
     };
-    let mut change = hq.database.write().await?;
-    let mut site = sites::named(&mut change, &name).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let mut site = sites::named(&mut change, by.reach, &name).await?;
     rosters::set_pin(&mut change, site.id, Some(&stored)).await?;
     sites::refresh(&mut change, &hq, &mut site).await?;
+    change.says(format!(
+        "PIN of site {name:?} set, for {} machines and {} hours",
+        new.uses, new.hours
+    ));
     change.commit().await?;
     tracing::info!(site = name, uses = new.uses, "PIN set");
     Ok(Json(SitePin {
@@ -132,13 +138,15 @@ fn random_digits() -> Result<String, Refusal> {
 /// The site has no PIN from now on.
 pub(crate) async fn remove_pin(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
 ) -> Result<(), Refusal> {
     check_authority(&hq)?;
-    let mut change = hq.database.write().await?;
-    let mut site = sites::named(&mut change, &name).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let mut site = sites::named(&mut change, by.reach, &name).await?;
     rosters::set_pin(&mut change, site.id, None).await?;
     sites::refresh(&mut change, &hq, &mut site).await?;
+    change.says(format!("PIN of site {name:?} removed"));
     change.commit().await?;
     tracing::info!(site = name, "PIN removed");
     Ok(())
@@ -148,13 +156,14 @@ pub(crate) async fn remove_pin(
 /// once more under its new identity.
 pub(crate) async fn demote(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     id: Named,
     Input(wish): Input<DemoteSign>,
 ) -> Result<Json<Machine>, Refusal> {
     check_authority(&hq)?;
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
-    let mut change = hq.database.write().await?;
-    let mut seen = machines::infos(&mut change, Some(id), 64).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let mut seen = machines::infos(&mut change, by.reach, Some(id), 64).await?;
     seen.retain(|(_, machine)| machine.site == wish.site);
     let Some((site, machine)) = seen.pop() else {
         return Err(Refusal::missing(format!(
@@ -186,6 +195,7 @@ pub(crate) async fn demote(
     rosters::share(&mut change, site, sign, &what).await?;
     let mut record = sites::of(&mut change, site).await?;
     sites::refresh(&mut change, &hq, &mut record).await?;
+    change.says(format!("{what} counts as absent in site {:?}", record.name));
     change.commit().await?;
     tracing::info!(site = record.name, what, "counts as absent from now on");
     Ok(Json(machine))

@@ -14,19 +14,23 @@ use axum::{
 use image_format::{Manifest, OBJECT_BYTES_MAX};
 use image_store::PARCEL_BYTES_MAX;
 use trust_format::Document;
+use web_api::Right;
 
 use crate::{
     Hq,
-    access::{Access, admin_only, fetcher_only, newcomer_only, node_only, strangers_wait},
-    agents,
+    access::{
+        Access, Bounds, Gate, fetcher_only, newcomer_only, node_only, person_only, strangers_wait,
+    },
+    agents, audit,
     error::Refusal,
-    images, leases, machines, names, nodes, objects, orders, page, reports, roots, rosters, sites,
-    vouchers, waiting, wan,
+    images, leases, machines, names, nodes, objects, orders, page,
+    people::{me, setup, sign_in, users},
+    reports, roots, rosters, sites, vouchers, waiting, wan,
 };
 
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Of somebody who is not known yet: a few documents of a kilobyte, and what a computer says of itself.
-const NEWCOMER_BODY_BYTES_MAX: usize = 16 << 10;
+/// Of somebody who is not known yet: a few documents of a kilobyte, what a computer says of itself, a name and a password.
+const STRANGERS_BODY_BYTES_MAX: usize = 16 << 10;
 /// A little more than an object, so that one too large is refused in words.
 const OBJECT_BODY_BYTES_MAX: usize = OBJECT_BYTES_MAX + 4096;
 
@@ -62,8 +66,8 @@ where
         _ => MethodFilter::GET,
     };
     let body_bytes_max = match access {
-        Access::Newcomer => NEWCOMER_BODY_BYTES_MAX,
-        Access::Admin | Access::Node | Access::Fetcher => BODY_BYTES_MAX,
+        Access::Public | Access::Newcomer => STRANGERS_BODY_BYTES_MAX,
+        Access::Person(..) | Access::Node | Access::Fetcher => BODY_BYTES_MAX,
     };
     Route {
         method,
@@ -74,205 +78,197 @@ where
     }
 }
 
+/// One function for each method.
+macro_rules! by_method {
+    ($($name:ident $method:ident),*) => {$(
+        fn $name<H, T>(path: &'static str, access: Access, handler: H) -> Route
+        where
+            H: Handler<T, Arc<Hq>>,
+            T: 'static,
+        {
+            route(Method::$method, path, access, handler)
+        }
+    )*};
+}
+
+by_method!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
+
 /// All of them.
 pub(crate) fn routes() -> Vec<Route> {
-    let mut routes = routes_of_people();
-    routes.extend(routes_of_signers());
-    routes.extend(routes_of_nodes());
-    routes
+    [
+        routes_of_strangers(),
+        routes_of_accounts(),
+        routes_of_sites(),
+        routes_of_images(),
+        routes_of_signers(),
+        routes_of_nodes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Of keys, roots, and what waits for a signature.
 fn routes_of_signers() -> Vec<Route> {
-    use Access::Admin;
-    let get = Method::GET;
-    let post = Method::POST;
+    let administer = Access::Person(Right::Administer, Bounds::Chain);
+    let author = Access::Person(Right::Author, Bounds::Chain);
     vec![
-        route(get.clone(), "/api/v1/keys", Admin, roots::keys),
-        route(get.clone(), "/api/v1/roots", Admin, roots::list),
-        route(post.clone(), "/api/v1/roots", Admin, roots::publish),
-        route(get.clone(), "/api/v1/waiting", Admin, waiting::list),
-        route(
-            get.clone(),
+        get("/api/v1/keys", administer, roots::keys),
+        get("/api/v1/roots", administer, roots::list),
+        post("/api/v1/roots", administer, roots::publish),
+        get("/api/v1/waiting", administer, waiting::list),
+        get("/api/v1/waiting/images/{version}", author, waiting::image),
+        delete(
             "/api/v1/waiting/images/{version}",
-            Admin,
-            waiting::image,
-        ),
-        route(
-            Method::DELETE,
-            "/api/v1/waiting/images/{version}",
-            Admin,
+            author,
             waiting::discard_image,
         ),
-        route(get, "/api/v1/waiting/sites/{name}", Admin, waiting::site),
-        route(
-            post.clone(),
+        get("/api/v1/waiting/sites/{name}", administer, waiting::site),
+        post(
             "/api/v1/waiting/sites/{name}",
-            Admin,
+            administer,
             waiting::site_again,
         ),
-        route(
-            post.clone(),
-            "/api/v1/signed/images",
-            Admin,
-            waiting::publish_image,
-        )
-        .taking(Manifest::PAYLOAD_BYTES_MAX + SIGNATURES_BYTES_MAX),
-        route(post, "/api/v1/signed/sites", Admin, waiting::publish_site).taking(PARCEL_BYTES_MAX),
+        post("/api/v1/signed/images", author, waiting::publish_image)
+            .taking(Manifest::PAYLOAD_BYTES_MAX + SIGNATURES_BYTES_MAX),
+        post("/api/v1/signed/sites", administer, waiting::publish_site).taking(PARCEL_BYTES_MAX),
     ]
 }
 
-fn routes_of_people() -> Vec<Route> {
-    use Access::Admin;
-    let get = Method::GET;
-    let post = Method::POST;
+/// The page, and the way in.
+fn routes_of_strangers() -> Vec<Route> {
+    use Access::Public;
     vec![
-        route(get.clone(), "/", Admin, page::index),
-        route(get.clone(), "/app.js", Admin, page::script),
-        route(get.clone(), "/app.css", Admin, page::style),
-        route(get.clone(), "/api/v1/overview", Admin, page::overview),
-        route(get.clone(), "/api/v1/sites", Admin, sites::list),
-        route(post.clone(), "/api/v1/sites", Admin, sites::create),
-        route(get.clone(), "/api/v1/sites/{name}", Admin, sites::show),
-        route(Method::PATCH, "/api/v1/sites/{name}", Admin, sites::change),
-        route(get.clone(), "/api/v1/sites/{name}/wan", Admin, wan::show),
-        route(
-            Method::PATCH,
-            "/api/v1/sites/{name}/wan",
-            Admin,
-            wan::change,
+        get("/", Public, page::index),
+        get("/app.js", Public, page::script),
+        get("/app.css", Public, page::style),
+        get("/api/v1/setup", Public, setup::state),
+        post("/api/v1/setup", Public, setup::set_up),
+        post("/api/v1/session", Public, sign_in::sign_in),
+    ]
+}
+
+/// Of one's own account, and of everybody's.
+fn routes_of_accounts() -> Vec<Route> {
+    let own = Access::Person(Right::Own, Bounds::Sites);
+    let administer = Access::Person(Right::Administer, Bounds::Chain);
+    vec![
+        delete("/api/v1/session", own, sign_in::sign_out),
+        get("/api/v1/me", own, me::me),
+        put("/api/v1/me/password", own, me::change_password),
+        post("/api/v1/me/authenticator", own, me::offer_authenticator),
+        put("/api/v1/me/authenticator", own, me::confirm_authenticator),
+        delete("/api/v1/me/authenticator", own, me::remove_authenticator),
+        get("/api/v1/me/sessions", own, me::sessions),
+        delete("/api/v1/me/sessions/{id}", own, me::end_session),
+        get("/api/v1/me/access-tokens", own, me::access_tokens),
+        post("/api/v1/me/access-tokens", own, me::new_access_token),
+        delete(
+            "/api/v1/me/access-tokens/{id}",
+            own,
+            me::remove_access_token,
         ),
-        route(
-            get.clone(),
-            "/api/v1/sites/{name}/tokens",
-            Admin,
-            sites::list_tokens,
+        get("/api/v1/users", administer, users::list),
+        post("/api/v1/users", administer, users::create),
+        patch("/api/v1/users/{name}", administer, users::change),
+        delete("/api/v1/users/{name}", administer, users::remove),
+        get(
+            "/api/v1/users/{name}/sessions",
+            administer,
+            users::sessions_of,
         ),
-        route(
-            post.clone(),
-            "/api/v1/sites/{name}/tokens",
-            Admin,
-            sites::create_token,
+        delete(
+            "/api/v1/users/{name}/sessions",
+            administer,
+            users::end_sessions,
         ),
-        route(
-            post.clone(),
-            "/api/v1/sites/{name}/vouchers",
-            Admin,
-            vouchers::create,
+        post(
+            "/api/v1/users/{name}/access-tokens",
+            administer,
+            users::new_token,
         ),
-        route(get.clone(), "/api/v1/vouchers", Admin, vouchers::list),
-        route(
-            Method::PUT,
-            "/api/v1/sites/{name}/pin",
-            Admin,
-            rosters::set_pin,
+        get("/api/v1/access-tokens", administer, users::tokens),
+        delete(
+            "/api/v1/access-tokens/{id}",
+            administer,
+            users::remove_token,
         ),
-        route(
-            Method::DELETE,
-            "/api/v1/sites/{name}/pin",
-            Admin,
-            rosters::remove_pin,
-        ),
-        route(
-            post.clone(),
-            "/api/v1/machines/{id}/demote",
-            Admin,
-            rosters::demote,
-        ),
-        route(
-            Method::DELETE,
-            "/api/v1/tokens/{id}",
-            Admin,
-            sites::revoke_token,
-        ),
-        route(get.clone(), "/api/v1/images", Admin, images::list),
-        route(get.clone(), "/api/v1/images/{version}", Admin, images::show),
-        route(
-            post.clone(),
-            "/api/v1/objects/missing",
-            Admin,
-            objects::missing,
-        ),
-        route(Method::PUT, "/api/v1/objects/{hash}", Admin, objects::put)
-            .taking(OBJECT_BODY_BYTES_MAX),
-        route(get.clone(), "/api/v1/objects/{hash}", Admin, objects::get),
-        route(post.clone(), "/api/v1/manifests", Admin, images::publish)
-            .taking(Manifest::PAYLOAD_BYTES_MAX),
-        route(
-            get.clone(),
-            "/api/v1/manifests/{digest}",
-            Admin,
-            images::manifest,
-        ),
-        route(get.clone(), "/api/v1/orders", Admin, orders::list),
-        route(post.clone(), "/api/v1/orders", Admin, orders::create),
-        route(get.clone(), "/api/v1/machines", Admin, machines::list),
-        route(
-            post.clone(),
-            "/api/v1/machines/{id}/approve",
-            Admin,
-            machines::approve,
-        ),
-        route(get.clone(), "/api/v1/nodes", Admin, nodes::list),
-        route(
-            post.clone(),
-            "/api/v1/nodes/{key}/rename",
-            Admin,
-            names::rename,
-        ),
-        route(post, "/api/v1/nodes/{key}/revoke", Admin, nodes::revoke),
-        route(get.clone(), "/api/v1/ledger", Admin, objects::ledger),
-        route(get, "/api/v1/root", Admin, images::root),
+        get("/api/v1/audit", administer, audit::page),
+        get("/api/v1/audit/check", administer, audit::check),
+        get("/api/v1/audit/export", administer, audit::export),
+    ]
+}
+
+fn routes_of_sites() -> Vec<Route> {
+    let look = Access::Person(Right::Look, Bounds::Sites);
+    let attend = Access::Person(Right::Attend, Bounds::Sites);
+    let operate = Access::Person(Right::Operate, Bounds::Sites);
+    let found = Access::Person(Right::Operate, Bounds::Chain);
+    vec![
+        get("/api/v1/overview", look, page::overview),
+        get("/api/v1/sites", look, sites::list),
+        post("/api/v1/sites", found, sites::create),
+        get("/api/v1/sites/{name}", look, sites::show),
+        patch("/api/v1/sites/{name}", operate, sites::change),
+        get("/api/v1/sites/{name}/wan", look, wan::show),
+        patch("/api/v1/sites/{name}/wan", operate, wan::change),
+        get("/api/v1/sites/{name}/tokens", operate, sites::list_tokens),
+        post("/api/v1/sites/{name}/tokens", operate, sites::create_token),
+        delete("/api/v1/tokens/{id}", operate, sites::revoke_token),
+        post("/api/v1/sites/{name}/vouchers", operate, vouchers::create),
+        get("/api/v1/vouchers", operate, vouchers::list),
+        put("/api/v1/sites/{name}/pin", operate, rosters::set_pin),
+        delete("/api/v1/sites/{name}/pin", operate, rosters::remove_pin),
+        get("/api/v1/machines", look, machines::list),
+        post("/api/v1/machines/{id}/approve", attend, machines::approve),
+        post("/api/v1/machines/{id}/demote", operate, rosters::demote),
+        get("/api/v1/orders", look, orders::list),
+        post("/api/v1/orders", operate, orders::create),
+        get("/api/v1/nodes", look, nodes::list),
+        post("/api/v1/nodes/{key}/rename", operate, names::rename),
+        post("/api/v1/nodes/{key}/revoke", operate, nodes::revoke),
+        get("/api/v1/ledger", look, objects::ledger),
+    ]
+}
+
+fn routes_of_images() -> Vec<Route> {
+    let look = Access::Person(Right::Look, Bounds::Sites);
+    let author = Access::Person(Right::Author, Bounds::Chain);
+    vec![
+        get("/api/v1/images", look, images::list),
+        get("/api/v1/images/{version}", look, images::show),
+        get("/api/v1/root", look, images::root),
+        post("/api/v1/objects/missing", author, objects::missing),
+        put("/api/v1/objects/{hash}", author, objects::put).taking(OBJECT_BODY_BYTES_MAX),
+        get("/api/v1/objects/{hash}", author, objects::get),
+        post("/api/v1/manifests", author, images::publish).taking(Manifest::PAYLOAD_BYTES_MAX),
+        get("/api/v1/manifests/{digest}", author, images::manifest),
     ]
 }
 
 fn routes_of_nodes() -> Vec<Route> {
     use Access::{Fetcher, Newcomer, Node};
-    let get = Method::GET;
-    let post = Method::POST;
     vec![
-        route(post.clone(), "/api/v1/enrol", Newcomer, nodes::enrol),
-        route(
-            post.clone(),
-            "/api/v1/node/confirm",
-            Newcomer,
-            nodes::confirm,
-        ),
-        route(
-            get.clone(),
-            "/api/v1/node/documents",
-            Node,
-            nodes::my_documents,
-        ),
-        route(
-            get.clone(),
-            "/api/v1/node/certificate",
-            Node,
-            roots::my_certificate,
-        ),
-        route(post.clone(), "/api/v1/node/certify", Node, nodes::certify),
-        route(post.clone(), "/api/v1/agent/admit", Newcomer, agents::admit),
-        route(post.clone(), "/api/v1/node/leases", Fetcher, leases::ask),
-        route(
-            post.clone(),
-            "/api/v1/node/leases/end",
-            Fetcher,
-            leases::end,
-        ),
-        route(get.clone(), "/api/v1/node/wan", Fetcher, wan::tell),
-        route(
-            get.clone(),
+        post("/api/v1/enrol", Newcomer, nodes::enrol),
+        post("/api/v1/node/confirm", Newcomer, nodes::confirm),
+        get("/api/v1/node/documents", Node, nodes::my_documents),
+        get("/api/v1/node/certificate", Node, roots::my_certificate),
+        post("/api/v1/node/certify", Node, nodes::certify),
+        post("/api/v1/agent/admit", Newcomer, agents::admit),
+        post("/api/v1/node/leases", Fetcher, leases::ask),
+        post("/api/v1/node/leases/end", Fetcher, leases::end),
+        get("/api/v1/node/wan", Fetcher, wan::tell),
+        get(
             "/api/v1/node/manifests/{digest}",
             Fetcher,
             images::my_manifest,
         ),
-        route(
-            get,
+        get(
             "/api/v1/node/objects/{hash}",
             Fetcher,
             objects::get_for_site,
         ),
-        route(post, "/api/v1/node/reports", Node, reports::take),
+        post("/api/v1/node/reports", Node, reports::take),
     ]
 }
 
@@ -291,7 +287,16 @@ pub(crate) fn router(hq: Arc<Hq>) -> Router {
             .handler
             .layer(DefaultBodyLimit::max(route.body_bytes_max));
         let handler = match route.access {
-            Access::Admin => handler.layer(middleware::from_fn_with_state(hq.clone(), admin_only)),
+            Access::Public => handler,
+            Access::Person(right, bounds) => {
+                let gate = Gate {
+                    hq: hq.clone(),
+                    operation: format!("{} {}", route.method, route.path).into(),
+                    right,
+                    bounds,
+                };
+                handler.layer(middleware::from_fn_with_state(gate, person_only))
+            }
             Access::Node => handler.layer(middleware::from_fn_with_state(hq.clone(), node_only)),
             Access::Fetcher => {
                 handler.layer(middleware::from_fn_with_state(hq.clone(), fetcher_only))

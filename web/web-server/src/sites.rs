@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use trust_format::{
     CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
 };
@@ -14,37 +14,53 @@ use zeroize::Zeroizing;
 
 use crate::{
     Hq,
+    access::By,
     bell::News,
-    database::{self, Connection, images, nodes, sites, sites::SiteRecord, tokens, unix_seconds},
+    database::{
+        self, Connection, images, nodes, reach, reach::Reach, sites, sites::SiteRecord, tokens,
+        unix_seconds,
+    },
     error::{Refusal, random},
-    input::{self, Input, Named, Raw, checked_name},
+    input::{self, Input, Named, Raw, checked_name, checked_tags},
     rebuilt, rosters, waiting,
 };
 
 /// How long an enrolment token holds, by HQ's clock.
 const TOKEN_SECONDS: u64 = 72 * 3600;
+/// Tags of one site.
+const TAGS_MAX: usize = 32;
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<SiteInfo>>, Refusal> {
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Vec<SiteInfo>>, Refusal> {
     Ok(Json(
-        sites::infos(&mut *hq.database.read().await?, None).await?,
+        sites::infos(&mut *hq.database.read().await?, by.reach, None).await?,
     ))
 }
 
 pub(crate) async fn show(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
 ) -> Result<Json<SiteInfo>, Refusal> {
-    Ok(Json(info(&mut *hq.database.read().await?, &name).await?))
+    Ok(Json(
+        info(&mut *hq.database.read().await?, by.reach, &name).await?,
+    ))
 }
 
-async fn info(db: &mut Connection, name: &str) -> Result<SiteInfo, Refusal> {
-    let found = sites::infos(db, Some(name)).await?.pop();
+async fn info(db: &mut Connection, reach: Reach, name: &str) -> Result<SiteInfo, Refusal> {
+    let found = sites::infos(db, reach, Some(name)).await?.pop();
     found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
 }
 
-/// A site by its name, to be changed.
-pub(crate) async fn named(db: &mut Connection, name: &str) -> Result<SiteRecord, Refusal> {
-    let found = sites::by_name(db, name).await?;
+/// A site by its name, to be changed. One that is out of reach is not known.
+pub(crate) async fn named(
+    db: &mut Connection,
+    reach: Reach,
+    name: &str,
+) -> Result<SiteRecord, Refusal> {
+    let found = sites::by_name(db, reach, name).await?;
     found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
 }
 
@@ -56,11 +72,15 @@ pub(crate) async fn of(db: &mut Connection, id: SiteId) -> Result<SiteRecord, Re
 
 pub(crate) async fn create(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Input(new): Input<NewSite>,
 ) -> Result<Json<SiteCreated>, Refusal> {
     let name = checked_name(&new.name, "a site's name")?;
-    let mut change = hq.database.write().await?;
-    if sites::by_name(&mut change, name).await?.is_some() {
+    let mut change = hq.database.write_by(&by).await?;
+    if sites::by_name(&mut change, Reach::ALL, name)
+        .await?
+        .is_some()
+    {
         return Err(Refusal::conflict(format!(
             "there is a site {name:?} already"
         )));
@@ -70,7 +90,8 @@ pub(crate) async fn create(
     let mut site = of(&mut change, id).await?;
     refresh(&mut change, &hq, &mut site).await?;
     let token = new_token(&mut change, &hq, id, None).await?;
-    let site = info(&mut change, name).await?;
+    let site = info(&mut change, by.reach, name).await?;
+    change.says(format!("site {name:?} made, with a token"));
     change.commit().await?;
     tracing::info!(site = name, "site made");
     Ok(Json(SiteCreated { site, token }))
@@ -78,11 +99,15 @@ pub(crate) async fn create(
 
 pub(crate) async fn change(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
     Input(wish): Input<SiteChange>,
 ) -> Result<Json<SiteInfo>, Refusal> {
-    let mut change = hq.database.write().await?;
-    let mut site = named(&mut change, &name).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let mut site = named(&mut change, by.reach, &name).await?;
+    if let Some(tags) = &wish.tags {
+        set_tags(&mut change, &by, site.id, tags).await?;
+    }
     site.unknown = wish.unknown.unwrap_or(site.unknown);
     site.provisional = wish.provisional.unwrap_or(site.provisional);
     if let Some(floor) = wish.release_floor {
@@ -98,9 +123,48 @@ pub(crate) async fn change(
         site.release_floor = floor;
     }
     refresh(&mut change, &hq, &mut site).await?;
-    let site = info(&mut change, &name).await?;
+    let site = info(&mut change, by.reach, &name).await?;
+    change.says(format!("site {name:?} changed{}", said(&wish)));
     change.commit().await?;
     Ok(Json(site))
+}
+
+/// Tags decide whose scope reaches the site: whoever reaches some sites only may not give them to others.
+async fn set_tags(
+    db: &mut Connection,
+    by: &By,
+    site: SiteId,
+    tags: &[String],
+) -> Result<(), Refusal> {
+    if !by.reach.is_all() {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "tags decide who reaches a site: whoever gives them reaches all sites",
+        ));
+    }
+    let tags = checked_tags(tags)?;
+    if tags.len() > TAGS_MAX {
+        return Err(Refusal::bad(format!("a site has at most {TAGS_MAX} tags")));
+    }
+    Ok(reach::set_tags(db, site, &tags).await?)
+}
+
+/// A wish in words.
+fn said(wish: &SiteChange) -> String {
+    let mut said = String::new();
+    if let Some(unknown) = wish.unknown {
+        said += &format!(", unknown machines: {unknown:?}").to_lowercase();
+    }
+    if let Some(provisional) = wish.provisional {
+        said += &format!(", provisional nodes: {provisional}");
+    }
+    if let Some(floor) = wish.release_floor {
+        said += &format!(", release floor {floor}");
+    }
+    if let Some(tags) = &wish.tags {
+        said += &format!(", tags {}", tags.join(" "));
+    }
+    said
 }
 
 /// Writes the site, with a channel or a roster of the next number when anything in it changed, and wakes its nodes when the
@@ -207,10 +271,11 @@ pub(crate) fn secret_hash(secret: &[u8; 16]) -> Hex<32> {
 
 pub(crate) async fn list_tokens(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
 ) -> Result<Json<Vec<TokenInfo>>, Refusal> {
     let mut db = hq.database.read().await?;
-    let site = named(&mut db, &name).await?;
+    let site = named(&mut db, by.reach, &name).await?;
     Ok(Json(tokens::of_site(&mut db, site.id).await?))
 }
 
@@ -222,6 +287,7 @@ pub(crate) struct TokenText {
 
 pub(crate) async fn create_token(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
     Raw(body): Raw,
 ) -> Result<Json<TokenText>, Refusal> {
@@ -229,31 +295,50 @@ pub(crate) async fn create_token(
         true => NewToken::default(),
         false => input::json(&body)?,
     };
-    let mut change = hq.database.write().await?;
-    let site = named(&mut change, &name).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let site = named(&mut change, by.reach, &name).await?;
     let old = match &wish.replaces {
-        Some(text) => Some(rebuilt::wished(&mut change, site.id, text).await?.key),
+        Some(text) => Some(
+            rebuilt::wished(&mut change, by.reach, site.id, text)
+                .await?
+                .key,
+        ),
         None => None,
     };
     let token = new_token(&mut change, &hq, site.id, old.as_ref()).await?;
+    let instead = old.map_or_else(String::new, |key| {
+        format!(", in place of node {}", key.short())
+    });
+    change.says(format!("enrolment token of site {name:?} made{instead}"));
     change.commit().await?;
     Ok(Json(TokenText { token }))
 }
 
 pub(crate) async fn revoke_token(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     id: Named,
 ) -> Result<Json<TokenInfo>, Refusal> {
     let id: u64 = id.parse("token's number")?;
     let missing = || Refusal::missing(format!("token {id}"));
-    let mut change = hq.database.write().await?;
+    let mut change = hq.database.write_by(&by).await?;
     let token = tokens::by_id(&mut change, id).await?.ok_or_else(missing)?;
+    if sites::by_name(&mut change, by.reach, &token.site)
+        .await?
+        .is_none()
+    {
+        return Err(missing());
+    }
     if matches!(token.state.as_str(), "used" | "frozen") {
         return Err(Refusal::conflict(format!(
             "token {id} is used: revoke the node that used it"
         )));
     }
     tokens::revoke(&mut change, id).await?;
+    change.says(format!(
+        "enrolment token {id} of site {:?} taken back",
+        token.site
+    ));
     let token: Option<TokenInfo> = tokens::by_id(&mut change, id).await?;
     change.commit().await?;
     token.map(Json).ok_or_else(missing)

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use trust_format::{
     Grade, MachineId, NodeCertificate, PublicKey, SiteId, VOUCHER_MACHINES_MAX, Verified, Voucher,
 };
@@ -13,6 +13,7 @@ use web_api::{Base64, NewVoucher, VoucherInfo, VoucherMade};
 
 use crate::{
     Hq,
+    access::By,
     database::{
         Connection,
         events::{self, EventKind},
@@ -32,13 +33,19 @@ const VOUCHERS_LISTED_MAX: u32 = 32_768;
 /// Machines beyond what a voucher allows that are told apart.
 const BEYOND_TOLD_MAX: u64 = 256;
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<VoucherInfo>>, Refusal> {
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Vec<VoucherInfo>>, Refusal> {
     let mut db = hq.database.read().await?;
-    Ok(Json(vouchers::infos(&mut db, VOUCHERS_LISTED_MAX).await?))
+    Ok(Json(
+        vouchers::infos(&mut db, by.reach, VOUCHERS_LISTED_MAX).await?,
+    ))
 }
 
 pub(crate) async fn create(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(site): Named,
     Input(new): Input<NewVoucher>,
 ) -> Result<Json<VoucherMade>, Refusal> {
@@ -50,8 +57,8 @@ pub(crate) async fn create(
         )));
     }
     let key = PublicKey(new.key.0);
-    let mut change = hq.database.write().await?;
-    let site = sites::named(&mut change, &site).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let site = sites::named(&mut change, by.reach, &site).await?;
     if nodes::find(&mut change, &key).await?.is_some() {
         return Err(Refusal::conflict("this key is a node's already"));
     }
@@ -97,6 +104,7 @@ pub(crate) async fn create(
         new.machines
     );
     events::add(&mut change, site.id, "HQ", EventKind::Node, &message).await?;
+    change.says(format!("{message}, site {:?}", site.name));
     change.commit().await?;
     tracing::info!(
         site = site.name,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -19,6 +19,7 @@ use web_api::{Hex, ImageVersion, OrderInfo, SiteInfo, Waiting};
 
 use crate::{
     Hq,
+    access::By,
     bell::News,
     database::{
         Connection, living, orders, sites as site_table, sites::SiteRecord, waiting as table,
@@ -128,7 +129,11 @@ pub(crate) async fn sign_order(
 }
 
 /// Keeps a version that waits.
-pub(crate) async fn keep_image(hq: &Hq, manifest: Manifest) -> Result<ImageVersion, Refusal> {
+pub(crate) async fn keep_image(
+    hq: &Hq,
+    by: &By,
+    manifest: Manifest,
+) -> Result<ImageVersion, Refusal> {
     // what nobody could read back is refused now, not when it comes back signed
     let (manifest, checked) = tokio::task::spawn_blocking(move || {
         let checked = readable(&manifest);
@@ -146,7 +151,11 @@ pub(crate) async fn keep_image(hq: &Hq, manifest: Manifest) -> Result<ImageVersi
         waiting: true,
         ..images::version_of(&manifest, digest)
     };
-    let mut change = hq.database.write().await?;
+    let mut change = hq.database.write_by(by).await?;
+    change.says(format!(
+        "version {} of {:?} waits for a signature, release {}",
+        image.version, image.name, image.release
+    ));
     table::insert_image(&mut change, &image).await?;
     change.commit().await?;
     tracing::info!(name = image.name, image.release, version = %image.version, "a version waits for a signature");
@@ -161,7 +170,7 @@ async fn sign_image(hq: &Arc<Hq>, image: &ImageVersion) -> Result<(), Refusal> {
         Ok::<_, Refusal>(signer.signer.sign_manifest(&peek(&bytes)?)?)
     });
     let signed = work.await.map_err(|e| Refusal::failed(&e))??;
-    images::list_signed(hq, &signed).await?;
+    images::list_signed(hq, None, &signed).await?;
     hq.store.forget_unsigned(&digest).await?;
     Ok(())
 }
@@ -266,10 +275,15 @@ pub(crate) async fn image(
 
 pub(crate) async fn discard_image(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(text): Named,
 ) -> Result<Json<ImageVersion>, Refusal> {
     let image = find_image(&hq, &text).await?;
-    let mut change = hq.database.write().await?;
+    let mut change = hq.database.write_by(&by).await?;
+    change.says(format!(
+        "version {} of {:?} discarded, which waited for a signature",
+        image.version, image.name
+    ));
     table::forget_image(&mut change, &image.version).await?;
     change.commit().await?;
     hq.store.forget_unsigned(&Digest(image.version.0)).await?;
@@ -279,6 +293,7 @@ pub(crate) async fn discard_image(
 /// A signed manifest comes back: one that waited is published, one that is published already may have another key's signature now.
 pub(crate) async fn publish_image(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Raw(body): Raw,
 ) -> Result<Json<ImageVersion>, Refusal> {
     let _alone = roots::alone(&hq).await?;
@@ -299,7 +314,7 @@ pub(crate) async fn publish_image(
     let published = table::name_of_version(&mut db, &version).await?.is_some();
     drop(db);
     if waits {
-        let image = images::list_signed(&hq, &signed).await?;
+        let image = images::list_signed(&hq, Some(&by), &signed).await?;
         hq.store.forget_unsigned(&digest).await?;
         return Ok(Json(image));
     }
@@ -366,10 +381,11 @@ async fn parcel(
 
 pub(crate) async fn site(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
 ) -> Result<Response, Refusal> {
     let mut db = hq.database.read().await?;
-    let site = sites::named(&mut db, &name).await?;
+    let site = sites::named(&mut db, by.reach, &name).await?;
     let mut orders = table::orders(&mut db, Some(site.id)).await?;
     orders.truncate(image_store::PARCEL_ORDERS_MAX);
     parcel(&mut db, &site, orders).await
@@ -378,10 +394,14 @@ pub(crate) async fn site(
 /// The same with everything that the site is told already, to be signed by another key: the channel under its next number.
 pub(crate) async fn site_again(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
 ) -> Result<Response, Refusal> {
-    let mut change = hq.database.write().await?;
-    let site = sites::named(&mut change, &name).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    change.says(format!(
+        "documents of site {name:?} taken, to be signed by another key"
+    ));
+    let site = sites::named(&mut change, by.reach, &name).await?;
     if hq.signer.can_sign(SignerRole::Order) {
         return Err(Refusal::conflict(
             "HQ holds an order key that the root names and signs channels itself",
@@ -409,18 +429,29 @@ pub(crate) async fn site_again(
 /// A site's signed documents come back. All of them count, or none.
 pub(crate) async fn publish_site(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Raw(body): Raw,
 ) -> Result<Json<SiteInfo>, Refusal> {
     let parcel = Parcel::from_bytes(&body).map_err(|e| Refusal::bad(e.to_string()))?;
-    let mut change = hq.database.write().await?;
+    let mut change = hq.database.write_by(&by).await?;
     let site = sites::of(&mut change, parcel.site()).await?;
+    change.says(format!(
+        "signed documents of site {:?} came back: {} orders{}",
+        site.name,
+        parcel.orders().len(),
+        if parcel.channel().is_some() {
+            " and a channel"
+        } else {
+            ""
+        }
+    ));
     for order in parcel.orders() {
         take_order(&mut change, &hq, order).await?;
     }
     if let Some(channel) = parcel.channel() {
         take_channel(&mut change, &hq, site.clone(), channel).await?;
     }
-    let info = site_table::infos(&mut change, Some(&site.name))
+    let info = site_table::infos(&mut change, by.reach, Some(&site.name))
         .await?
         .pop();
     change.tell(News::Documents(site.id));

@@ -16,7 +16,7 @@ use web_api::{WAN_NEWS_SECONDS, WAN_PRIORITY_MAX, WanChange, WanNews, WanRules};
 
 use crate::{
     Hq,
-    access::Fetcher,
+    access::{By, Fetcher},
     bell::News,
     database::{leases as lease_table, unix_seconds, wan},
     error::Refusal,
@@ -30,21 +30,24 @@ const VERSIONS_MAX: usize = 256;
 
 pub(crate) async fn show(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
 ) -> Result<Json<WanRules>, Refusal> {
     let mut db = hq.database.read().await?;
-    let site = sites::named(&mut db, &name).await?;
+    let site = sites::named(&mut db, by.reach, &name).await?;
     Ok(Json(wan::rules(&mut db, site.id).await?))
 }
 
 pub(crate) async fn change(
     State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
     Named(name): Named,
     Input(wish): Input<WanChange>,
 ) -> Result<Json<WanRules>, Refusal> {
-    let mut change = hq.database.write().await?;
-    let site = sites::named(&mut change, &name).await?;
+    let mut change = hq.database.write_by(&by).await?;
+    let site = sites::named(&mut change, by.reach, &name).await?;
     let mut rules = wan::rules(&mut change, site.id).await?;
+    let said = said(&wish);
     let budget = &mut rules.budget;
     budget.windows = wish.windows.unwrap_or_else(|| budget.windows.clone());
     budget.utc_offset_minutes = wish.utc_offset_minutes.unwrap_or(budget.utc_offset_minutes);
@@ -74,10 +77,34 @@ pub(crate) async fn change(
     }
     wan::put(&mut change, site.id, &rules).await?;
     let rules = wan::rules(&mut change, site.id).await?;
+    change.says(format!("WAN rules of site {name:?} changed{said}"));
     change.tell(News::Wan(site.id));
     change.commit().await?;
     tracing::info!(site = site.name, "WAN rules changed");
     Ok(Json(rules))
+}
+
+/// A wish in words.
+fn said(wish: &WanChange) -> String {
+    let mut said = String::new();
+    if let Some(windows) = &wish.windows {
+        said += &format!(", {} windows", windows.len());
+    }
+    if let Some(minutes) = wish.utc_offset_minutes {
+        said += &format!(", clock {minutes} minutes from UTC");
+    }
+    match wish.paused {
+        Some(true) => said += ", paused",
+        Some(false) => said += ", resumed",
+        None => {}
+    }
+    if let Some(priority) = wish.priority {
+        said += &format!(", priority {priority}");
+    }
+    if let Some(version) = &wish.version {
+        said += &format!(", of version {version}");
+    }
+    said
 }
 
 pub(crate) async fn tell(

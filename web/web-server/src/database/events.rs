@@ -3,7 +3,7 @@
 use serde::Serialize;
 use trust_format::SiteId;
 
-use super::{Connection, Result, big, number, sql, unix_seconds};
+use super::{Connection, Result, big, number, reach::Reach, sql, unix_seconds};
 
 /// Lines that are kept.
 const EVENTS_MAX: i64 = 10_000;
@@ -69,11 +69,17 @@ pub(crate) async fn add(
 }
 
 /// The newest lines, newest first.
-pub(crate) async fn newest(db: &mut Connection, limit: u32) -> Result<Vec<EventInfo>> {
+pub(crate) async fn newest(
+    db: &mut Connection,
+    reach: Reach,
+    limit: u32,
+) -> Result<Vec<EventInfo>> {
     let rows = sql::query(
-        "SELECT e.*, s.name AS site_name FROM events e JOIN sites s ON s.id = e.site ORDER BY e.id DESC LIMIT $1",
+        "SELECT e.*, s.name AS site_name FROM events e JOIN sites s ON s.id = e.site
+         WHERE ($2 IS NULL OR e.site IN (SELECT site FROM reach WHERE user_id = $2)) ORDER BY e.id DESC LIMIT $1",
     )
     .bind(i64::from(limit))
+    .bind(reach)
     .fetch_all(db)
     .await?;
     rows.iter()

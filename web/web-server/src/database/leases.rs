@@ -3,7 +3,7 @@
 use trust_format::{PublicKey, SiteId};
 use web_api::{Hex, LeaseKind, LedgerLine};
 
-use super::{Connection, Result, big, flag, key, number, parsed, sql, undecodable};
+use super::{Connection, Result, big, flag, key, number, parsed, reach::Reach, sql, undecodable};
 
 /// In the column `island` of a site's main lease.
 const MAIN: &str = "";
@@ -139,12 +139,14 @@ pub(crate) async fn count_bytes(
 }
 
 /// The ledger.
-pub(crate) async fn ledger(db: &mut Connection) -> Result<Vec<LedgerLine>> {
+pub(crate) async fn ledger(db: &mut Connection, reach: Reach) -> Result<Vec<LedgerLine>> {
     let rows = sql::query(
         "SELECT l.*, s.name AS site_name, COALESCE(i.object_bytes, 0) AS object_bytes
          FROM ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version
+         WHERE ($1 IS NULL OR l.site IN (SELECT site FROM reach WHERE user_id = $1))
          ORDER BY s.name, COALESCE(i.release, 0) DESC, l.version, l.kind DESC",
     )
+    .bind(reach)
     .fetch_all(db)
     .await?;
     rows.iter()

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine};
 
-use super::{Connection, Result, big, flag, json, number, parsed, sql, to_json, undecodable};
+use super::{
+    Connection, Result, big, flag, json, number, parsed, reach::Reach, sql, to_json, undecodable,
+};
 
 /// What is already known of a machine.
 #[derive(Debug, Clone, Default)]
@@ -91,16 +93,19 @@ pub(crate) async fn count(db: &mut Connection, site: SiteId) -> Result<u64> {
 /// Machines for people, last heard of first; all, or those of one identity.
 pub(crate) async fn infos(
     db: &mut Connection,
+    reach: Reach,
     id: Option<MachineId>,
     limit: u32,
 ) -> Result<Vec<(SiteId, Machine)>> {
     let id = id.map(|id| id.to_string());
     let rows = sql::query(
         "SELECT m.*, s.name AS site_name FROM machines m JOIN sites s ON s.id = m.site
-         WHERE $1 IS NULL OR m.id = $1 ORDER BY m.seen DESC, m.id LIMIT $2",
+         WHERE ($1 IS NULL OR m.id = $1) AND ($3 IS NULL OR m.site IN (SELECT site FROM reach WHERE user_id = $3))
+         ORDER BY m.seen DESC, m.id LIMIT $2",
     )
     .bind(id.as_deref())
     .bind(i64::from(limit))
+    .bind(reach)
     .fetch_all(&mut *db)
     .await?;
     let mut completed = completed_orders(db, id.as_deref()).await?;

@@ -3,7 +3,9 @@
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{Facts, Hex, NodeInfo, PeerAddress};
 
-use super::{Connection, Result, big, flag, key, number, parsed, parsed_option, sql, to_json};
+use super::{
+    Connection, Result, big, flag, key, number, parsed, parsed_option, reach::Reach, sql, to_json,
+};
 
 /// A node as stored. It is *living* when it is not revoked, and no other has its place; or one has and it is heard of all the same.
 #[derive(Debug, Clone)]
@@ -218,12 +220,14 @@ pub(crate) async fn info_of(db: &mut Connection, node: &PublicKey) -> Result<Opt
 }
 
 /// Nodes for people: the living first, and last heard of first.
-pub(crate) async fn infos(db: &mut Connection, limit: u32) -> Result<Vec<NodeInfo>> {
+pub(crate) async fn infos(db: &mut Connection, reach: Reach, limit: u32) -> Result<Vec<NodeInfo>> {
     let rows = sql::query(
         "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site
+         WHERE ($2 IS NULL OR n.site IN (SELECT site FROM reach WHERE user_id = $2))
          ORDER BY n.revoked, n.replaced_by IS NOT NULL AND n.heard_again = 0, n.seen DESC, n.node_key LIMIT $1",
     )
     .bind(i64::from(limit))
+    .bind(reach)
     .fetch_all(db)
     .await?;
     rows.iter().map(info).collect()

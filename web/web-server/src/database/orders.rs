@@ -3,7 +3,9 @@
 use trust_format::{MachineId, Order, SiteId};
 use web_api::{Hex, OrderInfo};
 
-use super::{Connection, Result, big, flag, number, parsed, parsed_option, sql, unix_seconds};
+use super::{
+    Connection, Result, big, flag, number, parsed, parsed_option, reach::Reach, sql, unix_seconds,
+};
 
 /// What an order says, without its signature.
 #[derive(Debug, Clone)]
@@ -85,14 +87,16 @@ pub(crate) async fn documents(
 }
 
 /// Orders for people, newest first.
-pub(crate) async fn infos(db: &mut Connection, limit: u32) -> Result<Vec<OrderInfo>> {
+pub(crate) async fn infos(db: &mut Connection, reach: Reach, limit: u32) -> Result<Vec<OrderInfo>> {
     let rows = sql::query(
         "SELECT o.*, s.name AS site_name, i.name AS image_name,
             (SELECT COUNT(*) FROM completions c WHERE c.site = o.site AND c.order_number = o.number) AS completed
          FROM orders o JOIN sites s ON s.id = o.site JOIN images i ON i.version = o.version
+         WHERE ($2 IS NULL OR o.site IN (SELECT site FROM reach WHERE user_id = $2))
          ORDER BY o.made DESC, o.number DESC LIMIT $1",
     )
     .bind(i64::from(limit))
+    .bind(reach)
     .fetch_all(db)
     .await?;
     rows.iter()

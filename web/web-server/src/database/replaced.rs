@@ -2,7 +2,9 @@
 
 use trust_format::{MachineId, PublicKey, SiteId};
 
-use super::{Connection, Result, big, key, nodes, nodes::NodeRecord, sql, unix_seconds};
+use super::{
+    Connection, Result, big, key, nodes, nodes::NodeRecord, reach::Reach, sql, unix_seconds,
+};
 
 /// A node that came onto a machine's disk.
 #[derive(Debug, Clone, Copy)]
@@ -17,9 +19,17 @@ pub(crate) struct Arrival {
 }
 
 /// Nodes whose key begins with these lower-case digits, at most two.
-pub(crate) async fn by_beginning(db: &mut Connection, digits: &str) -> Result<Vec<NodeRecord>> {
-    let rows = sql::query("SELECT * FROM nodes WHERE node_key LIKE $1 ORDER BY node_key LIMIT 2")
+pub(crate) async fn by_beginning(
+    db: &mut Connection,
+    reach: Reach,
+    digits: &str,
+) -> Result<Vec<NodeRecord>> {
+    let rows = sql::query(
+        "SELECT * FROM nodes WHERE node_key LIKE $1
+            AND ($2 IS NULL OR site IN (SELECT site FROM reach WHERE user_id = $2)) ORDER BY node_key LIMIT 2",
+    )
         .bind(format!("{digits}%"))
+        .bind(reach)
         .fetch_all(db)
         .await?;
     rows.iter().map(nodes::record).collect()

@@ -7,10 +7,10 @@ use sqlx::{AssertSqlSafe, PgConnection, SqlitePool};
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
-const STEPS: [&str; 8] = [
-    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8,
+const STEPS: [&str; 9] = [
+    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8, STEP_9,
 ];
 
 /// PostgreSQL's names for what a step says, longest first.
@@ -274,6 +274,71 @@ CREATE TABLE roots (
 );
 ";
 
+/// People: their accounts, which sites they reach, how they sign in, and what they did.
+const STEP_9: &str = "
+CREATE TABLE users (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    role TEXT NOT NULL,
+    all_sites BIGINT NOT NULL,
+    password TEXT,
+    authenticator TEXT,
+    authenticator_offer TEXT,
+    authenticator_step BIGINT NOT NULL DEFAULT 0,
+    wrong BIGINT NOT NULL DEFAULT 0,
+    locked_until BIGINT NOT NULL DEFAULT 0,
+    disabled BIGINT NOT NULL DEFAULT 0,
+    made BIGINT NOT NULL,
+    seen BIGINT NOT NULL DEFAULT 0
+);
+CREATE TABLE grants (
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    site TEXT REFERENCES sites (id),
+    tag TEXT
+);
+CREATE INDEX grants_of_user ON grants (user_id);
+CREATE TABLE site_tags (
+    site TEXT NOT NULL REFERENCES sites (id),
+    tag TEXT NOT NULL,
+    PRIMARY KEY (site, tag)
+);
+CREATE INDEX site_tags_by_tag ON site_tags (tag, site);
+CREATE VIEW reach AS
+    SELECT user_id, site FROM grants WHERE site IS NOT NULL
+    UNION SELECT g.user_id, t.site FROM grants g JOIN site_tags t ON t.tag = g.tag;
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    secret_hash TEXT NOT NULL UNIQUE,
+    made BIGINT NOT NULL,
+    seen BIGINT NOT NULL,
+    address TEXT NOT NULL,
+    browser TEXT NOT NULL
+);
+CREATE INDEX sessions_of_user ON sessions (user_id);
+CREATE TABLE access_tokens (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id BIGINT NOT NULL REFERENCES users (id),
+    name TEXT NOT NULL,
+    secret_hash TEXT NOT NULL UNIQUE,
+    made BIGINT NOT NULL,
+    until BIGINT NOT NULL,
+    seen BIGINT NOT NULL DEFAULT 0
+);
+CREATE INDEX access_tokens_of_user ON access_tokens (user_id);
+CREATE TABLE audit (
+    number BIGINT PRIMARY KEY NOT NULL,
+    unix_millis BIGINT NOT NULL,
+    who TEXT NOT NULL,
+    means TEXT NOT NULL,
+    address TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    target TEXT NOT NULL,
+    what TEXT NOT NULL,
+    hash TEXT NOT NULL
+);
+";
+
 /// The steps that are missing after a number.
 fn steps_after(found: i64) -> impl Iterator<Item = &'static str> {
     let all = (1..).zip(STEPS);
@@ -385,7 +450,7 @@ mod tests {
     fn every_step_has_a_number() {
         assert_eq!(steps_after(0).count(), STEPS.len());
         assert_eq!(i64::try_from(STEPS.len()), Ok(VERSION));
-        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_8]);
+        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_9]);
         assert_eq!(steps_after(VERSION).count(), 0);
     }
 

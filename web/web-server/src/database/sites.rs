@@ -1,9 +1,14 @@
 //! Sites and what their channels are made of.
 
+use std::collections::BTreeMap;
+
 use trust_format::{PublicKey, SiteId};
 use web_api::{Hex, SiteInfo, SiteUnknown};
 
-use super::{Connection, Result, big, flag, key, number, parsed, parsed_option, sql, undecodable};
+use super::{
+    Connection, Result, big, flag, key, number, parsed, parsed_option, reach::Reach, sql,
+    undecodable,
+};
 
 /// A site as stored.
 #[derive(Debug, Clone)]
@@ -95,10 +100,17 @@ pub(crate) async fn update(db: &mut Connection, site: &SiteRecord) -> Result<()>
     Ok(())
 }
 
-/// The site of a name.
-pub(crate) async fn by_name(db: &mut Connection, name: &str) -> Result<Option<SiteRecord>> {
-    let row = sql::query("SELECT * FROM sites WHERE name = $1")
+/// The site of a name, within a reach.
+pub(crate) async fn by_name(
+    db: &mut Connection,
+    reach: Reach,
+    name: &str,
+) -> Result<Option<SiteRecord>> {
+    let row = sql::query(
+        "SELECT * FROM sites WHERE name = $1 AND ($2 IS NULL OR id IN (SELECT site FROM reach WHERE user_id = $2))",
+    )
         .bind(name)
+        .bind(reach)
         .fetch_optional(db)
         .await?;
     row.as_ref().map(record).transpose()
@@ -122,16 +134,27 @@ pub(crate) async fn ids(db: &mut Connection) -> Result<Vec<SiteId>> {
 }
 
 /// All sites by name, or one, for people.
-pub(crate) async fn infos(db: &mut Connection, name: Option<&str>) -> Result<Vec<SiteInfo>> {
+pub(crate) async fn infos(
+    db: &mut Connection,
+    reach: Reach,
+    name: Option<&str>,
+) -> Result<Vec<SiteInfo>> {
+    let mut tags: BTreeMap<SiteId, Vec<String>> = BTreeMap::new();
+    for (site, tag) in super::reach::tags(db, name).await? {
+        tags.entry(site).or_default().push(tag);
+    }
     let rows = sql::query(
         "SELECT s.*,
             (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
                 AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
             (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
             (SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id) AS wan_bytes
-         FROM sites s WHERE $1 IS NULL OR s.name = $1 ORDER BY s.name",
+         FROM sites s WHERE ($1 IS NULL OR s.name = $1)
+            AND ($2 IS NULL OR s.id IN (SELECT site FROM reach WHERE user_id = $2))
+         ORDER BY s.name",
     )
     .bind(name)
+    .bind(reach)
     .fetch_all(db)
     .await?;
     rows.iter()
@@ -146,6 +169,7 @@ pub(crate) async fn infos(db: &mut Connection, name: Option<&str>) -> Result<Vec
                 nodes: number(row, "nodes")?,
                 machines: number(row, "machines")?,
                 wan_bytes: number(row, "wan_bytes")?,
+                tags: tags.remove(&site.id).unwrap_or_default(),
             })
         })
         .collect()

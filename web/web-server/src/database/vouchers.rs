@@ -3,7 +3,7 @@
 use trust_format::{MachineId, PublicKey, SiteId};
 use web_api::{Hex, VoucherInfo};
 
-use super::{Connection, Result, big, flag, key, number, sql};
+use super::{Connection, Result, big, flag, key, number, reach::Reach, sql};
 
 /// A voucher that was made.
 pub(crate) async fn insert(
@@ -84,15 +84,21 @@ pub(crate) async fn saw(
 }
 
 /// All of them, the newest first.
-pub(crate) async fn infos(db: &mut Connection, limit: u32) -> Result<Vec<VoucherInfo>> {
+pub(crate) async fn infos(
+    db: &mut Connection,
+    reach: Reach,
+    limit: u32,
+) -> Result<Vec<VoucherInfo>> {
     let rows = sql::query(
         "SELECT v.node_key, v.machines, v.order_number, v.made, n.name, n.revoked, n.seen, s.name AS site_name,
             (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 0) AS used,
             (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 1) AS beyond
          FROM vouchers v JOIN nodes n ON n.node_key = v.node_key JOIN sites s ON s.id = n.site
+         WHERE ($2 IS NULL OR n.site IN (SELECT site FROM reach WHERE user_id = $2))
          ORDER BY v.made DESC, v.node_key LIMIT $1",
     )
     .bind(i64::from(limit))
+    .bind(reach)
     .fetch_all(db)
     .await?;
     rows.iter()

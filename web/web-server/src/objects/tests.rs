@@ -4,7 +4,7 @@ use web_api::SiteUnknown;
 
 use super::*;
 use crate::{
-    database::{DatabasePlace, sites},
+    database::{DatabasePlace, reach::Reach, sites},
     leases::activity::Activities,
 };
 
@@ -45,7 +45,7 @@ async fn a_body_dropped_in_the_middle_counts_what_was_taken() {
         drop(cut_off);
         let mut counted = 0;
         for _ in 0..100 {
-            let lines = lease_table::ledger(&mut database.read().await.unwrap())
+            let lines = lease_table::ledger(&mut database.read().await.unwrap(), Reach::ALL)
                 .await
                 .unwrap();
             counted = lines.iter().map(|l| l.wan_bytes).sum();

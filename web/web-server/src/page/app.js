@@ -1,4 +1,4 @@
-// Shows /api/v1/overview and asks for it again each second. Whatever comes from machines is text, never markup.
+// Signs people in, shows /api/v1/overview and asks for it again each second. Whatever comes from machines is text, never markup.
 "use strict";
 
 const EVERY_MS = 1000;
@@ -150,20 +150,116 @@ function show(all) {
   ]);
 }
 
-async function poll() {
-  const state = document.getElementById("state");
+const part = (id) => document.getElementById(id);
+
+async function call(method, path, body) {
+  const request = { method, cache: "no-store" };
+  if (body) request.body = JSON.stringify(body);
+  return fetch(location.origin + "/api/v1" + path, request);
+}
+
+// the sentence of a refusal, and whether a code would help
+async function refusal(answer) {
   try {
-    const answer = await fetch(location.origin + "/api/v1/overview", { cache: "no-store" });
-    if (!answer.ok) throw new Error("HQ answered " + answer.status);
-    show(await answer.json());
-    state.textContent = "As of " + new Date().toLocaleTimeString();
-    state.className = "";
-    setTimeout(poll, EVERY_MS);
-  } catch (error) {
-    state.textContent = "HQ cannot be reached, what you see is old: " + error.message;
-    state.className = "lost";
-    setTimeout(poll, RETRY_MS);
+    return await answer.json();
+  } catch {
+    return { error: "HQ answered " + answer.status };
   }
 }
 
-poll();
+function present(signedIn) {
+  document.querySelector("main").hidden = !signedIn;
+  part("who").hidden = !signedIn;
+  part("enter").hidden = signedIn;
+}
+
+async function entrance() {
+  const answer = await call("GET", "/setup");
+  const needed = answer.ok && (await answer.json()).needed;
+  part("setup-part").hidden = !needed;
+  part("setup").required = needed;
+  part("enter-title").textContent = needed ? "Make the first account" : "Sign in";
+  part("enter-words").textContent = needed
+    ? "An administrator of the whole chain. A password has at least 10 characters." : "";
+  part("enter").querySelector("button").textContent = needed ? "Make it" : "Sign in";
+  part("password").autocomplete = needed ? "new-password" : "current-password";
+  if (needed && location.hash.startsWith("#setup=")) {
+    part("setup").value = location.hash.slice("#setup=".length);
+    history.replaceState(null, "", location.pathname);
+  }
+  part("state").textContent = "";
+  part("state").className = "";
+  present(false);
+  (part("setup").value || !needed ? part("user") : part("setup")).focus();
+}
+
+async function enter(event) {
+  event.preventDefault();
+  const [name, password] = [part("user").value, part("password").value];
+  const answer = part("setup").required
+    ? await call("POST", "/setup", { code: part("setup").value, name, password })
+    : await call("POST", "/session", { name, password, code: part("code").value || null });
+  if (answer.ok) {
+    for (const id of ["password", "code", "setup"]) part(id).value = "";
+    part("code-part").hidden = true;
+    part("refused").textContent = "";
+    await begin();
+    return;
+  }
+  const { error, needs_code } = await refusal(answer);
+  part("refused").textContent = needs_code ? "" : error;
+  if (needs_code) part("code-part").hidden = false;
+  part(needs_code ? "code" : "password").focus();
+}
+
+async function leave() {
+  await call("DELETE", "/session");
+  clearTimeout(next);
+  await entrance();
+}
+
+async function begin() {
+  const answer = await call("GET", "/me");
+  if (answer.status === 401) return entrance();
+  if (!answer.ok) throw new Error((await refusal(answer)).error);
+  const me = await answer.json();
+  part("name").textContent = me.name + ", " + me.role;
+  present(true);
+  clearTimeout(next);
+  await poll();
+}
+
+let next = 0;
+
+async function poll() {
+  const state = part("state");
+  try {
+    const answer = await call("GET", "/overview");
+    if (answer.status === 401) return entrance();
+    if (!answer.ok) throw new Error((await refusal(answer)).error);
+    show(await answer.json());
+    state.textContent = "As of " + new Date().toLocaleTimeString();
+    state.className = "";
+    next = setTimeout(poll, EVERY_MS);
+  } catch (error) {
+    state.textContent = "HQ cannot be reached, what you see is old: " + error.message;
+    state.className = "lost";
+    next = setTimeout(poll, RETRY_MS);
+  }
+}
+
+async function start() {
+  try {
+    await begin();
+  } catch (error) {
+    part("state").textContent = "HQ cannot be reached: " + error.message;
+    part("state").className = "lost";
+    setTimeout(start, RETRY_MS);
+  }
+}
+
+part("enter").addEventListener("submit", (event) => enter(event).catch((error) => {
+  part("refused").textContent = "HQ cannot be reached: " + error.message;
+}));
+part("leave").addEventListener("click", () => leave().catch(() => location.reload()));
+start();

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use futures_util::{StreamExt, stream};
 use image_format::ManifestKind;
 use reqwest::Method;
 use serde_json::json;
@@ -31,32 +32,39 @@ async fn no_route_answers_without_credentials() {
     let stranger = world.with_key(&Key::new());
     let agent = crate::agents::admitted(&world, &node).await;
     let nobody = world.nobody();
-    for (method, path, access) in route_table() {
-        let method: Method = method.parse().unwrap();
-        let path = filled(path);
-        let at = format!("{method} {path}");
-        let body = || b"{}".to_vec();
-        let status = nobody.raw(method.clone(), &path, body()).await.status;
-        assert_eq!(status, 401, "{at} without anything");
-        // an administrator is no node, a node no administrator, a stranger neither
-        let wrong = match access {
-            Access::Admin => vec![&stranger, &agent, &node.caller],
-            Access::Node => vec![&stranger, &agent, &world.admin],
-            Access::Fetcher => vec![&stranger, &world.admin],
-            Access::Newcomer => vec![&world.admin],
-        };
-        for caller in wrong {
-            let answer = caller.raw(method.clone(), &path, body()).await;
-            assert!(
-                [401, 403].contains(&answer.status.as_u16()),
-                "{at}: {answer:?}"
-            );
-            assert!(
-                serde_json::from_slice::<ApiError>(&answer.body).is_ok(),
-                "{at}"
-            );
-        }
-    }
+    // strangers are answered slowly: many ask at once
+    stream::iter(route_table())
+        .for_each_concurrent(16, async |(method, path, access)| {
+            let method: Method = method.parse().unwrap();
+            let path = filled(path);
+            let at = format!("{method} {path}");
+            let body = || b"{}".to_vec();
+            let status = nobody.raw(method.clone(), &path, body()).await.status;
+            match access {
+                Access::Public => assert_ne!(status, 401, "{at} is for anybody"),
+                _ => assert_eq!(status, 401, "{at} without anything"),
+            }
+            // an administrator is no node, a node no administrator, a stranger neither
+            let wrong = match access {
+                Access::Public => vec![],
+                Access::Person(..) => vec![&stranger, &agent, &node.caller],
+                Access::Node => vec![&stranger, &agent, &world.admin],
+                Access::Fetcher => vec![&stranger, &world.admin],
+                Access::Newcomer => vec![&world.admin],
+            };
+            for caller in wrong {
+                let answer = caller.raw(method.clone(), &path, body()).await;
+                assert!(
+                    [401, 403].contains(&answer.status.as_u16()),
+                    "{at}: {answer:?}"
+                );
+                assert!(
+                    serde_json::from_slice::<ApiError>(&answer.body).is_ok(),
+                    "{at}"
+                );
+            }
+        })
+        .await;
     for (method, path) in [
         ("GET", "/api/v1"),
         ("GET", "/nothing"),
@@ -76,34 +84,21 @@ async fn no_route_answers_without_credentials() {
 fn every_route_is_documented() {
     let text = include_str!("../../../../docs/protocol/hq-api.md");
     for (method, path, access) in route_table() {
-        let line = format!(
-            "| `{method} {path}` | {} |",
-            format!("{access:?}").to_lowercase()
-        );
+        let line = format!("| `{method} {path}` | {access} |");
         assert!(text.contains(&line), "docs/protocol/hq-api.md lacks {line}");
     }
 }
 
 #[tokio::test]
-async fn the_page_is_for_signed_in_people_and_runs_no_foreign_script() {
+async fn the_page_says_nothing_by_itself_and_runs_no_foreign_script() {
     let world = World::new().await;
     let nobody = world.nobody();
-    let refused = nobody.get("/").await;
-    assert!(
-        refused.headers["www-authenticate"]
-            .to_str()
-            .unwrap()
-            .starts_with("Basic ")
-    );
     for (path, kind) in [
         ("/", "text/html"),
         ("/app.js", "text/javascript"),
         ("/app.css", "text/css"),
     ] {
-        let request = nobody
-            .request(Method::GET, path)
-            .basic_auth("me", Some(&world.admin_token));
-        let answer = Answer::of(request.send().await.unwrap()).await;
+        let answer = nobody.get(path).await;
         assert_eq!(answer.status, 200);
         assert!(
             answer.headers["content-type"]
@@ -117,15 +112,6 @@ async fn the_page_is_for_signed_in_people_and_runs_no_foreign_script() {
         assert!(
             !text.contains("innerHTML") && !text.contains("http://") && !text.contains("https://")
         );
-    }
-    // a foreign page that makes a signed-in browser ask
-    for origin in ["https://evil.example", "null"] {
-        let request = nobody
-            .request(Method::POST, "/api/v1/sites")
-            .basic_auth("me", Some(&world.admin_token))
-            .header("origin", origin)
-            .body("{\"name\":\"north\"}");
-        Answer::of(request.send().await.unwrap()).await.refused(403);
     }
     let own = format!("https://{}", world.hq.address);
     let request = world
@@ -183,10 +169,9 @@ async fn hostile_input_is_refused_in_words() {
     ];
     for (method, path, access) in route_table() {
         let (method, path): (Method, _) = (method.parse().unwrap(), filled(path));
-        let caller = if access == Access::Admin {
-            &world.admin
-        } else {
-            &node.caller
+        let caller = match access {
+            Access::Person(..) => &world.admin,
+            _ => &node.caller,
         };
         for body in &bodies {
             let answer = caller.raw(method.clone(), &path, body.clone()).await;
@@ -199,6 +184,7 @@ async fn hostile_input_is_refused_in_words() {
             assert!(
                 answer.status.is_client_error()
                     || path.contains("tokens")
+                    || path.contains("authenticator")
                     || path.contains("revoke")
             );
         }

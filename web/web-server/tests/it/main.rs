@@ -4,11 +4,14 @@
 
 mod access;
 mod agents;
+mod audit;
 mod away;
 mod backing;
 mod distribution;
 mod enrolment;
+mod matrix;
 mod names;
+mod people;
 mod rebuilt;
 mod roots;
 mod rosters;

@@ -511,6 +511,7 @@ async fn an_older_database_has_its_ghosts_marked() {
     let (second, new) = store.imaged(2).await;
     assert_eq!((first, second), (1, 2));
     let enrolled = store.world.node("north", "office").await;
+    store.world.forget_people().await;
     for statement in [
         "DROP TABLE roots",
         "DROP INDEX nodes_of_machine",

@@ -539,7 +539,7 @@ async fn a_restart_keeps_everything() {
 #[tokio::test]
 async fn a_newer_database_is_left_alone() {
     let world = World::new().await;
-    world.sql("PRAGMA user_version = 9").await;
+    world.sql("PRAGMA user_version = 10").await;
     world.hq.stop();
     let config = config(world.folder.path(), &world.backing);
     let error = web_server::RunningHq::start(config)
@@ -547,7 +547,7 @@ async fn a_newer_database_is_left_alone() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("schema 9, this program knows up to"),
+        error.contains("schema 10, this program knows up to"),
         "{error}"
     );
 }

@@ -341,6 +341,7 @@ async fn an_older_database_is_brought_up() {
         .fetch(&store.objects[0], &lease.token, None)
         .await;
     store.world.ledger_becomes(|bytes| bytes == 300_000).await;
+    store.world.forget_people().await;
     for statement in [
         "DROP TABLE machine_signs",
         "DROP TABLE shared_signs",

@@ -145,20 +145,55 @@ impl Answer {
     }
 }
 
-/// Somebody who talks to HQ: with the administrator's token, with a key, or with nothing.
+/// Somebody who talks to HQ: with a token, with a session, with a key, or with nothing.
+#[derive(Clone)]
 pub(crate) struct Caller {
     base: String,
     client: Client,
     token: Option<String>,
+    cookie: Option<String>,
 }
 
 impl Caller {
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
+        // as a browser does
+        let request = match &self.cookie {
+            Some(cookie) => request
+                .header("cookie", cookie)
+                .header("origin", &self.base),
+            None => request,
+        };
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
+    }
+
+    /// The same way to HQ with what an answer put into a browser.
+    pub(crate) fn with_session(&self, answer: &Answer) -> Self {
+        let cookie = answer.headers["set-cookie"].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        Self {
+            cookie: Some(cookie),
+            ..self.clone()
+        }
+    }
+
+    /// The same way with a token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn cookie(&self) -> &str {
+        self.cookie.as_deref().unwrap()
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::DELETE, path).send().await.unwrap()).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -177,6 +212,9 @@ impl Caller {
         Answer::of(self.request(method, path).body(body).send().await.unwrap()).await
     }
 }
+
+/// Of every account.
+pub(crate) const PASSWORD: &str = "lamps at dusk";
 
 /// An HQ with its folder, and what stands behind it.
 pub(crate) struct World {
@@ -208,6 +246,7 @@ fn caller(hq: &RunningHq, key: Option<&KeyPair>, token: Option<String>) -> Calle
         base: format!("https://{}", hq.address),
         client,
         token,
+        cookie: None,
     }
 }
 
@@ -243,6 +282,29 @@ impl World {
         caller(&self.hq, None, None)
     }
 
+    /// A new account, and a browser in which it is signed in.
+    pub(crate) async fn user(&self, name: &str, role: Role, scope: &SiteScope) -> Caller {
+        let new = json!({"name": name, "role": role, "scope": scope, "password": PASSWORD});
+        let made: UserInfo = self.admin.post("/api/v1/users", &new).await.json();
+        assert_eq!((made.role, &made.scope), (role, scope));
+        self.sign_in(name).await
+    }
+
+    /// A browser in which an account is signed in.
+    pub(crate) async fn sign_in(&self, name: &str) -> Caller {
+        let wish = json!({"name": name, "password": PASSWORD});
+        let nobody = self.nobody();
+        let answer = nobody.post("/api/v1/session", &wish).await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+        nobody.with_session(&answer)
+    }
+
+    /// The number of the audit log's last row.
+    pub(crate) async fn audit_rows(&self) -> u64 {
+        let page: AuditPage = self.admin.get("/api/v1/audit").await.json();
+        page.rows.first().map_or(0, |row| row.number)
+    }
+
     pub(crate) fn with_key(&self, key: &Key) -> Caller {
         caller(&self.hq, Some(&key.pair), None)
     }
@@ -251,6 +313,21 @@ impl World {
     pub(crate) async fn sql(&self, statement: &'static str) {
         let file = self.folder.path().join("hq/hq.sqlite");
         self.backing.sql(&file, statement).await;
+    }
+
+    /// Takes away what came with schema 9.
+    pub(crate) async fn forget_people(&self) {
+        for statement in [
+            "DROP VIEW reach",
+            "DROP TABLE audit",
+            "DROP TABLE access_tokens",
+            "DROP TABLE sessions",
+            "DROP TABLE grants",
+            "DROP TABLE site_tags",
+            "DROP TABLE users",
+        ] {
+            self.sql(statement).await;
+        }
     }
 
     pub(crate) async fn site(&self, name: &str, unknown: SiteUnknown) -> SiteCreated {
