@@ -1,4 +1,4 @@
-//! People's way to HQ: with the administrator's token, out of its file.
+//! People's way to HQ: with a token out of a file.
 
 use std::path::{Path, PathBuf};
 
@@ -19,11 +19,19 @@ pub(crate) fn word_of_local_hq() -> PathBuf {
     folder.join("hq")
 }
 
-/// For people: with the administrator's token.
+/// For people: with the token of a file.
 ///
 /// # Errors
 /// When no HQ is named and none runs here, or the token file cannot be read.
 pub(crate) fn for_people(choice: &HqChoice) -> Result<HqClient> {
+    Ok(with_pin(choice)?.0)
+}
+
+/// The same, and the hash of HQ's certificate.
+///
+/// # Errors
+/// As [`for_people`].
+pub(crate) fn with_pin(choice: &HqChoice) -> Result<(HqClient, Hex<32>)> {
     let path = match &choice.token_file {
         Some(path) => path.clone(),
         None => local_token_file()?,
@@ -43,7 +51,8 @@ pub(crate) fn for_people(choice: &HqChoice) -> Result<HqClient> {
         .map_err(anyhow::Error::msg)
         .context("the token file's third line")?;
     let base = choice.hq.clone().unwrap_or_else(|| url.to_owned());
-    Ok(HqClient::with_token(base, fingerprint.0, token.to_owned())?)
+    let client = HqClient::with_token(base, fingerprint.0, token.to_owned())?;
+    Ok((client, fingerprint))
 }
 
 fn local_token_file() -> Result<PathBuf> {

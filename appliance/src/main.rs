@@ -2,6 +2,7 @@
 //! Decides nothing that a core can decide.
 //! Called by people, by systemd and by `./dev`.
 
+mod accounts;
 mod client;
 mod demo;
 mod hq;
@@ -12,6 +13,7 @@ mod node;
 mod people;
 mod roots;
 mod signing;
+mod terminal;
 mod vouchers;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
@@ -56,6 +58,15 @@ enum Command {
     /// Files with which a laptop, a stick or a spare machine admits machines where HQ cannot be reached.
     #[command(subcommand)]
     Voucher(vouchers::VoucherCommand),
+    /// People's accounts: roles, and which sites they reach.
+    #[command(subcommand)]
+    User(accounts::UserCommand),
+    /// What scripts show instead of a password.
+    #[command(subcommand)]
+    AccessToken(accounts::AccessTokenCommand),
+    /// What people changed.
+    #[command(subcommand)]
+    Audit(accounts::AuditCommand),
     /// Lists nodes, or revokes one.
     Nodes(people::NodesArguments),
     /// WAN bytes by site and version.
@@ -73,7 +84,7 @@ pub(crate) struct HqChoice {
     /// HQ's address, such as https://hq.example:8443. By default the one in the token file.
     #[arg(long, env = "LAMPLIGHTER_HQ")]
     hq: Option<String>,
-    /// The file with the administrator's token, which HQ writes into its folder. By default that of the HQ of this computer.
+    /// A file with a token: the one that HQ writes into its folder, or an access token's. By default that of the HQ of this computer.
     #[arg(long, env = "LAMPLIGHTER_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
@@ -138,6 +149,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Order(command) => people::order(command).await,
         Command::Machine(command) => people::machine(command).await,
         Command::Voucher(command) => vouchers::run(command).await,
+        Command::User(command) => accounts::user(command).await,
+        Command::AccessToken(command) => accounts::access_token(command).await,
+        Command::Audit(command) => accounts::audit(command).await,
         Command::Nodes(arguments) => people::nodes(arguments).await,
         Command::Ledger(arguments) => people::ledger(arguments).await,
         Command::Media(command) => media::run(command).await,

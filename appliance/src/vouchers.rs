@@ -171,7 +171,7 @@ async fn make(
     Ok((new.key, made, bytes))
 }
 
-fn new_file(path: &Path) -> Result<File> {
+pub(crate) fn new_file(path: &Path) -> Result<File> {
     File::options()
         .write(true)
         .create_new(true)
@@ -180,7 +180,7 @@ fn new_file(path: &Path) -> Result<File> {
         .with_context(|| format!("making {}", path.display()))
 }
 
-fn write(mut file: File, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write(mut file: File, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }

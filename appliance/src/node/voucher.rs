@@ -1,21 +1,16 @@
 //! The right of a node out of a voucher's file.
 
-use std::{
-    io::{BufRead, IsTerminal, Write},
-    path::Path,
-};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use peer_cache_node::{
     OpenVoucherError, OpenedVoucher, Site, open_voucher, read_voucher_label, write_durably,
 };
 use peer_cache_proto::wire::Credentials;
 use trust_format::{NodeCertificate, TrustedKeys, peek};
-use zeroize::Zeroizing;
 
 use super::NodeRight;
-use crate::vouchers::read_pin;
+use crate::{terminal, vouchers::read_pin};
 
 /// Marks a node's folder as a voucher's, and says which.
 const MARK: &str = "voucher";
@@ -104,36 +99,20 @@ fn site(dir: &Path, opened: &OpenedVoucher) -> Result<Site> {
 
 #[allow(
     clippy::print_stderr,
-    reason = "a question to the person at the terminal"
+    reason = "an answer to the person at the terminal"
 )]
 fn ask_and_open(file: &Path) -> Result<OpenedVoucher> {
     let label = read_voucher_label(file)?;
-    if !std::io::stdin().is_terminal() {
+    if !terminal::is_there() {
         bail!("a voucher needs its PIN: start this on a terminal, or name a --voucher-pin-file");
     }
     loop {
-        eprint!("PIN of voucher {label}: ");
-        std::io::stderr().flush()?;
-        match open_voucher(file, &read_hidden()?) {
+        let pin = terminal::ask_hidden(&format!("PIN of voucher {label}"))?;
+        match open_voucher(file, &pin) {
             Err(OpenVoucherError::WrongPin { left }) => {
                 eprintln!("this is not the PIN: {left} more tries");
             }
             other => return Ok(other?),
         }
     }
-}
-
-/// A line from the terminal, without an echo.
-fn read_hidden() -> Result<Zeroizing<String>> {
-    let stdin = std::io::stdin();
-    let before = tcgetattr(&stdin).context("the terminal")?;
-    let mut hidden = before.clone();
-    hidden.local_flags.remove(LocalFlags::ECHO);
-    hidden.local_flags.insert(LocalFlags::ECHONL);
-    tcsetattr(&stdin, SetArg::TCSANOW, &hidden).context("the terminal")?;
-    let mut line = Zeroizing::new(String::new());
-    let read = stdin.lock().read_line(&mut line);
-    tcsetattr(&stdin, SetArg::TCSANOW, &before).context("the terminal")?;
-    ensure!(read? > 0, "no PIN was typed");
-    Ok(line)
 }
