@@ -5,16 +5,10 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Result, ensure};
 use peer_cache_origin::HqClient;
 use reqwest::Method;
-use web_api::{NewToken, TokenInfo};
+use web_api::{NewToken, TokenInfo, TokenMade};
 
 use super::quoted;
 use crate::Output;
-
-/// A new token, shown this once.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct TokenText {
-    token: String,
-}
 
 pub(super) async fn make(
     client: &HqClient,
@@ -23,7 +17,7 @@ pub(super) async fn make(
     output: Output,
 ) -> Result<()> {
     let path = format!("/sites/{}/tokens", quoted(site));
-    let token: TokenText = client.post(&path, &NewToken { replaces }).await?;
+    let token: TokenMade = client.post(&path, &NewToken { replaces }).await?;
     output.print(&token, |t| t.token.clone())
 }
 

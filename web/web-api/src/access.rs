@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a person is to the chain. Each role is a fixed set of rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Everything, people and keys among it.
@@ -20,6 +21,7 @@ pub enum Role {
 
 /// What a route asks of a person's role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
     /// To use one's own account.
@@ -98,6 +100,7 @@ impl std::str::FromStr for Role {
 /// Which sites a person's rights reach: all, or those that are named or carry one of the tags. Sites that come later and carry a tag
 /// are in it too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SiteScope {
     /// Every site of the chain; the lists are empty then.
@@ -137,6 +140,7 @@ impl std::fmt::Display for SiteScope {
 
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UserInfo {
     /// Unique.
     pub name: String,
@@ -160,6 +164,7 @@ pub struct UserInfo {
 
 /// `POST /api/v1/users`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// 1 to 64 characters, of nobody else.
@@ -176,6 +181,7 @@ pub struct NewUser {
 
 /// `PATCH /api/v1/users/{name}`: what is absent stays as it is.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UserChange {
     /// Another role.
@@ -193,6 +199,7 @@ pub struct UserChange {
 
 /// `POST /api/v1/session`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SignIn {
     /// Of the account.
@@ -206,6 +213,7 @@ pub struct SignIn {
 
 /// `POST /api/v1/setup`: the first account, an administrator. The answer has its session.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Setup {
     /// What HQ printed at its start.
@@ -218,6 +226,7 @@ pub struct Setup {
 
 /// `GET /api/v1/setup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SetupState {
     /// Nobody has an account yet.
     pub needed: bool,
@@ -225,6 +234,7 @@ pub struct SetupState {
 
 /// `GET /api/v1/me`: who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Me {
     /// The account's name, or `the token file` of HQ's computer.
     pub name: String,
@@ -242,6 +252,7 @@ pub struct Me {
 
 /// How somebody showed who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Means {
     /// A browser's session, after signing in.
@@ -265,6 +276,7 @@ impl Means {
 
 /// `PUT /api/v1/me/password`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PasswordChange {
     /// The present one.
@@ -276,6 +288,7 @@ pub struct PasswordChange {
 /// `POST /api/v1/me/authenticator`: a secret for an authenticator (RFC 6238: SHA-1, six digits, 30 s). It counts once a code of it was
 /// shown to `PUT`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuthenticatorOffer {
     /// In base32, to be typed.
     pub secret: String,
@@ -285,6 +298,7 @@ pub struct AuthenticatorOffer {
 
 /// `PUT /api/v1/me/authenticator`, and `DELETE`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AuthenticatorCode {
     /// Six digits.
@@ -293,6 +307,7 @@ pub struct AuthenticatorCode {
 
 /// A session of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SessionInfo {
     /// By which it is ended.
     pub id: u64,
@@ -310,6 +325,7 @@ pub struct SessionInfo {
 
 /// `POST /api/v1/me/access-tokens`, and of an account by an administrator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewAccessToken {
     /// What it is for.
@@ -320,6 +336,7 @@ pub struct NewAccessToken {
 
 /// An access token: it may do what its account may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AccessTokenInfo {
     /// By which it is revoked.
     pub id: u64,
@@ -337,6 +354,7 @@ pub struct AccessTokenInfo {
 
 /// The answer to a wish for one.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AccessTokenMade {
     /// Shown this once.
     pub token: String,

@@ -15,6 +15,7 @@ pub const AUDIT_PAGE_ROWS: u32 = 1000;
 
 /// One act of a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditRow {
     /// From 1 on, without gaps.
     pub number: u64,
@@ -144,6 +145,7 @@ impl AuditChain {
 
 /// `GET /api/v1/audit`: rows, the newest first, and `before=NUMBER` for older ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditPage {
     /// At most [`AUDIT_PAGE_ROWS`].
     pub rows: Vec<AuditRow>,
@@ -151,6 +153,7 @@ pub struct AuditPage {
 
 /// `GET /api/v1/audit/check`: HQ has followed its own chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditCheck {
     /// Rows that hold.
     pub rows: u64,

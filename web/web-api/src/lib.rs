@@ -6,6 +6,8 @@ mod access;
 mod audit;
 mod enrolment;
 mod node;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod people;
 mod report;
 mod signing;
@@ -30,7 +32,7 @@ pub use node::{
 pub use people::{
     AdmissionState, ApiError, DemoteSign, ImageKind, ImageVersion, LedgerLine, Machine,
     MissingObjects, NewOrder, NewPin, NewSite, NewToken, NodeInfo, NodeRename, OrderInfo, SignKind,
-    SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo,
+    SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo, TokenMade,
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use signing::{KeysInfo, NamedKey, RootPublished, RootRow, Waiting, WaitingChannel};

@@ -36,6 +36,7 @@ pub struct Enrolled {
 
 /// `GET /api/v1/node/documents`: what the site means now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NodeDocuments {
     /// Roots, oldest first, each signed by the keys of the one before.
@@ -54,6 +55,7 @@ pub struct NodeDocuments {
 
 /// Where a node was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PeerAddress {
     /// Its key.
@@ -135,6 +137,7 @@ pub struct HolderView {
 
 /// For whom a lease is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseKind {
     /// The site's one fetcher.

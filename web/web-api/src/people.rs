@@ -10,6 +10,7 @@ use crate::{
 
 /// Any refusal, with status 4xx or 5xx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ApiError {
     /// One sentence: what is wrong, with what, and what to do.
     pub error: String,
@@ -20,6 +21,7 @@ pub struct ApiError {
 
 /// What happens to a machine that a site does not know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SiteUnknown {
     /// It waits for approval.
@@ -35,6 +37,7 @@ pub enum SiteUnknown {
 
 /// `PUT /api/v1/sites/{name}/pin`: a new PIN; the old one ends, and with it its wrong tries and uses.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewPin {
     /// 6 to 32 letters or digits; without one HQ makes eight digits.
@@ -48,6 +51,7 @@ pub struct NewPin {
 
 /// The answer.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SitePin {
     /// Shown this once.
     pub pin: String,
@@ -59,6 +63,7 @@ pub struct SitePin {
 
 /// A sign of a machine that others may carry as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SignKind {
     /// SMBIOS UUID.
@@ -79,6 +84,7 @@ impl SignKind {
 
 /// `POST /api/v1/machines/{id}/demote`: this sign of the machine counts for nobody in the site from now on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DemoteSign {
     /// The site's name.
@@ -89,6 +95,7 @@ pub struct DemoteSign {
 
 /// `POST /api/v1/sites`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewSite {
     /// Unique; 1 to 64 characters.
@@ -100,6 +107,7 @@ pub struct NewSite {
 
 /// `PATCH /api/v1/sites/{name}`: what is absent stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SiteChange {
     /// The rule for unknown machines.
@@ -115,6 +123,7 @@ pub struct SiteChange {
 
 /// A site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SiteInfo {
     /// Its identity.
     pub id: Hex<16>,
@@ -139,6 +148,7 @@ pub struct SiteInfo {
 
 /// A site and the first enrolment token for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SiteCreated {
     /// The site.
     pub site: SiteInfo,
@@ -148,6 +158,7 @@ pub struct SiteCreated {
 
 /// `POST /api/v1/sites/{name}/tokens`: a further enrolment token. The body may be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// The node that is built anew: its key, or a beginning of it that fits one. When the token is used, it is revoked, and the new node
@@ -156,8 +167,17 @@ pub struct NewToken {
     pub replaces: Option<String>,
 }
 
+/// A new enrolment token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenMade {
+    /// Shown this once.
+    pub token: String,
+}
+
 /// An enrolment token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TokenInfo {
     /// Its number, to revoke it by.
     pub id: u64,
@@ -174,6 +194,7 @@ pub struct TokenInfo {
 
 /// What a manifest describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ImageKind {
     /// A disk.
@@ -184,6 +205,7 @@ pub enum ImageKind {
 
 /// A published version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageVersion {
     /// Its manifest's digest.
     pub version: Hex<32>,
@@ -208,6 +230,7 @@ pub struct ImageVersion {
 
 /// `POST /api/v1/objects/missing`, question and answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MissingObjects {
     /// Object hashes; at most [`crate::MISSING_OBJECTS_MAX`].
@@ -216,6 +239,7 @@ pub struct MissingObjects {
 
 /// `POST /api/v1/orders`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewOrder {
     /// The site's name.
@@ -231,6 +255,7 @@ pub struct NewOrder {
 
 /// An order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OrderInfo {
     /// The site's name.
     pub site: String,
@@ -253,6 +278,7 @@ pub struct OrderInfo {
 
 /// Whether a machine may be imaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AdmissionState {
     /// It waits for approval.
@@ -263,6 +289,7 @@ pub enum AdmissionState {
 
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Machine {
     /// Its identity.
     pub id: Hex<16>,
@@ -282,6 +309,7 @@ pub struct Machine {
 
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeInfo {
     /// Its key.
     pub key: Hex<32>,
@@ -330,6 +358,7 @@ impl NodeInfo {
 
 /// `POST /api/v1/nodes/{key}/rename`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NodeRename {
     /// 1 to 64 characters; no other living node of the site has it.
@@ -338,6 +367,7 @@ pub struct NodeRename {
 
 /// WAN bytes of one version in one site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LedgerLine {
     /// The site's name.
     pub site: String,

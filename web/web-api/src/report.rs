@@ -6,6 +6,7 @@ use crate::text::{Base64, Hex};
 
 /// What a machine says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
     /// SMBIOS UUID.
@@ -26,6 +27,7 @@ pub struct Facts {
 
 /// How far an install is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum InstallState {
     /// Waits to be approved.
@@ -50,6 +52,7 @@ pub enum InstallState {
 
 /// An agent's report on its install.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InstallReport {
     /// What it is doing.

@@ -9,6 +9,7 @@ use crate::{
 
 /// A key that the root names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NamedKey {
     /// The public key.
     pub key: Hex<32>,
@@ -18,6 +19,7 @@ pub struct NamedKey {
 
 /// `GET /api/v1/keys`: what the present root says, and which of its keys HQ holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeysInfo {
     /// The root's number.
     pub number: u64,
@@ -35,6 +37,7 @@ pub struct KeysInfo {
 
 /// `GET /api/v1/roots`: every root, the present one last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RootRow {
     /// Signed documents; each is signed by the keys of the one before it too.
     pub roots: Vec<Base64>,
@@ -42,6 +45,7 @@ pub struct RootRow {
 
 /// Answer to `POST /api/v1/roots`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RootPublished {
     /// What holds now.
     pub keys: KeysInfo,
@@ -51,6 +55,7 @@ pub struct RootPublished {
 
 /// A site's channel that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WaitingChannel {
     /// The site's name.
     pub site: String,
@@ -62,6 +67,7 @@ pub struct WaitingChannel {
 
 /// `GET /api/v1/waiting`: everything that waits for a signature.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Waiting {
     /// Versions, newest first.
     pub images: Vec<ImageVersion>,

@@ -6,6 +6,7 @@ use crate::{Base64, Hex, NodeDocuments};
 
 /// `POST /api/v1/sites/{name}/vouchers`. Whoever asks made the key, and keeps it: HQ sees neither it nor the PIN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewVoucher {
     /// Its public key.
@@ -20,6 +21,7 @@ pub struct NewVoucher {
 
 /// The answer: what goes into the voucher's file beside the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VoucherMade {
     /// The site's name.
     pub site: String,
@@ -31,6 +33,7 @@ pub struct VoucherMade {
 
 /// A voucher. It is revoked like a node, by its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VoucherInfo {
     /// Its public key.
     pub key: Hex<32>,

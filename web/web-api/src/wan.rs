@@ -23,6 +23,7 @@ const DAY_MINUTES: u16 = 24 * 60;
 
 /// A part of the day and what may come in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WanWindow {
     /// Its first minute, 0 to 1439, by the site's clock.
@@ -35,6 +36,7 @@ pub struct WanWindow {
 
 /// The budget of a site.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WanBudget {
     /// The first that covers a minute holds; a minute that none covers has no limit. At most [`WAN_WINDOWS_MAX`].
@@ -54,6 +56,7 @@ pub struct WanRate {
 
 /// One version in a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WanVersion {
     /// Which.
@@ -66,6 +69,7 @@ pub struct WanVersion {
 
 /// `GET /api/v1/sites/{name}/wan`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WanRules {
     /// By time of day.
@@ -78,6 +82,7 @@ pub struct WanRules {
 
 /// `PATCH /api/v1/sites/{name}/wan`: what is absent stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WanChange {
     /// All windows.
@@ -94,6 +99,7 @@ pub struct WanChange {
 
 /// `GET /api/v1/node/wan?since=NUMBER`: answered when it differs from what had the number, or after [`WAN_NEWS_SECONDS`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WanNews {
     /// Names this content; not an order. Never 0.

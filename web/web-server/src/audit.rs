@@ -12,6 +12,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Deserialize;
+use utoipa::IntoParams;
 use web_api::{AUDIT_PAGE_ROWS, AuditChain, AuditCheck, AuditPage};
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Which page.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Page {
     /// Rows below this number; the newest without.

@@ -47,8 +47,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Input<T> {
     }
 }
 
+/// A body in JSON, or none at all.
+pub(crate) struct InputOrNothing<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for InputOrNothing<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let Raw(body) = Raw::from_request(request, state).await?;
+        match body.is_empty() {
+            true => Ok(Self(T::default())),
+            false => json(&body).map(Self),
+        }
+    }
+}
+
 /// A body in JSON.
-pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     // the position, not the words: they could repeat a secret
     serde_json::from_slice(body).map_err(|e| {
         let (line, column) = (e.line(), e.column());

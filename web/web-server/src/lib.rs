@@ -16,6 +16,7 @@ mod machines;
 mod names;
 mod nodes;
 mod objects;
+mod openapi;
 mod orders;
 mod page;
 mod people;

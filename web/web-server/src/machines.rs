@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::{RawQuery, State},
-};
+use axum::{Extension, Json, extract::State};
+use serde::Deserialize;
 use trust_format::{MachineId, SiteId};
+use utoipa::IntoParams;
 use web_api::{Machine, SiteInfo};
 
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     access::By,
     database::{machines, rosters as roster_table, sites as site_table},
     error::Refusal,
-    input::Named,
+    input::{Asked, Named},
     rosters, sites,
 };
 
@@ -32,24 +31,28 @@ pub(crate) async fn list(
     ))
 }
 
+/// Which machine is meant, when it is not plain.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Approval {
+    /// The site's identity, 32 hexadecimal digits.
+    site: Option<String>,
+    /// What the machine shows on its screen.
+    code: Option<String>,
+}
+
 /// `?site=ID` tells which site is meant when several saw the machine: a machine may have moved, and a node may lie.
 /// `?code=CODE` is what the machine shows on its screen: another one that says the same of itself is not approved for it.
 pub(crate) async fn approve(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
     id: Named,
-    RawQuery(query): RawQuery,
+    Asked(asked): Asked<Approval>,
 ) -> Result<Json<Machine>, Refusal> {
     rosters::check_authority(&hq)?;
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
-    let asked = |name: &str| {
-        let pairs = query.as_deref().unwrap_or_default().split('&');
-        pairs
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(key, _)| *key == name)
-    };
-    let wanted: Option<SiteId> = match asked("site") {
-        Some((_, text)) => Some(text.parse().map_err(Refusal::bad)?),
+    let wanted: Option<SiteId> = match &asked.site {
+        Some(text) => Some(text.parse().map_err(Refusal::bad)?),
         None => None,
     };
     let mut change = hq.database.write_by(&by).await?;
@@ -73,8 +76,8 @@ pub(crate) async fn approve(
     let known = machines::find(&mut change, site, id)
         .await?
         .unwrap_or_default();
-    match asked("code") {
-        Some((_, code)) => check_code(id, &machine, code)?,
+    match &asked.code {
+        Some(code) => check_code(id, &machine, code)?,
         None if known.approved || known.admitted => {
             return Err(Refusal::conflict(format!(
                 "machine {id} is known already; if one that names itself so waits, approve that one by the code on its screen"
@@ -83,7 +86,7 @@ pub(crate) async fn approve(
         None => {}
     }
     roster_table::saw(&mut change, site, id, &machine.facts).await?;
-    if let (Some(_), Some(code)) = (asked("code"), &machine.facts.code) {
+    if let (Some(_), Some(code)) = (&asked.code, &machine.facts.code) {
         roster_table::set_code(&mut change, site, id, code).await?;
     }
     machines::approve(&mut change, site, id).await?;

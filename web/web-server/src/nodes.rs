@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::{RawQuery, State},
-    http::StatusCode,
-};
+use axum::{Extension, Json, extract::State, http::StatusCode};
+use serde::Deserialize;
 use trust_format::{
     CheckedNode, Grade, MachineId, NodeCertificate, PublicKey, SiteId, Verified, Voucher, peek,
 };
+use utoipa::IntoParams;
 use web_api::{
     Base64, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, Hex, NodeDocuments,
     NodeInfo, SiteUnknown,
@@ -26,7 +24,7 @@ use crate::{
         orders, replaced, tokens, unix_seconds,
     },
     error::Refusal,
-    input::{Input, Named, checked_name},
+    input::{Asked, Input, Named, checked_name},
     rebuilt,
     reports::clip_facts,
     sites, vouchers,
@@ -50,20 +48,27 @@ pub(crate) async fn list(
     ))
 }
 
+/// Of a node that HQ has not met.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revocation {
+    /// Its site's identity, 32 hexadecimal digits.
+    site: Option<String>,
+}
+
 pub(crate) async fn revoke(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
     key: Named,
-    RawQuery(query): RawQuery,
+    Asked(asked): Asked<Revocation>,
 ) -> Result<Json<NodeInfo>, Refusal> {
     let key = PublicKey(
         key.parse::<Hex<32>>("node's key (64 hexadecimal digits)")?
             .0,
     );
     let mut change = hq.database.write_by(&by).await?;
-    let site = query.as_deref().and_then(|q| q.strip_prefix("site="));
     let what = format!("node {}", key.short());
-    match (site, nodes::find(&mut change, &key).await?) {
+    match (asked.site, nodes::find(&mut change, &key).await?) {
         (_, Some(node)) => by.check_site(&mut change, node.site, &what).await?,
         (Some(site), None) => {
             let site: SiteId = site.parse().map_err(Refusal::bad)?;

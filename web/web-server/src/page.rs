@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 use web_api::{ImageVersion, LedgerLine, Machine, NodeInfo, OrderInfo, SiteInfo};
 
 use crate::{
@@ -59,7 +60,7 @@ pub(crate) async fn style() -> Response {
 }
 
 /// Everything that the page shows; of long lists the newest.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct Overview {
     unix_seconds: u64,
     images: Vec<ImageVersion>,

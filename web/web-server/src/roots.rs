@@ -13,10 +13,12 @@ use axum::{
 };
 use image_format::Manifest;
 use image_store::{AdvanceRootError, NextRoot, RootDraft, Signer, Tally, key_lists};
+use serde::Deserialize;
 use trust_format::{
     Channel, Digest, Document, NodeCertificate, Order, PublicKey, Root, SignerRole, TrustRootError,
     TrustedKeys, Verified, peek_envelope,
 };
+use utoipa::IntoParams;
 use web_api::{Base64, Certified, Hex, KeysInfo, NamedKey, RootPublished, RootRow};
 
 use crate::{
@@ -25,7 +27,7 @@ use crate::{
     bell::News,
     database::{Connection, living, nodes, roots as table},
     error::Refusal,
-    input::Raw,
+    input::{Asked, Raw},
     waiting,
 };
 
@@ -121,22 +123,22 @@ pub(crate) async fn my_certificate(
     }))
 }
 
+/// How a root is taken.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Publication {
+    /// True takes one that lets living documents die.
+    force: Option<bool>,
+}
+
 /// Takes a new root. The present one again makes HQ read its folder of keys anew.
 pub(crate) async fn publish(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-    RawQuery(query): RawQuery,
+    Asked(asked): Asked<Publication>,
     Raw(body): Raw,
 ) -> Result<Json<RootPublished>, Refusal> {
-    let force = match query.as_deref() {
-        None | Some("" | "force=false") => false,
-        Some("force=true") => true,
-        Some(_) => {
-            return Err(Refusal::bad(
-                "this route takes ?force=true and nothing else",
-            ));
-        }
-    };
+    let force = asked.force.unwrap_or(false);
     let _alone = alone(&hq).await?;
     let bytes = the_present_one(&hq, &body)?.unwrap_or_else(|| body.to_vec());
     let next = hq

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Extension, Json, extract::State};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use trust_format::{
     MachineId, PinRule, ROSTER_SHARED_SIGNS_MAX, Roster, Sign, SignerRole, Verified,
 };
@@ -140,7 +140,7 @@ pub(crate) async fn remove_pin(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
     Named(name): Named,
-) -> Result<(), Refusal> {
+) -> Result<StatusCode, Refusal> {
     check_authority(&hq)?;
     let mut change = hq.database.write_by(&by).await?;
     let mut site = sites::named(&mut change, by.reach, &name).await?;
@@ -149,7 +149,7 @@ pub(crate) async fn remove_pin(
     change.says(format!("PIN of site {name:?} removed"));
     change.commit().await?;
     tracing::info!(site = name, "PIN removed");
-    Ok(())
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A UUID or serial that several machines carry counts as absent in the site: each is known by its other signs, and waits

@@ -8,7 +8,7 @@ use trust_format::{
 };
 use web_api::{
     EnrolmentToken, Hex, NewSite, NewToken, SiteChange, SiteCreated, SiteInfo, SiteStanding,
-    SiteUnknown, TokenInfo,
+    SiteUnknown, TokenInfo, TokenMade,
 };
 use zeroize::Zeroizing;
 
@@ -21,7 +21,7 @@ use crate::{
         unix_seconds,
     },
     error::{Refusal, random},
-    input::{self, Input, Named, Raw, checked_name, checked_tags},
+    input::{Input, InputOrNothing, Named, checked_name, checked_tags},
     rebuilt, rosters, waiting,
 };
 
@@ -279,22 +279,12 @@ pub(crate) async fn list_tokens(
     Ok(Json(tokens::of_site(&mut db, site.id).await?))
 }
 
-/// Answer to a wish for a token; it is shown this once.
-#[derive(serde::Serialize)]
-pub(crate) struct TokenText {
-    token: String,
-}
-
 pub(crate) async fn create_token(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
     Named(name): Named,
-    Raw(body): Raw,
-) -> Result<Json<TokenText>, Refusal> {
-    let wish: NewToken = match body.is_empty() {
-        true => NewToken::default(),
-        false => input::json(&body)?,
-    };
+    InputOrNothing(wish): InputOrNothing<NewToken>,
+) -> Result<Json<TokenMade>, Refusal> {
     let mut change = hq.database.write_by(&by).await?;
     let site = named(&mut change, by.reach, &name).await?;
     let old = match &wish.replaces {
@@ -311,7 +301,7 @@ pub(crate) async fn create_token(
     });
     change.says(format!("enrolment token of site {name:?} made{instead}"));
     change.commit().await?;
-    Ok(Json(TokenText { token }))
+    Ok(Json(TokenMade { token }))
 }
 
 pub(crate) async fn revoke_token(

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use trust_format::SiteId;
+use utoipa::ToSchema;
 
 use super::{Connection, Result, big, number, reach::Reach, sql, unix_seconds};
 
@@ -10,7 +11,7 @@ const EVENTS_MAX: i64 = 10_000;
 const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// One line.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct EventInfo {
     pub(crate) site: String,
     pub(crate) source: String,

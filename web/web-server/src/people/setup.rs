@@ -6,7 +6,6 @@ use axum::{
     Extension, Json,
     extract::State,
     http::{HeaderMap, StatusCode},
-    response::Response,
 };
 use subtle::ConstantTimeEq;
 use web_api::{Role, Setup, SetupState};
@@ -62,7 +61,7 @@ pub(crate) async fn set_up(
     Extension(ClientAddress(client)): Extension<ClientAddress>,
     headers: HeaderMap,
     Input(wish): Input<Setup>,
-) -> Result<Response, Refusal> {
+) -> Result<sign_in::Cookie, Refusal> {
     let password = Zeroizing::new(wish.password);
     if !hq.setup.is(&wish.code) {
         return Err(Refusal::new(
@@ -93,5 +92,5 @@ pub(crate) async fn set_up(
     change.commit().await?;
     *hq.setup.lock() = None;
     tracing::info!("the first account was made");
-    Ok(sign_in::with_cookie(&secret))
+    sign_in::with_cookie(&secret)
 }

@@ -41,7 +41,7 @@ pub(crate) async fn sign_in(
     Extension(ClientAddress(client)): Extension<ClientAddress>,
     headers: HeaderMap,
     Input(wish): Input<SignIn>,
-) -> Result<Response, Refusal> {
+) -> Result<Cookie, Refusal> {
     let password = Zeroizing::new(wish.password);
     let from = household(client.ip());
     if let Some(wait) = hq.tries.held(Instant::now(), from) {
@@ -98,7 +98,7 @@ pub(crate) async fn sign_in(
     let secret = begin_session(&mut change, user.id, client, &headers).await?;
     change.says("signed in");
     change.commit().await?;
-    Ok(with_cookie(&secret))
+    with_cookie(&secret)
 }
 
 fn may_try(user: &UserRecord) -> bool {
@@ -161,32 +161,33 @@ pub(super) async fn begin_session(
     Ok(secret)
 }
 
-fn cookie(value: &str, seconds: u64) -> Result<HeaderValue, Refusal> {
+fn cookie(value: &str, seconds: u64) -> Result<Cookie, Refusal> {
     let text = format!(
         "{SESSION_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={seconds}"
     );
-    HeaderValue::try_from(text).map_err(|e| Refusal::failed(&e))
+    let mut value = HeaderValue::try_from(text).map_err(|e| Refusal::failed(&e))?;
+    value.set_sensitive(true);
+    Ok(Cookie(value))
 }
 
 /// 204, and the browser keeps the secret where no script reads it.
-pub(super) fn with_cookie(secret: &str) -> Response {
-    set_cookie(secret, SESSION_LIFE_SECONDS)
+pub(crate) struct Cookie(HeaderValue);
+
+impl IntoResponse for Cookie {
+    fn into_response(self) -> Response {
+        (StatusCode::NO_CONTENT, [(header::SET_COOKIE, self.0)]).into_response()
+    }
 }
 
-fn set_cookie(secret: &str, seconds: u64) -> Response {
-    match cookie(secret, seconds) {
-        Ok(mut value) => {
-            value.set_sensitive(true);
-            (StatusCode::NO_CONTENT, [(header::SET_COOKIE, value)]).into_response()
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+/// The cookie of a session that begins.
+pub(super) fn with_cookie(secret: &str) -> Result<Cookie, Refusal> {
+    cookie(secret, SESSION_LIFE_SECONDS)
 }
 
 pub(crate) async fn sign_out(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Response, Refusal> {
+) -> Result<Cookie, Refusal> {
     let user = by.signed_in()?;
     if let Some(session) = by.session {
         let mut change = hq.database.write_by(&by).await?;
@@ -194,5 +195,5 @@ pub(crate) async fn sign_out(
         change.says("signed out");
         change.commit().await?;
     }
-    Ok(set_cookie("", 0))
+    cookie("", 0)
 }

@@ -11,6 +11,7 @@ mod distribution;
 mod enrolment;
 mod matrix;
 mod names;
+mod openapi;
 mod people;
 mod rebuilt;
 mod roots;

@@ -104,6 +104,7 @@ fn sample(operation: &str, place: &Place) -> Sample {
         | "GET /api/v1/audit/check"
         | "GET /api/v1/audit/export"
         | "GET /api/v1/me"
+        | "GET /api/v1/openapi.json"
         | "GET /api/v1/me/sessions"
         | "GET /api/v1/me/access-tokens" => free(none),
         "POST /api/v1/roots" => free(json!("no root")),

@@ -178,7 +178,7 @@ async fn a_pin_is_shown_once_and_kept_as_a_hash() {
     let told = world.events().await;
     assert!(told[0].contains("by the PIN"), "{told:?}");
     let removed = world.admin.raw(Method::DELETE, path, vec![]).await;
-    assert_eq!(removed.status, 200);
+    assert_eq!(removed.status, 204);
     assert_eq!(node.roster(&keys).await.pin, None);
     // by HQ's own clock
     set(new(None, 5, 24)).await.json::<SitePin>();
