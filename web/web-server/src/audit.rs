@@ -27,14 +27,16 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct Page {
     /// Rows below this number; the newest without.
-    before: Option<u64>,
+    #[param(minimum = 0)]
+    before: Option<i64>,
 }
 
 pub(crate) async fn page(
     State(hq): State<Arc<Hq>>,
     Asked(page): Asked<Page>,
 ) -> Result<Json<AuditPage>, Refusal> {
-    let before = page.before.unwrap_or(u64::MAX);
+    let before = u64::try_from(page.before.unwrap_or(i64::MAX))
+        .map_err(|_| Refusal::bad("rows have numbers from 1 on"))?;
     let mut db = hq.database.read().await?;
     Ok(Json(AuditPage {
         rows: audit::before(&mut db, before, AUDIT_PAGE_ROWS).await?,
@@ -66,14 +68,27 @@ pub(crate) async fn check(State(hq): State<Arc<Hq>>) -> Result<Json<AuditCheck>,
     }))
 }
 
-/// All rows from the first on, one line of JSON each.
-pub(crate) async fn export(State(hq): State<Arc<Hq>>) -> Response {
+/// A file with a row of JSON in each line.
+pub(crate) struct Lines(Response);
+
+impl Lines {
+    pub(crate) const KIND: &str = "application/jsonl";
+}
+
+impl IntoResponse for Lines {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+/// All rows from the first on.
+pub(crate) async fn export(State(hq): State<Arc<Hq>>) -> Lines {
     let pages = stream::try_unfold((hq, 0), |(hq, after)| async move {
         let page = lines(&hq, after).await.map_err(io::Error::other)?;
         Ok::<_, io::Error>(page.map(|(text, last)| (text, (hq, last))))
     });
     let name = format!("attachment; filename=\"audit-{}.jsonl\"", unix_seconds());
-    let kind = HeaderValue::from_static("application/jsonl");
+    let kind = HeaderValue::from_static(Lines::KIND);
     let mut response = Body::from_stream(pages).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     if let Ok(name) = HeaderValue::try_from(name) {
@@ -81,7 +96,7 @@ pub(crate) async fn export(State(hq): State<Arc<Hq>>) -> Response {
             .headers_mut()
             .insert(header::CONTENT_DISPOSITION, name);
     }
-    response
+    Lines(response)
 }
 
 /// The next page as text, and the number of its last row.

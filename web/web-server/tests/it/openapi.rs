@@ -56,6 +56,14 @@ async fn the_api_describes_itself_as_a_whole() {
         let place = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(place).is_some(), "{reference} is nowhere");
     }
+    // every list has its own rows, and every type one name
+    let row = |path: &str, field: &str| {
+        let answer = &document["paths"][path]["get"]["responses"]["200"];
+        let rows = &answer["content"]["application/json"]["schema"];
+        rows["items"]["properties"][field].is_object()
+    };
+    assert!(row("/api/v1/sites", "wan_bytes") && row("/api/v1/users", "role"));
+    assert!(document["components"]["schemas"].get("Vec").is_none());
     // bytes are text here, and texts have their form
     let hex = &document["components"]["schemas"]["Hex32"];
     assert_eq!(hex["pattern"], "^[0-9a-f]{64}$");
