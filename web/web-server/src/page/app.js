@@ -168,7 +168,7 @@ async function refusal(answer) {
 }
 
 function present(signedIn) {
-  document.querySelector("main").hidden = !signedIn;
+  part("all").hidden = !signedIn;
   part("who").hidden = !signedIn;
   part("enter").hidden = signedIn;
 }
