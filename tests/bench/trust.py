@@ -32,7 +32,7 @@ TFTP = [Attack(f"tftp-{mode}", 69, RATE, GENTLY) for mode in ("silent", "patient
 HTTP = [Attack(f"http-{mode}", 8080) for mode in ("slow", "unread", "malformed")]
 BEACONS = [Attack(f"beacon-{mode}", 4434, RATE, GENTLY) for mode in ("strangers", "forged", "malformed", "replayed")]
 # of bodies it is pieces of 16 KiB, or they would take the line
-OF_HQ = [Attack(f"hq-{mode}", 8443) for mode in ("silent", "handshakes", "headers", "tokens", "enrol", "foreign")]
+OF_HQ = [Attack(f"hq-{mode}", 8443) for mode in ("silent", "handshakes", "headers", "tokens", "passwords", "enrol", "foreign")]
 OF_HQ += [Attack("hq-bodies", 8443, rate=100)]
 # What an attack is compared with: the same packets, as many, as long and as far, or the connections that are tried in vain, where
 # nobody is. One stands for others that are like it; where there are few packets it is nothing.

@@ -29,7 +29,7 @@ const BODY_BYTES: usize = 1 << 20;
 pub(crate) async fn attack(how: &str, attack: Attack) -> Result<(), Failure> {
     let at_once = match how {
         "silent" | "headers" | "bodies" => IDLE_AT_ONCE,
-        "handshakes" | "tokens" | "enrol" | "foreign" => BUSY_AT_ONCE,
+        "handshakes" | "tokens" | "passwords" | "enrol" | "foreign" => BUSY_AT_ONCE,
         other => return Err(format!("no mode hq-{other}").into()),
     };
     let anybody = Caller {
@@ -63,6 +63,16 @@ async fn again_and_again(how: String, caller: Caller, from: Ipv4Addr) {
             "tokens" => {
                 let request = b"GET /api/v1/overview HTTP/1.1\r\nHost: hq\r\nAuthorization: Bearer aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
                 caller.ask_endlessly(from, &caller.nobody, request).await
+            }
+            "passwords" => {
+                let body = r#"{"name":"ada","password":"a wrong password"}"#;
+                let request = format!(
+                    "POST /api/v1/session HTTP/1.1\r\nHost: hq\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                caller
+                    .ask_endlessly(from, &caller.nobody, request.as_bytes())
+                    .await
             }
             "enrol" => {
                 let body = r#"{"secret":"00000000000000000000000000000000","name":"n","machine":"00000000000000000000000000000000","facts":{"uuid":null,"serial":null,"macs":[],"model":"m"}}"#;

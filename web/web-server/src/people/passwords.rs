@@ -1,6 +1,6 @@
 //! Passwords, kept as argon2id (RFC 9106) with OWASP's least parameters: 19 MiB, two passes, one lane.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use argon2::{
     Argon2,
@@ -21,11 +21,11 @@ const BYTES_MAX: usize = 512;
 
 /// Where passwords are hashed, one after the other.
 #[derive(Debug)]
-pub(crate) struct Passwords(Semaphore);
+pub(crate) struct Passwords(Arc<Semaphore>);
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self(Semaphore::new(AT_ONCE))
+        Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 }
 
@@ -47,14 +47,19 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let Ok(Ok(_turn)) = timeout(TURN_WITHIN, self.0.acquire()).await else {
+        let Ok(Ok(turn)) = timeout(TURN_WITHIN, self.0.clone().acquire_owned()).await else {
             return Err(Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "many people sign in at once: try again in a while",
             ));
         };
-        let work = tokio::task::spawn_blocking(work).await;
-        work.map_err(|e| Refusal::failed(&e))
+        // the turn is over when the work is, also when nobody waits for it any more: who hangs up and asks again gains nothing
+        let work = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        work.await.map_err(|e| Refusal::failed(&e))
     }
 
     /// As it is stored.
@@ -118,6 +123,27 @@ mod tests {
         ] {
             assert_eq!(passwords.is(password(text), stored).await.unwrap(), expect);
         }
+    }
+
+    /// Who hangs up and asks again has no second hash computed beside the first.
+    #[tokio::test]
+    async fn a_turn_lasts_as_long_as_its_work() {
+        let passwords = Passwords::default();
+        let (begun, begins) = std::sync::mpsc::channel();
+        let (ends, end) = std::sync::mpsc::channel::<()>();
+        let work = passwords.in_turn(move || {
+            begun.send(()).unwrap();
+            end.recv().unwrap();
+        });
+        tokio::select! {
+            biased;
+            _ = work => unreachable!("it goes on"),
+            () = tokio::task::yield_now() => {}
+        }
+        begins.recv().unwrap();
+        assert_eq!(passwords.0.available_permits(), 0);
+        ends.send(()).unwrap();
+        passwords.in_turn(|| ()).await.unwrap();
     }
 
     #[test]

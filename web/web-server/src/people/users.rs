@@ -172,7 +172,11 @@ pub(crate) async fn change(
         sessions::end_all(&mut change, user.id, None).await?;
     }
     let info = named(&mut change, &name).await?.info(&mut change).await?;
-    change.says(format!("account {name:?}: {}", said.join(", ")));
+    let said = match said.is_empty() {
+        true => "unchanged".to_owned(),
+        false => said.join(", "),
+    };
+    change.says(format!("account {name:?}: {said}"));
     change.commit().await?;
     Ok(Json(info))
 }
