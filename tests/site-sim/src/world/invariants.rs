@@ -22,11 +22,20 @@ impl World {
         self.violation.get_or_insert(what);
     }
 
-    /// A fetcher asks HQ only for what no live peer of its has said that it holds.
+    /// A fetcher asks HQ only for what no live peer of its has said that it holds. A peer that gives it nothing holds nothing for
+    /// it: an agent whose node was revoked is refused by everybody who knows.
     pub(crate) fn invariant_only_what_nobody_has(&mut self, member: usize, wanted: &[ChunkId]) {
+        let ends = self.members[member].links.iter();
+        let ends: Vec<(PeerId, usize)> = ends.map(|(link, end)| (*link, end.other)).collect();
+        let mut givers = Vec::new();
+        for (link, other) in ends {
+            if self.may_be_served(other, link) && self.has_right(other, link) {
+                givers.push(link);
+            }
+        }
         let me = &self.members[member];
         let is_announced = |part: PartId| {
-            let mut links = me.links.values();
+            let mut links = givers.iter().filter_map(|link| me.links.get(link));
             links.any(|l| l.announced.get(part.0 as usize) == Some(&true))
         };
         let is_held = |chunk: &ChunkId| me.table.parts_of(*chunk).all(is_announced);
