@@ -71,7 +71,7 @@ impl Namespace {
     }
 }
 
-/// Only one lab at a time: two emulated machines keep two cores busy.
+/// One lab at a time in one process. nextest gives each test a process, and says how many there are at once.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Namespaces, the store's DHCP server, a folder for logs, and a folder for disks that goes with it.

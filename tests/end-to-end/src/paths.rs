@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,6 +32,15 @@ pub(crate) fn cache() -> Result<PathBuf> {
     std::fs::create_dir_all(&cache)
         .with_context(|| format!("cannot make the cache {}", cache.display()))?;
     Ok(cache.canonicalize()?)
+}
+
+/// What is kept is made by one test at a time: who comes meanwhile waits, and finds it there.
+fn alone(cache: &Path) -> Result<File> {
+    let path = cache.join("end-to-end.lock");
+    let lock = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    lock.lock()
+        .with_context(|| format!("waiting for {}", path.display()))?;
+    Ok(lock)
 }
 
 /// An empty folder for what a test leaves behind.
@@ -85,7 +95,9 @@ pub fn agent_program() -> Result<PathBuf> {
 /// When it cannot be built.
 pub fn os_image() -> Result<PathBuf> {
     let recipe = crate_folder().join("os-image/build.sh");
-    let image = cache()?.join("end-to-end").join("os-image.raw");
+    let cache = cache()?;
+    let _alone = alone(&cache)?;
+    let image = cache.join("end-to-end").join("os-image.raw");
     let age = |path: &Path| path.metadata().and_then(|meta| meta.modified());
     let is_current = matches!((age(&image), age(&recipe)), (Ok(made), Ok(wanted)) if made > wanted);
     if !is_current {
@@ -97,7 +109,9 @@ pub fn os_image() -> Result<PathBuf> {
 
 /// Fetches what boot media are made of while there still is a way to the Internet: HQ's namespace has none.
 pub(crate) fn warm_boot_media_cache() -> Result<PathBuf> {
-    let cache = cache()?.join("boot-media");
+    let cache = cache()?;
+    let _alone = alone(&cache)?;
+    let cache = cache.join("boot-media");
     let scratch = tempfile::tempdir()?;
     boot_media::build_media(&boot_media::MediaRequest {
         agent: &agent_program()?,

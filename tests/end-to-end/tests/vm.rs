@@ -1,6 +1,6 @@
 //! Whole stories with real firmware in QEMU. They take minutes and need root: see the crate's header.
 //!
-//! Each has a lab of its own, one at a time: `timeout 30m cargo test -p end-to-end --test vm -- --test-threads=1`.
+//! Each has a lab of its own, and two are run at a time (`.config/nextest.toml`): `./dev test --all boot`.
 
 use std::{io::Read, os::unix::fs::FileExt, path::Path, time::Duration};
 

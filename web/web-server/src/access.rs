@@ -1,4 +1,4 @@
-//! Who may call what. Every route says so in one table (`routes.rs`), and nothing is served without.
+//! Who may call what. Every route says so in one table (`routes/table.rs`), and nothing is served without.
 
 mod admin_token;
 mod person;

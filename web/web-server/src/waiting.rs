@@ -330,8 +330,14 @@ pub(crate) async fn publish_image(
         tokio::task::spawn_blocking(move || merged::<Manifest>(&keys, &known, signed.as_bytes()));
     let signed = work.await.map_err(|e| Refusal::failed(&e))??;
     hq.store.put_manifest(&signed).await?;
-    let mut db = hq.database.read().await?;
-    Ok(Json(images::resolve(&mut db, &version.to_string()).await?))
+    let mut change = hq.database.write_by(&by).await?;
+    change.says(format!(
+        "version {version} of {:?} has another key's signature too",
+        signed.name
+    ));
+    let image = images::resolve(&mut change, &version.to_string()).await?;
+    change.commit().await?;
+    Ok(Json(image))
 }
 
 /// Who should have signed, when nobody of them did.

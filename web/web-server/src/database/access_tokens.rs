@@ -13,7 +13,10 @@ pub(crate) struct AccessTokenRecord {
     pub(crate) user: UserRecord,
 }
 
-/// Adds one. Returns its number.
+/// For so long a token that is over can be seen.
+const SEEN_AFTER_SECONDS: u64 = 90 * 24 * 3600;
+
+/// Adds one; those of the account that were over long ago go. Returns its number.
 pub(crate) async fn insert(
     db: &mut Connection,
     user: i64,
@@ -22,6 +25,11 @@ pub(crate) async fn insert(
     made: u64,
     until: u64,
 ) -> Result<u64> {
+    sql::query("DELETE FROM access_tokens WHERE user_id = $1 AND until < $2")
+        .bind(user)
+        .bind(big(made.saturating_sub(SEEN_AFTER_SECONDS)))
+        .execute(db)
+        .await?;
     let row = sql::query(
         "INSERT INTO access_tokens (user_id, name, secret_hash, made, until) VALUES ($1, $2, $3, $4, $5) RETURNING id",
     )

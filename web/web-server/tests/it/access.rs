@@ -283,6 +283,19 @@ async fn secrets_stay_out_of_logs_and_open_files() {
         .await
         .refused(400);
 
+    let user = world.user("ada", Role::Viewer, &SiteScope::all()).await;
+    let wish = json!({"name": "script", "days": 1});
+    let made: AccessTokenMade = user.post("/api/v1/me/access-tokens", &wish).await.json();
+    let path = "/api/v1/me/authenticator";
+    let offer: AuthenticatorOffer = user.raw(Method::POST, path, vec![]).await.json();
+    let (_, session) = user.cookie().split_once('=').unwrap();
+    let typed = json!({"name": "ada", "password": "not this one", "surprise": true});
+    world
+        .nobody()
+        .post("/api/v1/session", &typed)
+        .await
+        .refused(400);
+
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     assert!(log.contains("published"), "the log is caught");
     let secret = Hex(token.secret).to_string();
@@ -291,6 +304,12 @@ async fn secrets_stay_out_of_logs_and_open_files() {
         &token.to_string(),
         &secret,
         &lease.token,
+        &PASSWORD.to_owned(),
+        &"not this one".to_owned(),
+        &session.to_owned(),
+        &made.token,
+        &offer.secret,
+        world.hq.setup_code.as_ref().unwrap(),
     ] {
         assert!(!log.contains(secret.as_str()));
     }
