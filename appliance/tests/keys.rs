@@ -483,8 +483,6 @@ mod token {
             provisional: true,
             hq: HqContact {
                 urls: vec!["https://hq.example:8443".into()],
-                database: None,
-                objects: None,
                 fingerprint: [0; 32],
             },
         };
