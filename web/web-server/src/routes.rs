@@ -53,6 +53,7 @@ impl Route {
     }
 }
 
+/// One that is no part of the description: nodes and agents call it.
 fn route<H, T>(method: Method, path: &'static str, access: Access, handler: H) -> Route
 where
     H: Handler<T, Arc<Hq>>,
@@ -79,15 +80,6 @@ where
         name: "",
         shape: None,
     }
-}
-
-/// One that nodes and agents call: no part of the description.
-fn plain<H, T>(method: Method, path: &'static str, access: Access, handler: H) -> Route
-where
-    H: Handler<T, Arc<Hq>>,
-    T: 'static,
-{
-    route(method, path, access, handler)
 }
 
 /// One function for each method, of routes of people.

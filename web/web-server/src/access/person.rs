@@ -51,7 +51,7 @@ pub(crate) struct By {
     pub(crate) role: Role,
     pub(crate) reach: Reach,
     pub(crate) means: Means,
-    address: String,
+    pub(crate) address: String,
     operation: Arc<str>,
     target: String,
 }

@@ -9,7 +9,7 @@ use web_api::{
 };
 use zeroize::Zeroizing;
 
-use super::{authenticator, passwords, users};
+use super::{authenticator, passwords, sign_in, users};
 use crate::{
     Hq,
     access::By,
@@ -50,14 +50,27 @@ async fn again(db: &mut Connection, user: &UserRecord) -> Result<UserRecord, Ref
         .ok_or_else(|| Refusal::missing("this account"))
 }
 
+/// Who has somebody's session guesses no further than who has none.
+fn check_may_try(user: &UserRecord) -> Result<(), Refusal> {
+    match sign_in::may_try(user) {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "the account is locked after wrong tries: wait, or ask an administrator",
+        )),
+    }
+}
+
 pub(crate) async fn change_password(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
     Input(wish): Input<PasswordChange>,
 ) -> Result<StatusCode, Refusal> {
     let user = by.signed_in()?;
+    check_may_try(user)?;
     let (old, new) = (Zeroizing::new(wish.old), Zeroizing::new(wish.new));
     if !hq.passwords.is(old, user.password.clone()).await? {
+        sign_in::count_wrong(&hq, &user.name, by.address.clone()).await?;
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "this is not the account's present password",
@@ -131,14 +144,18 @@ pub(crate) async fn remove_authenticator(
     Input(shown): Input<AuthenticatorCode>,
 ) -> Result<StatusCode, Refusal> {
     let user = by.signed_in()?;
-    let mut change = hq.database.write_by(&by).await?;
-    let mut user = again(&mut change, user).await?;
-    let Some(secret) = user.authenticator.take() else {
+    check_may_try(user)?;
+    let Some(secret) = &user.authenticator else {
         return Err(Refusal::conflict("this account has no authenticator"));
     };
     let last = user.authenticator_step;
-    let step = authenticator::check(&secret, &shown.code, unix_seconds(), last)?;
-    user.authenticator_step = step.ok_or_else(wrong_code)?;
+    if authenticator::check(secret, &shown.code, unix_seconds(), last)?.is_none() {
+        sign_in::count_wrong(&hq, &user.name, by.address.clone()).await?;
+        return Err(wrong_code());
+    }
+    let mut change = hq.database.write_by(&by).await?;
+    let mut user = again(&mut change, user).await?;
+    user.authenticator = None;
     table::update(&mut change, &user).await?;
     change.says("authenticator taken away");
     change.commit().await?;

@@ -59,7 +59,7 @@ pub(crate) async fn sign_in(
     let is_right = hq.passwords.is(password, stored).await?;
     let Some(user) = found.filter(|_| is_right) else {
         hq.tries.was_wrong(Instant::now(), from);
-        count_wrong(&hq, &wish.name, client).await?;
+        count_wrong(&hq, &wish.name, client.ip().to_string()).await?;
         return Err(wrong());
     };
     let step = match (&user.authenticator, &wish.code) {
@@ -77,10 +77,13 @@ pub(crate) async fn sign_in(
     };
     let Some(step) = step else {
         hq.tries.was_wrong(Instant::now(), from);
-        count_wrong(&hq, &wish.name, client).await?;
+        count_wrong(&hq, &wish.name, client.ip().to_string()).await?;
         return Err(wrong());
     };
-    let mut change = hq.database.write_act(act(&user.name, client)).await?;
+    let mut change = hq
+        .database
+        .write_act(act(&user.name, client.ip().to_string()))
+        .await?;
     // what was checked may have changed meanwhile, and of two who show one code the first is in
     let now = users::by_name(&mut change, &user.name).await?;
     let still = |now: &UserRecord| {
@@ -101,15 +104,16 @@ pub(crate) async fn sign_in(
     with_cookie(&secret)
 }
 
-fn may_try(user: &UserRecord) -> bool {
+/// Whether a password or a code of the account is looked at now.
+pub(super) fn may_try(user: &UserRecord) -> bool {
     !user.disabled && user.locked_until <= unix_seconds()
 }
 
-fn act(name: &str, client: SocketAddr) -> Act {
+fn act(name: &str, address: String) -> Act {
     Act {
         who: name.to_owned(),
         means: "password",
-        address: client.ip().to_string(),
+        address,
         operation: "POST /api/v1/session".into(),
         target: "/api/v1/session".into(),
         what: String::new(),
@@ -117,7 +121,7 @@ fn act(name: &str, client: SocketAddr) -> Act {
 }
 
 /// An account that is guessed at is locked; that is in the audit log, single wrong tries are not.
-async fn count_wrong(hq: &Hq, name: &str, client: SocketAddr) -> Result<(), Refusal> {
+pub(super) async fn count_wrong(hq: &Hq, name: &str, address: String) -> Result<(), Refusal> {
     let known = users::by_name(&mut *hq.database.read().await?, name).await?;
     if !known.is_some_and(|user| may_try(&user)) {
         return Ok(());
@@ -132,7 +136,7 @@ async fn count_wrong(hq: &Hq, name: &str, client: SocketAddr) -> Result<(), Refu
         user.locked_until = unix_seconds() + LOCK_SECONDS;
         change.act_of(Act {
             what: format!("locked for {LOCK_SECONDS} s after {WRONG_MAX} wrong tries"),
-            ..act(name, client)
+            ..act(name, address)
         });
         tracing::warn!(user = name, "an account is locked after wrong tries");
     }

@@ -7,7 +7,7 @@ use trust_format::Document;
 use web_api::Right;
 
 use super::{
-    OBJECT_BODY_BYTES_MAX, Route, SIGNATURES_BYTES_MAX, delete, get, patch, plain, post, put,
+    OBJECT_BODY_BYTES_MAX, Route, SIGNATURES_BYTES_MAX, delete, get, patch, post, put, route,
 };
 use crate::{
     access::{Access, Bounds},
@@ -433,47 +433,47 @@ fn routes_of_images() -> Vec<Route> {
 fn routes_of_nodes() -> Vec<Route> {
     use Access::{Fetcher, Newcomer, Node};
     vec![
-        plain(Method::POST, "/api/v1/enrol", Newcomer, nodes::enrol),
-        plain(
+        route(Method::POST, "/api/v1/enrol", Newcomer, nodes::enrol),
+        route(
             Method::POST,
             "/api/v1/node/confirm",
             Newcomer,
             nodes::confirm,
         ),
-        plain(
+        route(
             Method::GET,
             "/api/v1/node/documents",
             Node,
             nodes::my_documents,
         ),
-        plain(
+        route(
             Method::GET,
             "/api/v1/node/certificate",
             Node,
             roots::my_certificate,
         ),
-        plain(Method::POST, "/api/v1/node/certify", Node, nodes::certify),
-        plain(Method::POST, "/api/v1/agent/admit", Newcomer, agents::admit),
-        plain(Method::POST, "/api/v1/node/leases", Fetcher, leases::ask),
-        plain(
+        route(Method::POST, "/api/v1/node/certify", Node, nodes::certify),
+        route(Method::POST, "/api/v1/agent/admit", Newcomer, agents::admit),
+        route(Method::POST, "/api/v1/node/leases", Fetcher, leases::ask),
+        route(
             Method::POST,
             "/api/v1/node/leases/end",
             Fetcher,
             leases::end,
         ),
-        plain(Method::GET, "/api/v1/node/wan", Fetcher, wan::tell),
-        plain(
+        route(Method::GET, "/api/v1/node/wan", Fetcher, wan::tell),
+        route(
             Method::GET,
             "/api/v1/node/manifests/{digest}",
             Fetcher,
             images::my_manifest,
         ),
-        plain(
+        route(
             Method::GET,
             "/api/v1/node/objects/{hash}",
             Fetcher,
             objects::get_for_site,
         ),
-        plain(Method::POST, "/api/v1/node/reports", Node, reports::take),
+        route(Method::POST, "/api/v1/node/reports", Node, reports::take),
     ]
 }

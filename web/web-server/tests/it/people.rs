@@ -145,6 +145,16 @@ async fn sessions_are_seen_and_end() {
     assert_eq!(put(change(PASSWORD, "lamps at noon")).await.status, 204);
     second.get("/api/v1/me").await.refused(401);
     first.get("/api/v1/me").await.json::<Me>();
+    // who has a session and not the password guesses no further than who has none
+    for _ in 0..5 {
+        put(change("lamps at dawn", "lamps at dusk"))
+            .await
+            .refused(403);
+    }
+    let locked = put(change("lamps at noon", "lamps at dusk"))
+        .await
+        .refused(403);
+    assert!(locked.contains("locked"), "{locked}");
     // an administrator ends them too, and signing out does
     let path = "/api/v1/users/bob/sessions";
     let list: Vec<SessionInfo> = world.admin.get(path).await.json();
