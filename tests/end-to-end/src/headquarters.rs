@@ -15,7 +15,7 @@ use crate::{
 };
 
 const LISTEN: &str = "10.78.0.1:8443";
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(500);
 

@@ -24,7 +24,7 @@ use crate::{
 
 /// Machines a lab has cables for.
 const MACHINES: usize = 5;
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Beginning of the names of our namespaces; then come our process, the lab's number and the role.
 const PREFIX: &str = "lampvm";
 /// The address of [`Namespace::Client`].
@@ -406,7 +406,7 @@ impl Lab {
             Path::new("dnsmasq"),
             &arguments,
         )?;
-        dhcp.wait_for("DHCP, IP range", Duration::from_secs(10))?;
+        dhcp.wait_for("DHCP, IP range", COMMAND_TIMEOUT)?;
         Ok(dhcp)
     }
 

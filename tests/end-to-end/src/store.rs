@@ -20,8 +20,8 @@ pub const LAPTOP: &str = "10.77.0.1";
 pub const BOOT_FILE: &str = "lamplighter.efi";
 /// Enough for the image, the boot bundle and what they need around them.
 const SLAB_BYTES: &str = "1073741824";
-const BOOT_FILE_TIMEOUT: Duration = Duration::from_secs(120);
-const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+const BOOT_FILE_TIMEOUT: Duration = Duration::from_secs(300);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// The store's name at HQ.
 pub const SITE: &str = "harbour";
 

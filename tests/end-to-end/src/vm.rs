@@ -24,8 +24,8 @@ const TPM_SOCKET: &str = "tpm-socket";
 const TYPING_TAKES: Duration = Duration::from_secs(2);
 const KEYBOARD_SOCKET: &str = "keyboard";
 const DISK_BYTES: u64 = 3 << 30;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const QUIT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the firmware is set up to try, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use loopback::{
 };
 use nix::sys::signal::Signal;
 
-const MINUTES: Duration = Duration::from_secs(180);
+const MINUTES: Duration = Duration::from_secs(400);
 
 fn long() -> bool {
     std::env::var_os("LAMPLIGHTER_LONG").is_some()
@@ -336,8 +336,8 @@ fn kill_a_machine_at_any_moment_and_it_resumes_and_the_other_goes_on() -> Result
 
 /// As long as a laptop whose lid was closed for a moment.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Sites at a time: while they are paused they cost nothing.
-const PAUSED_AT_ONCE: usize = 10;
+/// Sites at a time: while they are paused they cost nothing, but each is filled before.
+const PAUSED_AT_ONCE: usize = 5;
 
 /// Who is paused.
 #[derive(Debug, Clone, Copy)]

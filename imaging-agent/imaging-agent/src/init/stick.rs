@@ -13,8 +13,8 @@ use peer_cache_proto::voucher::stick;
 use super::modules::Modules;
 
 const MOUNTED_AT: &str = "/run/stick";
-/// Sticks come up some seconds after their driver.
-const STICK_WITHIN: Duration = Duration::from_secs(15);
+/// Sticks come up some seconds after their driver; on a slow machine, or behind a hub, it takes many.
+const STICK_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A stick whose first partition is mounted.

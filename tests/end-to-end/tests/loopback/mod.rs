@@ -32,7 +32,7 @@ use shaped::Shaped;
 use tempfile::TempDir;
 
 /// Any single program is waited for no longer than this.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A program that does not outlive the test.

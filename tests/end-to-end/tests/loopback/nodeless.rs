@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 use super::{Program, Site, wan::wan_of_kind};
 
-const MINUTES: Duration = Duration::from_secs(180);
+const MINUTES: Duration = Duration::from_secs(400);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const IMAGE_MIB: u64 = 192;
 /// A store's line: the swarm keeps up with it, and a fetch of everything takes longer than the deadline.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Program, Site};
 
-const MINUTES: Duration = Duration::from_secs(180);
+const MINUTES: Duration = Duration::from_secs(400);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const MACHINES: [&str; 3] = ["a", "b", "c"];
 /// The node looks at its settings every ten seconds.

@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use super::{Program, Site};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 fn until(what: &str, program: &Program, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !is()? {
-        ensure!(started.elapsed() < MINUTE, "{what}:\n{}", program.log());
+        ensure!(started.elapsed() < PATIENCE, "{what}:\n{}", program.log());
         std::thread::sleep(LOOK_EVERY);
     }
     Ok(())

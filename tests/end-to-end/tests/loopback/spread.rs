@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Program, Site, free_port};
 
-const MINUTES: Duration = Duration::from_secs(180);
+const MINUTES: Duration = Duration::from_secs(400);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const NODES: usize = 5;
 const COPIES: u64 = 3;

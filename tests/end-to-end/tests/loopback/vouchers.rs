@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Program, Site, free_port};
 
-const MINUTES: Duration = Duration::from_secs(180);
+const MINUTES: Duration = Duration::from_secs(400);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const MACHINES: u64 = 2;
 

@@ -22,7 +22,7 @@ use super::{
     shaped::{counter, run},
 };
 
-const MINUTES: Duration = Duration::from_secs(180);
+const MINUTES: Duration = Duration::from_secs(400);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What a dead fetcher may cost.
 const EXTRA_BYTES_MAX: u64 = 16 << 20;
