@@ -15,15 +15,24 @@ use web_api::{
 };
 use zeroize::Zeroizing;
 
-use crate::{HqChoice, Output, client, people::quoted, terminal};
+use crate::{
+    HqChoice, Output,
+    client::{self, Rows, Search},
+    people::quoted,
+    terminal,
+};
 
-pub(crate) use audit::{AuditCommand, run as audit};
+pub(crate) use audit::{AuditCommand, run as audit, utc};
 
 /// `lamplighter user ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum UserCommand {
     /// Lists accounts.
     List {
+        #[command(flatten)]
+        search: Search,
+        #[command(flatten)]
+        rows: Rows,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -192,8 +201,15 @@ async fn delete(client: &HqClient, path: &str) -> Result<()> {
 /// Runs one.
 pub(crate) async fn user(command: UserCommand) -> Result<()> {
     match command {
-        UserCommand::List { hq, output } => {
-            let users: Vec<UserInfo> = client::for_people(&hq)?.get("/users").await?;
+        UserCommand::List {
+            search,
+            rows,
+            hq,
+            output,
+        } => {
+            let fitting = [("search", search.search.as_deref())];
+            let client = client::for_people(&hq)?;
+            let users: Vec<UserInfo> = client::rows(&client, "/users", &rows, &fitting).await?;
             output.print(&users, |users| users_text(users))
         }
         UserCommand::Add {

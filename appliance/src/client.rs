@@ -4,9 +4,86 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use peer_cache_origin::HqClient;
-use web_api::Hex;
+use serde::de::DeserializeOwned;
+use web_api::{Hex, PAGE_ROWS_MAX, Page};
 
-use crate::HqChoice;
+use crate::{HqChoice, people::quoted};
+
+/// Which rows of a list are shown.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Rows {
+    /// So many rows at most; all without.
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<usize>,
+    /// By what they are sorted; HQ's API has the words.
+    #[arg(long, value_name = "WORD")]
+    sort: Option<String>,
+    /// The other way round.
+    #[arg(long)]
+    reverse: bool,
+}
+
+impl Rows {
+    /// The first so many.
+    pub(crate) fn first(limit: usize) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::default()
+        }
+    }
+}
+
+/// Words by which rows are found.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Search {
+    /// Words that are all in the row, or parts of them.
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) search: Option<String>,
+}
+
+/// Rows of a list, which HQ gives in pages: those that fit, as many as are wanted.
+///
+/// # Errors
+/// When HQ cannot be asked, or refuses.
+pub(crate) async fn rows<T: DeserializeOwned>(
+    client: &HqClient,
+    list: &str,
+    wanted: &Rows,
+    fitting: &[(&str, Option<&str>)],
+) -> Result<Vec<T>> {
+    let mut asked = String::new();
+    for (word, value) in fitting.iter().chain(&[("sort", wanted.sort.as_deref())]) {
+        if let Some(value) = value {
+            asked += &format!("&{word}={}", quoted(value));
+        }
+    }
+    if wanted.reverse {
+        asked += "&reverse=true";
+    }
+    let limit = wanted.limit.unwrap_or(usize::MAX);
+    let mut rows = Vec::new();
+    let mut after = String::new();
+    while rows.len() < limit {
+        let size = (limit - rows.len()).min(PAGE_ROWS_MAX as usize);
+        let page: Page<T> = client
+            .get(&format!("{list}?limit={size}{asked}{after}"))
+            .await?;
+        rows.extend(page.rows);
+        match page.next {
+            Some(next) => after = format!("&after={}", quoted(&next)),
+            None => break,
+        }
+    }
+    Ok(rows)
+}
+
+/// All of them.
+///
+/// # Errors
+/// As [`rows`].
+pub(crate) async fn all_rows<T: DeserializeOwned>(client: &HqClient, list: &str) -> Result<Vec<T>> {
+    rows(client, list, &Rows::default(), &[]).await
+}
 
 /// Where an HQ that runs on this computer leaves word of itself. Only its own user may write there.
 pub(crate) fn word_of_local_hq() -> PathBuf {

@@ -153,7 +153,7 @@ async fn show(arguments: &DemoArguments, dir: &Path) -> Result<DemoResult> {
     say(&format!("node        {address}, enrolled by a token"));
     let machines = image_machines(arguments, dir, &client, address).await?;
     let seconds = started.elapsed().as_secs_f64();
-    let ledger: Vec<LedgerLine> = client.get("/ledger").await?;
+    let ledger: Vec<LedgerLine> = client::all_rows(&client, "/ledger").await?;
     Ok(DemoResult {
         machines,
         wan_bytes: ledger.iter().map(|l| l.wan_bytes).sum(),
@@ -274,7 +274,9 @@ async fn image_machines(
             dir.display()
         );
         tokio::time::sleep(LOOK_EVERY).await;
-        let seen: Vec<Machine> = client.get("/machines").await.unwrap_or_default();
+        let seen: Vec<Machine> = client::all_rows(client, "/machines")
+            .await
+            .unwrap_or_default();
         for machine in &mut machines {
             machine.look(&seen, started)?;
         }

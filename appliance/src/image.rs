@@ -21,7 +21,11 @@ use tokio::runtime::Handle;
 use trust_format::{Document, TrustedKeys, Verified};
 use web_api::{Hex, ImageVersion, MissingObjects};
 
-use crate::{HqChoice, Output, client, signing::ImageSigning};
+use crate::{
+    HqChoice, Output,
+    client::{self, Rows, Search},
+    signing::ImageSigning,
+};
 
 /// A cut upload or download is tried again this often, with growing pauses.
 const TRIES: u32 = 5;
@@ -47,6 +51,10 @@ pub(crate) enum ImageCommand {
     },
     /// Lists versions.
     List {
+        #[command(flatten)]
+        search: Search,
+        #[command(flatten)]
+        rows: Rows,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -100,8 +108,16 @@ pub(crate) async fn run(command: ImageCommand) -> Result<()> {
             let imported = import_image(&client, &file, &name, level, true).await?;
             output.print(&imported, |i| i.to_string())
         }
-        ImageCommand::List { hq, output } => {
-            let versions: Vec<ImageVersion> = client::for_people(&hq)?.get("/images").await?;
+        ImageCommand::List {
+            search,
+            rows,
+            hq,
+            output,
+        } => {
+            let fitting = [("search", search.search.as_deref())];
+            let client = client::for_people(&hq)?;
+            let versions: Vec<ImageVersion> =
+                client::rows(&client, "/images", &rows, &fitting).await?;
             output.print(&versions, |versions| {
                 versions.iter().map(version_line).collect()
             })

@@ -71,6 +71,8 @@ enum Command {
     Nodes(people::NodesArguments),
     /// WAN bytes by site and version.
     Ledger(people::LedgerArguments),
+    /// What happened, the newest first.
+    Events(people::EventsArguments),
     /// What machines boot to be imaged.
     #[command(subcommand)]
     Media(media::MediaCommand),
@@ -154,6 +156,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Audit(command) => accounts::audit(command).await,
         Command::Nodes(arguments) => people::nodes(arguments).await,
         Command::Ledger(arguments) => people::ledger(arguments).await,
+        Command::Events(arguments) => people::events(arguments).await,
         Command::Media(command) => media::run(command).await,
         Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
     }

@@ -8,12 +8,18 @@ use clap::{Subcommand, ValueEnum};
 use peer_cache_origin::HqClient;
 use reqwest::Method;
 use web_api::{
-    DemoteSign, Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewPin, NewSite, OrderInfo,
-    SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, WanChange, WanRules,
-    WanWindow, parse_utc_offset,
+    DemoteSign, EventInfo, Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewPin, NewSite,
+    OrderInfo, SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, WanChange,
+    WanRules, WanWindow, parse_utc_offset,
 };
 
-use crate::{HqChoice, Output, client};
+use crate::{
+    HqChoice, Output,
+    client::{self, Rows, Search},
+};
+
+/// A machine's states, as in HQ's API.
+const MACHINE_STATES: [&str; 5] = ["waiting", "ready", "imaging", "done", "failed"];
 
 pub(crate) use nodes::{NodesArguments, nodes};
 
@@ -58,6 +64,16 @@ pub(crate) enum SiteCommand {
     },
     /// Lists sites.
     List {
+        /// With a tag.
+        #[arg(long)]
+        tag: Option<String>,
+        /// With a machine in a state.
+        #[arg(long, value_name = "STATE", value_parser = MACHINE_STATES)]
+        has: Option<String>,
+        #[command(flatten)]
+        search: Search,
+        #[command(flatten)]
+        rows: Rows,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -189,8 +205,21 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             let created: SiteCreated = client::for_people(&hq)?.post("/sites", &new).await?;
             output.print(&created, |c| c.token.clone())
         }
-        SiteCommand::List { hq, output } => {
-            let sites: Vec<SiteInfo> = client::for_people(&hq)?.get("/sites").await?;
+        SiteCommand::List {
+            tag,
+            has,
+            search,
+            rows,
+            hq,
+            output,
+        } => {
+            let fitting = [
+                ("tag", tag.as_deref()),
+                ("has", has.as_deref()),
+                ("search", search.search.as_deref()),
+            ];
+            let client = client::for_people(&hq)?;
+            let sites: Vec<SiteInfo> = client::rows(&client, "/sites", &rows, &fitting).await?;
             output.print(&sites, |sites| sites_text(sites))
         }
         SiteCommand::Set {
@@ -357,6 +386,11 @@ pub(crate) enum OrderCommand {
     },
     /// Lists orders.
     List {
+        /// Of one site.
+        #[arg(long)]
+        site: Option<String>,
+        #[command(flatten)]
+        rows: Rows,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -393,8 +427,15 @@ pub(crate) async fn order(command: OrderCommand) -> Result<()> {
                 )
             })
         }
-        OrderCommand::List { hq, output } => {
-            let orders: Vec<OrderInfo> = client::for_people(&hq)?.get("/orders").await?;
+        OrderCommand::List {
+            site,
+            rows,
+            hq,
+            output,
+        } => {
+            let fitting = [("site", site.as_deref())];
+            let client = client::for_people(&hq)?;
+            let orders: Vec<OrderInfo> = client::rows(&client, "/orders", &rows, &fitting).await?;
             output.print(&orders, |orders| {
                 let line = |o: &OrderInfo| {
                     let scope = o.machine.map_or_else(|| "all".into(), |m| m.to_string());
@@ -414,6 +455,16 @@ pub(crate) async fn order(command: OrderCommand) -> Result<()> {
 pub(crate) enum MachineCommand {
     /// Lists machines and how far each is.
     List {
+        /// Of one site.
+        #[arg(long)]
+        site: Option<String>,
+        /// In one state.
+        #[arg(long, value_parser = MACHINE_STATES)]
+        state: Option<String>,
+        #[command(flatten)]
+        search: Search,
+        #[command(flatten)]
+        rows: Rows,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -460,8 +511,22 @@ pub(crate) enum SharedSign {
 
 pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
     match command {
-        MachineCommand::List { hq, output } => {
-            let machines: Vec<Machine> = client::for_people(&hq)?.get("/machines").await?;
+        MachineCommand::List {
+            site,
+            state,
+            search,
+            rows,
+            hq,
+            output,
+        } => {
+            let fitting = [
+                ("site", site.as_deref()),
+                ("state", state.as_deref()),
+                ("search", search.search.as_deref()),
+            ];
+            let client = client::for_people(&hq)?;
+            let machines: Vec<Machine> =
+                client::rows(&client, "/machines", &rows, &fitting).await?;
             output.print(&machines, |machines| {
                 machines.iter().map(machine_line).collect()
             })
@@ -529,6 +594,11 @@ fn machine_line(machine: &Machine) -> String {
 /// `lamplighter ledger`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LedgerArguments {
+    /// Of one site.
+    #[arg(long)]
+    site: Option<String>,
+    #[command(flatten)]
+    rows: Rows,
     #[command(flatten)]
     hq: HqChoice,
     #[command(flatten)]
@@ -536,7 +606,10 @@ pub(crate) struct LedgerArguments {
 }
 
 pub(crate) async fn ledger(arguments: LedgerArguments) -> Result<()> {
-    let lines: Vec<LedgerLine> = client::for_people(&arguments.hq)?.get("/ledger").await?;
+    let fitting = [("site", arguments.site.as_deref())];
+    let client = client::for_people(&arguments.hq)?;
+    let lines: Vec<LedgerLine> =
+        client::rows(&client, "/ledger", &arguments.rows, &fitting).await?;
     arguments.output.print(&lines, |lines| {
         let line = |l: &LedgerLine| {
             let kind = match l.kind {
@@ -546,6 +619,47 @@ pub(crate) async fn ledger(arguments: LedgerArguments) -> Result<()> {
             format!(
                 "{:20} {} {kind:6} {:>14} of {:>14}\n",
                 l.site, l.version, l.wan_bytes, l.object_bytes
+            )
+        };
+        lines.iter().map(line).collect()
+    })
+}
+
+/// `lamplighter events`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArguments {
+    /// Of one site.
+    #[arg(long)]
+    site: Option<String>,
+    /// About one thing.
+    #[arg(long, value_parser = ["holds", "accused", "boot", "node", "trouble"])]
+    kind: Option<String>,
+    /// So many of the newest lines.
+    #[arg(long, value_name = "LINES", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    search: Search,
+    #[command(flatten)]
+    hq: HqChoice,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) async fn events(arguments: EventsArguments) -> Result<()> {
+    let fitting = [
+        ("site", arguments.site.as_deref()),
+        ("kind", arguments.kind.as_deref()),
+        ("search", arguments.search.search.as_deref()),
+    ];
+    let client = client::for_people(&arguments.hq)?;
+    let rows = Rows::first(arguments.limit);
+    let lines: Vec<EventInfo> = client::rows(&client, "/events", &rows, &fitting).await?;
+    arguments.output.print(&lines, |lines| {
+        let line = |e: &EventInfo| {
+            let when = crate::accounts::utc(e.unix_seconds);
+            format!(
+                "{when} {:20} {:20} {:8} {}\n",
+                e.site, e.source, e.kind, e.message
             )
         };
         lines.iter().map(line).collect()

@@ -15,7 +15,11 @@ use peer_cache_proto::{voucher::VoucherLabel, wire::Documents};
 use web_api::{Hex, NewVoucher, VoucherInfo, VoucherMade};
 use zeroize::Zeroizing;
 
-use crate::{HqChoice, Output, client, node::to_documents};
+use crate::{
+    HqChoice, Output,
+    client::{self, Rows},
+    node::to_documents,
+};
 
 /// Digits of a PIN that nobody chose: digits are where they are on every keyboard.
 const PIN_DIGITS: usize = 10;
@@ -50,6 +54,11 @@ pub(crate) enum VoucherCommand {
     },
     /// Lists them: how many machines HQ has seen under each.
     List {
+        /// Of one site.
+        #[arg(long)]
+        site: Option<String>,
+        #[command(flatten)]
+        rows: Rows,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -128,8 +137,15 @@ pub(crate) async fn run(command: VoucherCommand) -> Result<()> {
                 )
             })
         }
-        VoucherCommand::List { hq, output } => {
-            let all: Vec<VoucherInfo> = client::for_people(&hq)?.get("/vouchers").await?;
+        VoucherCommand::List {
+            site,
+            rows,
+            hq,
+            output,
+        } => {
+            let fitting = [("site", site.as_deref())];
+            let client = client::for_people(&hq)?;
+            let all: Vec<VoucherInfo> = client::rows(&client, "/vouchers", &rows, &fitting).await?;
             output.print(&all, |all| list(all))
         }
         VoucherCommand::Show { file } => {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measurements as a table and as JSON: ./dev bench [chain|site|trust|KEY...] [--quick] [--json FILE].
+"""Measurements as a table and as JSON: ./dev bench [chain|site|trust|hq|KEY...] [--quick] [--json FILE].
 
 Every figure is a ratio within one run or a peak of memory, because machines are shared and noisy. Needs root for network namespaces
 (chain.agent); everything is made in a temporary folder and ended by process id."""
@@ -333,13 +333,14 @@ def main():
         out = arguments[at + 1]
         del arguments[at : at + 2]
     quick = "--quick" in arguments
-    asked = [a for a in arguments if a != "--quick"] or [*AREAS, "site", "trust"]
+    asked = [a for a in arguments if a != "--quick"] or [*AREAS, "site", "trust", "hq"]
     of_site = [a for a in asked if a.split(".")[0] == "site"]
     of_trust = [a for a in asked if a.split(".")[0] == "trust"]
-    areas = [a for a in asked if a not in [*of_site, *of_trust]]
+    of_hq = [a for a in asked if a.split(".")[0] == "hq"]
+    areas = [a for a in asked if a not in [*of_site, *of_trust, *of_hq]]
     unknown = [a for a in areas if a not in AREAS]
     if unknown:
-        raise SystemExit(f"bench: no area {unknown[0]}; there is {', '.join(AREAS)}, site, trust")
+        raise SystemExit(f"bench: no area {unknown[0]}; there is {', '.join(AREAS)}, site, trust, hq")
     results = []
     with tempfile.TemporaryDirectory(prefix="lamplighter-bench-", dir=CACHE) as folder:
         for area in areas:
@@ -355,6 +356,10 @@ def main():
         for made in rows:
             show(made)
         results += rows
+    if of_hq:
+        for made in beside("hq").rows(of_hq, quick):
+            show(made)
+            results.append(made)
     if out:
         with open(out, "w") as file:
             json.dump(results, file, indent=1)

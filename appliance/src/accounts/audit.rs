@@ -91,15 +91,20 @@ pub(crate) async fn run(command: AuditCommand) -> Result<()> {
     }
 }
 
-fn line(row: &AuditRow) -> String {
-    let seconds = i64::try_from(row.unix_millis / 1000).unwrap_or(i64::MAX);
-    let when = match OffsetDateTime::from_unix_timestamp(seconds) {
+/// Date and time of a moment in seconds since 1970.
+pub(crate) fn utc(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    match OffsetDateTime::from_unix_timestamp(seconds) {
         Ok(when) => {
             let (hours, minutes, seconds) = when.to_hms();
             format!("{} {hours:02}:{minutes:02}:{seconds:02} UTC", when.date())
         }
         Err(_) => "when?".into(),
-    };
+    }
+}
+
+fn line(row: &AuditRow) -> String {
+    let when = utc(row.unix_millis / 1000);
     format!(
         "{:>6} {when} {} ({} from {}): {}\n",
         row.number, row.who, row.means, row.address, row.what

@@ -6,7 +6,10 @@ use reqwest::Method;
 use web_api::{Hex, NodeInfo, NodeRename, SiteInfo};
 
 use super::quoted;
-use crate::{HqChoice, Output, client};
+use crate::{
+    HqChoice, Output,
+    client::{self, Rows, Search},
+};
 
 /// Digits of a key that are enough to tell it from others in a list.
 const KEY_DIGITS_SHOWN: usize = 16;
@@ -27,6 +30,10 @@ pub(crate) struct NodesArguments {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
+    search: Search,
+    #[command(flatten)]
+    rows: Rows,
+    #[command(flatten)]
     hq: HqChoice,
     #[command(flatten)]
     output: Output,
@@ -42,7 +49,8 @@ pub(crate) async fn nodes(arguments: NodesArguments) -> Result<()> {
         let name = name.clone();
         let _: NodeInfo = client.post(&path, &NodeRename { name }).await?;
     }
-    let nodes: Vec<NodeInfo> = client.get("/nodes").await?;
+    let fitting = [("search", arguments.search.search.as_deref())];
+    let nodes: Vec<NodeInfo> = client::rows(&client, "/nodes", &arguments.rows, &fitting).await?;
     let all = arguments.all;
     arguments.output.print(&nodes, |nodes| text(nodes, all))
 }

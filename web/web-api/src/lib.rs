@@ -8,6 +8,7 @@ mod enrolment;
 mod node;
 #[cfg(feature = "openapi")]
 mod openapi;
+mod page;
 mod people;
 mod report;
 mod signing;
@@ -29,10 +30,12 @@ pub use node::{
     HolderView, LIFE_HELD_SECONDS, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
     NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest, SiteStanding,
 };
+pub use page::{PAGE_ROWS, PAGE_ROWS_MAX, PAGE_TOTAL_MAX, Page};
 pub use people::{
-    AdmissionState, ApiError, DemoteSign, ImageKind, ImageVersion, LedgerLine, Machine,
-    MissingObjects, NewOrder, NewPin, NewSite, NewToken, NodeInfo, NodeRename, OrderInfo, SignKind,
-    SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo, TokenMade,
+    AdmissionState, ApiError, DemoteSign, EventInfo, ImageKind, ImageVersion, LedgerLine, Machine,
+    MachineState, MissingObjects, NewOrder, NewPin, NewSite, NewToken, NodeInfo, NodeRename,
+    OrderInfo, SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, TokenInfo,
+    TokenMade,
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use signing::{KeysInfo, NamedKey, RootPublished, RootRow, Waiting, WaitingChannel};

@@ -4,10 +4,13 @@ use std::borrow::Cow;
 
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::SchemaType, schema::Type},
+    openapi::{
+        ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema,
+        schema::{KnownFormat, SchemaFormat, SchemaType, Type},
+    },
 };
 
-use crate::{Base64, Hex};
+use crate::{Base64, Hex, Page};
 
 fn text(description: &str, pattern: &str) -> RefOr<Schema> {
     ObjectBuilder::new()
@@ -39,3 +42,41 @@ impl PartialSchema for Base64 {
 }
 
 impl ToSchema for Base64 {}
+
+/// Each list's page has a name of its own.
+impl<T: ToSchema> PartialSchema for Page<T> {
+    fn schema() -> RefOr<Schema> {
+        let rows = ArrayBuilder::new()
+            .items(Ref::from_schema_name(T::name()))
+            .description(Some("In the order that was asked for."));
+        let total = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::Integer))
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(0))
+            .description(Some(
+                "How many rows all pages have together; 10001 means more. Only the first page of a list that is counted says it.",
+            ));
+        let next = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .description(Some(
+                "Goes into `after` for the next page. The last page has none.",
+            ));
+        ObjectBuilder::new()
+            .property("rows", rows)
+            .required("rows")
+            .property("total", total)
+            .property("next", next)
+            .into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Page<T> {
+    fn name() -> Cow<'static, str> {
+        format!("{}Page", T::name()).into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        T::schemas(schemas);
+        schemas.push((T::name().into_owned(), T::schema()));
+    }
+}

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     node::LeaseKind,
-    report::{Facts, InstallReport},
+    report::{Facts, InstallReport, InstallState},
     text::Hex,
 };
 
@@ -139,6 +139,12 @@ pub struct SiteInfo {
     pub nodes: u64,
     /// Machines that were seen.
     pub machines: u64,
+    /// Machines that wait for approval.
+    pub waiting: u64,
+    /// Machines whose install goes on.
+    pub imaging: u64,
+    /// Machines whose newest install failed.
+    pub failed: u64,
     /// WAN bytes of all versions.
     pub wan_bytes: u64,
     /// Words by which sites are put together.
@@ -287,6 +293,50 @@ pub enum AdmissionState {
     Admitted,
 }
 
+/// What a machine needs of people, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum MachineState {
+    /// It waits for approval.
+    Waiting,
+    /// It may be imaged, and nothing was heard of an install.
+    Ready,
+    /// An install goes on.
+    Imaging,
+    /// The newest install ended well.
+    Done,
+    /// The newest install ended with a reason.
+    Failed,
+}
+
+impl MachineState {
+    /// Of a machine by its admission and the newest report on its install.
+    pub fn of(admission: AdmissionState, install: Option<&InstallReport>) -> Self {
+        let install = match admission {
+            AdmissionState::Waiting => return Self::Waiting,
+            AdmissionState::Admitted => install.map(|report| report.state),
+        };
+        match install {
+            None | Some(InstallState::Waiting) => Self::Ready,
+            Some(InstallState::Done) => Self::Done,
+            Some(InstallState::Failed) => Self::Failed,
+            Some(_) => Self::Imaging,
+        }
+    }
+
+    /// As in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::Imaging => "imaging",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -297,6 +347,8 @@ pub struct Machine {
     pub site: String,
     /// Whether it may be imaged.
     pub admission: AdmissionState,
+    /// The same and its newest install in one word.
+    pub state: MachineState,
     /// What it says of itself.
     pub facts: Facts,
     /// The newest report on its install.
@@ -363,6 +415,24 @@ impl NodeInfo {
 pub struct NodeRename {
     /// 1 to 64 characters; no other living node of the site has it.
     pub name: String,
+}
+
+/// A line of what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EventInfo {
+    /// Grows with each line.
+    pub id: u64,
+    /// The site's name.
+    pub site: String,
+    /// The node that told it, by its name.
+    pub source: String,
+    /// What it is about: `holds`, `accused`, `boot`, `node` or `trouble`.
+    pub kind: String,
+    /// One sentence.
+    pub message: String,
+    /// When it was heard, by HQ's clock.
+    pub unix_seconds: u64,
 }
 
 /// WAN bytes of one version in one site.

@@ -11,6 +11,7 @@ mod ear;
 pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod leases;
+pub(crate) mod listing;
 pub(crate) mod living;
 pub(crate) mod machines;
 pub(crate) mod nodes;

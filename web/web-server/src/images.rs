@@ -12,19 +12,31 @@ use bytes::Bytes;
 use image_format::{Manifest, ManifestKind};
 use image_store::StoreError;
 use trust_format::{Digest, Document, SignerRole, Verified, codec::Reader};
-use web_api::{Hex, ImageKind, ImageVersion};
+use web_api::{Hex, ImageKind, ImageVersion, Page};
 
 use crate::{
     Hq,
     access::{By, Fetcher},
-    database::{Connection, images, unix_seconds, waiting as table},
+    database::{
+        Connection, images,
+        images::{ImageFilter, ImageSort},
+        unix_seconds, waiting as table,
+    },
     error::Refusal,
     input::{Named, Raw, checked_name},
-    leases, roots, sites, waiting,
+    leases,
+    listed::Listed,
+    roots, sites, waiting,
 };
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<ImageVersion>>, Refusal> {
-    Ok(Json(images::all(&mut *hq.database.read().await?).await?))
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    asked: Listed<ImageSort, ImageFilter>,
+) -> Result<Json<Page<ImageVersion>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    Ok(Json(
+        images::page(&mut db, &asked.filter, &asked.turn).await?,
+    ))
 }
 
 pub(crate) async fn show(

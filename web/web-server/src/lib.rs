@@ -12,6 +12,7 @@ mod error;
 mod images;
 mod input;
 mod leases;
+mod listed;
 mod machines;
 mod names;
 mod nodes;

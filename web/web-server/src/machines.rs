@@ -6,29 +6,36 @@ use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use trust_format::{MachineId, SiteId};
 use utoipa::IntoParams;
-use web_api::{Machine, SiteInfo};
+use web_api::{Machine, Page};
 
 use crate::{
     Hq,
     access::By,
-    database::{machines, rosters as roster_table, sites as site_table},
+    database::{
+        machines,
+        machines::{MachineFilter, MachineSort},
+        rosters as roster_table,
+    },
     error::Refusal,
     input::{Asked, Named},
+    listed::Listed,
     rosters, sites,
 };
 
-const MACHINES_LISTED_MAX: u32 = 32_768;
 const SITES_OF_A_MACHINE_MAX: u32 = 64;
 
 pub(crate) async fn list(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Json<Vec<Machine>>, Refusal> {
+    asked: Listed<MachineSort, MachineFilter>,
+) -> Result<Json<Page<Machine>>, Refusal> {
     let mut db = hq.database.read().await?;
-    let machines = machines::infos(&mut db, by.reach, None, MACHINES_LISTED_MAX).await?;
-    Ok(Json(
-        machines.into_iter().map(|(_, machine)| machine).collect(),
-    ))
+    let page = machines::page(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(Page {
+        rows: page.rows.into_iter().map(|(_, machine)| machine).collect(),
+        total: page.total,
+        next: page.next,
+    }))
 }
 
 /// Which machine is meant, when it is not plain.
@@ -56,14 +63,12 @@ pub(crate) async fn approve(
         None => None,
     };
     let mut change = hq.database.write_by(&by).await?;
-    let mut seen = machines::infos(&mut change, by.reach, Some(id), SITES_OF_A_MACHINE_MAX).await?;
+    let mut seen = machines::of_identity(&mut change, by.reach, id, SITES_OF_A_MACHINE_MAX).await?;
     seen.retain(|(site, _)| wanted.is_none_or(|w| w == *site));
     if seen.len() > 1 {
-        let all: Vec<SiteInfo> = site_table::infos(&mut change, by.reach, None).await?;
-        let sites: Vec<_> = all
+        let sites: Vec<_> = seen
             .iter()
-            .filter(|s| seen.iter().any(|(id, _)| id.0 == s.id.0))
-            .map(|s| format!("{:?} ({})", s.name, s.id))
+            .map(|(site, machine)| format!("{:?} ({site})", machine.site))
             .collect();
         return Err(Refusal::conflict(format!(
             "several sites saw machine {id}: {}; name one with ?site=ID",
@@ -93,7 +98,7 @@ pub(crate) async fn approve(
     let mut record = sites::of(&mut change, site).await?;
     sites::refresh(&mut change, &hq, &mut record).await?;
     change.says(format!("machine {id} of site {:?} approved", record.name));
-    let now = machines::infos(&mut change, by.reach, Some(id), SITES_OF_A_MACHINE_MAX).await?;
+    let now = machines::of_identity(&mut change, by.reach, id, SITES_OF_A_MACHINE_MAX).await?;
     change.commit().await?;
     tracing::info!(site = record.name, machine = %id, "machine approved");
     let machine = now

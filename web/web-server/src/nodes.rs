@@ -10,7 +10,7 @@ use trust_format::{
 use utoipa::IntoParams;
 use web_api::{
     Base64, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled, Hex, NodeDocuments,
-    NodeInfo, SiteUnknown,
+    NodeInfo, Page, SiteUnknown,
 };
 
 use crate::{
@@ -20,11 +20,12 @@ use crate::{
         Connection,
         events::{self, EventKind},
         machines, nodes,
-        nodes::{NodeLife, NodeRecord, Origin},
+        nodes::{NodeFilter, NodeLife, NodeRecord, NodeSort, Origin},
         orders, replaced, tokens, unix_seconds,
     },
     error::Refusal,
     input::{Asked, Input, Named, checked_name},
+    listed::Listed,
     rebuilt,
     reports::clip_facts,
     sites, vouchers,
@@ -33,7 +34,6 @@ use crate::{
 const ORDERS_GIVEN_MAX: u32 = 1024;
 const COMPLETIONS_GIVEN_MAX: u32 = 4096;
 const PEERS_GIVEN_MAX: u32 = 256;
-const NODES_LISTED_MAX: u32 = 32_768;
 
 fn refused(sentence: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, sentence)
@@ -42,10 +42,11 @@ fn refused(sentence: impl Into<String>) -> Refusal {
 pub(crate) async fn list(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Json<Vec<NodeInfo>>, Refusal> {
-    Ok(Json(
-        nodes::infos(&mut *hq.database.read().await?, by.reach, NODES_LISTED_MAX).await?,
-    ))
+    asked: Listed<NodeSort, NodeFilter>,
+) -> Result<Json<Page<NodeInfo>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let page = nodes::page(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(page))
 }
 
 /// Of a node that HQ has not met.

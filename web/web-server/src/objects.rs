@@ -21,16 +21,20 @@ use futures_util::Stream;
 use image_format::{Manifest, ObjectHash};
 use tokio::{sync::Mutex, time::sleep};
 use trust_format::{Digest, SiteId, Verified};
-use web_api::{Hex, LeaseKind, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects};
+use web_api::{Hex, LeaseKind, LedgerLine, MISSING_OBJECTS_MAX, MissingObjects, Page};
 
 use crate::{
     Hq,
     access::{By, Fetcher},
-    database::{Database, is_away, leases as lease_table},
+    database::{
+        Database, is_away, leases as lease_table,
+        leases::{LedgerFilter, LedgerSort},
+    },
     error::Refusal,
     input::{Input, Named, Raw},
     leases,
     leases::activity::Activity,
+    listed::Listed,
 };
 
 /// Manifests whose object lists stay in memory; at the most chunks a list takes 32 MiB.
@@ -289,10 +293,11 @@ impl ObjectLists {
 pub(crate) async fn ledger(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Json<Vec<LedgerLine>>, Refusal> {
-    Ok(Json(
-        lease_table::ledger(&mut *hq.database.read().await?, by.reach).await?,
-    ))
+    asked: Listed<LedgerSort, LedgerFilter>,
+) -> Result<Json<Page<LedgerLine>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let page = lease_table::ledger(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(page))
 }
 
 #[cfg(test)]

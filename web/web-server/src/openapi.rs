@@ -28,6 +28,7 @@ use crate::{
     audit::Lines,
     error::Refusal,
     input::{Asked, Input, InputOrNothing, Named, Raw},
+    listed::{self, Listed, Sort},
     routes::{Route, routes},
 };
 
@@ -112,6 +113,12 @@ impl<T: IntoParams> Asks for Asked<T> {
         shape
             .query
             .extend(T::into_params(|| Some(ParameterIn::Query)));
+    }
+}
+
+impl<S: Sort, F: IntoParams> Asks for Listed<S, F> {
+    fn ask(shape: &mut Shape) {
+        shape.query.extend(listed::parameters::<S, F>());
     }
 }
 

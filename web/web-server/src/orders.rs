@@ -4,21 +4,30 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State};
 use trust_format::{Digest, MachineId, Order};
-use web_api::{ImageKind, NewOrder, OrderInfo};
+use web_api::{ImageKind, NewOrder, OrderInfo, Page};
 
 use crate::{
-    Hq, access::By, database::orders, error::Refusal, images, input::Input, sites, waiting,
+    Hq,
+    access::By,
+    database::{
+        orders,
+        orders::{OrderFilter, OrderSort},
+    },
+    error::Refusal,
+    images,
+    input::Input,
+    listed::Listed,
+    sites, waiting,
 };
-
-const ORDERS_LISTED_MAX: u32 = 1000;
 
 pub(crate) async fn list(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Json<Vec<OrderInfo>>, Refusal> {
-    Ok(Json(
-        orders::infos(&mut *hq.database.read().await?, by.reach, ORDERS_LISTED_MAX).await?,
-    ))
+    asked: Listed<OrderSort, OrderFilter>,
+) -> Result<Json<Page<OrderInfo>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let page = orders::page(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(page))
 }
 
 pub(crate) async fn create(

@@ -10,22 +10,34 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
-use web_api::{ImageVersion, LedgerLine, Machine, NodeInfo, OrderInfo, SiteInfo};
+use web_api::{EventInfo, ImageVersion, LedgerLine, Machine, NodeInfo, OrderInfo, Page, SiteInfo};
 
 use crate::{
     Hq,
     access::By,
     database::{
-        events::{self, EventInfo},
-        images, leases, machines, nodes, orders, sites, unix_seconds,
+        events,
+        events::{EventFilter, EventSort},
+        images,
+        images::{ImageFilter, ImageSort},
+        leases,
+        leases::{LedgerFilter, LedgerSort},
+        listing::Turn,
+        machines,
+        machines::{MachineFilter, MachineSort},
+        nodes,
+        nodes::{NodeFilter, NodeSort},
+        orders,
+        orders::{OrderFilter, OrderSort},
+        sites,
+        sites::{SiteFilter, SiteSort},
+        unix_seconds,
     },
     error::Refusal,
+    listed::{Listed, Sort},
 };
 
-const MACHINES_SHOWN_MAX: u32 = 500;
-const NODES_SHOWN_MAX: u32 = 500;
-const ORDERS_SHOWN_MAX: u32 = 50;
-const EVENTS_SHOWN_MAX: u32 = 100;
+const SHOWN_MAX: u32 = 200;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -77,15 +89,45 @@ pub(crate) async fn overview(
     Extension(by): Extension<By>,
 ) -> Result<Json<Overview>, Refusal> {
     let mut db = hq.database.read().await?;
-    let machines = machines::infos(&mut db, by.reach, None, MACHINES_SHOWN_MAX).await?;
+    let db = &mut *db;
+    let reach = by.reach;
+    let filter = MachineFilter::default();
+    let machines = machines::page(db, reach, &filter, &first(MachineSort::default())).await?;
+    let machines = machines.rows.into_iter();
+    let filter = NodeFilter::default();
+    let nodes = nodes::page(db, reach, &filter, &first(NodeSort::default())).await?;
+    let filter = OrderFilter::default();
+    let orders = orders::page(db, reach, &filter, &first(OrderSort::default())).await?;
+    let filter = LedgerFilter::default();
+    let ledger = leases::ledger(db, reach, &filter, &first(LedgerSort::default())).await?;
+    let filter = EventFilter::default();
+    let events = events::page(db, reach, &filter, &first(EventSort::default())).await?;
+    let filter = SiteFilter::default();
+    let sites = sites::page(db, reach, &filter, &first(SiteSort::default())).await?;
+    let filter = ImageFilter::default();
+    let images = images::page(db, &filter, &first(ImageSort::default())).await?;
     Ok(Json(Overview {
         unix_seconds: unix_seconds(),
-        images: images::all(&mut db).await?,
-        sites: sites::infos(&mut db, by.reach, None).await?,
-        machines: machines.into_iter().map(|(_, machine)| machine).collect(),
-        nodes: nodes::infos(&mut db, by.reach, NODES_SHOWN_MAX).await?,
-        orders: orders::infos(&mut db, by.reach, ORDERS_SHOWN_MAX).await?,
-        ledger: leases::ledger(&mut db, by.reach).await?,
-        events: events::newest(&mut db, by.reach, EVENTS_SHOWN_MAX).await?,
+        images: images.rows,
+        sites: sites.rows,
+        machines: machines.map(|(_, machine)| machine).collect(),
+        nodes: nodes.rows,
+        orders: orders.rows,
+        ledger: ledger.rows,
+        events: events.rows,
     }))
+}
+
+fn first(sort: impl Sort) -> Turn {
+    Turn::first(sort.order(), SHOWN_MAX)
+}
+
+pub(crate) async fn events(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+    asked: Listed<EventSort, EventFilter>,
+) -> Result<Json<Page<EventInfo>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let page = events::page(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(page))
 }

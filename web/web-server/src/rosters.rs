@@ -163,7 +163,7 @@ pub(crate) async fn demote(
     check_authority(&hq)?;
     let id: MachineId = id.parse("machine (32 hexadecimal digits)")?;
     let mut change = hq.database.write_by(&by).await?;
-    let mut seen = machines::infos(&mut change, by.reach, Some(id), 64).await?;
+    let mut seen = machines::of_identity(&mut change, by.reach, id, 64).await?;
     seen.retain(|(_, machine)| machine.site == wish.site);
     let Some((site, machine)) = seen.pop() else {
         return Err(Refusal::missing(format!(

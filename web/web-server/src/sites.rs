@@ -7,7 +7,7 @@ use trust_format::{
     CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
 };
 use web_api::{
-    EnrolmentToken, Hex, NewSite, NewToken, SiteChange, SiteCreated, SiteInfo, SiteStanding,
+    EnrolmentToken, Hex, NewSite, NewToken, Page, SiteChange, SiteCreated, SiteInfo, SiteStanding,
     SiteUnknown, TokenInfo, TokenMade,
 };
 use zeroize::Zeroizing;
@@ -17,11 +17,15 @@ use crate::{
     access::By,
     bell::News,
     database::{
-        self, Connection, images, nodes, reach, reach::Reach, sites, sites::SiteRecord, tokens,
-        unix_seconds,
+        self, Connection, images, nodes, reach,
+        reach::Reach,
+        sites,
+        sites::{SiteFilter, SiteRecord, SiteSort},
+        tokens, unix_seconds,
     },
     error::{Refusal, random},
     input::{Input, InputOrNothing, Named, checked_name, checked_tags},
+    listed::Listed,
     rebuilt, rosters, waiting,
 };
 
@@ -33,10 +37,11 @@ const TAGS_MAX: usize = 32;
 pub(crate) async fn list(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Json<Vec<SiteInfo>>, Refusal> {
-    Ok(Json(
-        sites::infos(&mut *hq.database.read().await?, by.reach, None).await?,
-    ))
+    asked: Listed<SiteSort, SiteFilter>,
+) -> Result<Json<Page<SiteInfo>>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let page = sites::page(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(page))
 }
 
 pub(crate) async fn show(
@@ -50,7 +55,7 @@ pub(crate) async fn show(
 }
 
 async fn info(db: &mut Connection, reach: Reach, name: &str) -> Result<SiteInfo, Refusal> {
-    let found = sites::infos(db, reach, Some(name)).await?.pop();
+    let found = sites::info_of(db, reach, name).await?;
     found.ok_or_else(|| Refusal::missing(format!("site {name:?}")))
 }
 

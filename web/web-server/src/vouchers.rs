@@ -9,7 +9,7 @@ use axum::{Extension, Json, extract::State, http::StatusCode};
 use trust_format::{
     Grade, MachineId, NodeCertificate, PublicKey, SiteId, VOUCHER_MACHINES_MAX, Verified, Voucher,
 };
-use web_api::{Base64, NewVoucher, VoucherInfo, VoucherMade};
+use web_api::{Base64, NewVoucher, Page, VoucherInfo, VoucherMade};
 
 use crate::{
     Hq,
@@ -20,27 +20,28 @@ use crate::{
         machines, nodes,
         nodes::{NodeLife, NodeRecord, Origin},
         orders, unix_seconds, vouchers,
+        vouchers::{VoucherFilter, VoucherSort},
     },
     error::{Refusal, random},
     input::{Input, Named, checked_name},
+    listed::Listed,
     nodes::documents,
     sites,
 };
 
 /// Vouchers of one site that are not revoked; its nodes count no more.
 const VOUCHERS_PER_SITE_MAX: u64 = 64;
-const VOUCHERS_LISTED_MAX: u32 = 32_768;
 /// Machines beyond what a voucher allows that are told apart.
 const BEYOND_TOLD_MAX: u64 = 256;
 
 pub(crate) async fn list(
     State(hq): State<Arc<Hq>>,
     Extension(by): Extension<By>,
-) -> Result<Json<Vec<VoucherInfo>>, Refusal> {
+    asked: Listed<VoucherSort, VoucherFilter>,
+) -> Result<Json<Page<VoucherInfo>>, Refusal> {
     let mut db = hq.database.read().await?;
-    Ok(Json(
-        vouchers::infos(&mut db, by.reach, VOUCHERS_LISTED_MAX).await?,
-    ))
+    let page = vouchers::page(&mut db, by.reach, &asked.filter, &asked.turn).await?;
+    Ok(Json(page))
 }
 
 pub(crate) async fn create(

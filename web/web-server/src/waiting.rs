@@ -457,9 +457,7 @@ pub(crate) async fn publish_site(
     if let Some(channel) = parcel.channel() {
         take_channel(&mut change, &hq, site.clone(), channel).await?;
     }
-    let info = site_table::infos(&mut change, by.reach, Some(&site.name))
-        .await?
-        .pop();
+    let info = site_table::info_of(&mut change, by.reach, &site.name).await?;
     change.tell(News::Documents(site.id));
     change.commit().await?;
     info.map(Json).ok_or_else(|| gone(site.id))

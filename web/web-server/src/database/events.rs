@@ -1,33 +1,38 @@
 //! The newest lines of what happened, for people.
 
-use serde::Serialize;
+use serde::Deserialize;
 use trust_format::SiteId;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
+use web_api::{EventInfo, Page};
 
-use super::{Connection, Result, big, number, reach::Reach, sql, unix_seconds};
+use super::{
+    Connection, Result, big,
+    listing::{Key, Listing, Order, Search, Turn},
+    number,
+    reach::Reach,
+    sql, unix_seconds,
+};
+use crate::listed::Sort;
 
 /// Lines that are kept.
-const EVENTS_MAX: i64 = 10_000;
+const EVENTS_MAX: i64 = 2_000_000;
+/// Lines that one search looks at: those before them are looked at with the next page.
+const SEARCHED_MAX: u32 = 20_000;
 const MESSAGE_CHARS_MAX: usize = 1000;
 
-/// One line.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct EventInfo {
-    pub(crate) site: String,
-    pub(crate) source: String,
-    pub(crate) kind: String,
-    pub(crate) message: String,
-    pub(crate) unix_seconds: u64,
-}
-
 /// What a line is about.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum EventKind {
+    /// What a node holds.
     Holds,
+    /// Somebody sent wrong bytes.
     Accused,
+    /// A machine boots.
     Boot,
     /// A node got another name, or another one's place.
     Node,
+    /// What went wrong.
     Trouble,
 }
 
@@ -69,29 +74,73 @@ pub(crate) async fn add(
     Ok(())
 }
 
-/// The newest lines, newest first.
-pub(crate) async fn newest(
+/// By what lines are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EventSort {
+    /// The newest first.
+    #[default]
+    When,
+}
+
+impl Sort for EventSort {
+    fn order(self) -> Order {
+        Order {
+            word: "when",
+            keys: &[Key::Number("e.id")],
+            descending: true,
+        }
+    }
+}
+
+/// Which lines.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EventFilter {
+    /// Of one site, by its name.
+    #[param(nullable = false)]
+    pub(crate) site: Option<String>,
+    /// About one thing.
+    #[param(inline, nullable = false)]
+    pub(crate) kind: Option<EventKind>,
+    /// Words that are in source or message, or parts of them. A page looks at 20,000 lines at most, so one may have few rows or none and
+    /// yet be followed by others.
+    #[param(value_type = String, required = false)]
+    pub(crate) search: Option<Search>,
+}
+
+/// Lines for people.
+pub(crate) async fn page(
     db: &mut Connection,
     reach: Reach,
-    limit: u32,
-) -> Result<Vec<EventInfo>> {
-    let rows = sql::query(
-        "SELECT e.*, s.name AS site_name FROM events e JOIN sites s ON s.id = e.site
-         WHERE ($2 IS NULL OR e.site IN (SELECT site FROM reach WHERE user_id = $2)) ORDER BY e.id DESC LIMIT $1",
+    filter: &EventFilter,
+    turn: &Turn,
+) -> Result<Page<EventInfo>> {
+    let list = Listing::new(
+        "e.id, e.source, e.kind, e.message, e.happened, s.name AS site_name",
+        "events e JOIN sites s ON s.id = e.site",
     )
-    .bind(i64::from(limit))
-    .bind(reach)
-    .fetch_all(db)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(EventInfo {
-                site: row.try_get("site_name")?,
-                source: row.try_get("source")?,
-                kind: row.try_get("kind")?,
-                message: row.try_get("message")?,
-                unix_seconds: number(row, "happened")?,
-            })
-        })
-        .collect()
+    .within("e.site", reach)
+    .when_in(
+        "e.site = (SELECT o.id FROM sites o WHERE o.name = ",
+        filter.site.as_ref(),
+    )
+    .when("e.kind = ", filter.kind.map(EventKind::word));
+    let Some(search) = &filter.search else {
+        return list.page(db, turn, info).await;
+    };
+    let condition = "lower(e.source || ' ' || e.message) LIKE ";
+    list.sift(db, turn, (condition, search), SEARCHED_MAX, info)
+        .await
+}
+
+fn info(row: &sql::Row) -> Result<EventInfo> {
+    Ok(EventInfo {
+        id: number(row, "id")?,
+        site: row.try_get("site_name")?,
+        source: row.try_get("source")?,
+        kind: row.try_get("kind")?,
+        message: row.try_get("message")?,
+        unix_seconds: number(row, "happened")?,
+    })
 }

@@ -1,9 +1,16 @@
 //! Published versions.
 
+use serde::Deserialize;
 use trust_format::Digest;
-use web_api::{Hex, ImageKind, ImageVersion};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Hex, ImageKind, ImageVersion, Page};
 
-use super::{Connection, Result, big, number, parsed, parsed_option, sql, undecodable};
+use super::{
+    Connection, Result, big,
+    listing::{Key, Listing, Order, Search, Turn},
+    number, parsed, parsed_option, sql, undecodable,
+};
+use crate::listed::Sort;
 
 pub(super) fn version(row: &sql::Row) -> Result<ImageVersion> {
     Ok(ImageVersion {
@@ -23,6 +30,13 @@ pub(super) fn version(row: &sql::Row) -> Result<ImageVersion> {
     })
 }
 
+fn word(kind: ImageKind) -> &'static str {
+    match kind {
+        ImageKind::Image => "image",
+        ImageKind::BootBundle => "boot_bundle",
+    }
+}
+
 /// Adds a version.
 pub(crate) async fn insert(db: &mut Connection, image: &ImageVersion) -> Result<()> {
     sql::query(
@@ -31,10 +45,7 @@ pub(crate) async fn insert(db: &mut Connection, image: &ImageVersion) -> Result<
     )
     .bind(image.version.to_string())
     .bind(&image.name)
-    .bind(match image.kind {
-        ImageKind::Image => "image",
-        ImageKind::BootBundle => "boot_bundle",
-    })
+    .bind(word(image.kind))
     .bind(big(image.release))
     .bind(big(image.disk_bytes))
     .bind(big(image.used_bytes))
@@ -53,12 +64,66 @@ pub(crate) async fn highest_release(db: &mut Connection) -> Result<u64> {
     number(&row, "release")
 }
 
-/// All versions, newest first.
-pub(crate) async fn all(db: &mut Connection) -> Result<Vec<ImageVersion>> {
-    let rows = sql::query("SELECT * FROM images ORDER BY release DESC")
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(version).collect()
+/// By what versions are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ImageSort {
+    /// The newest first.
+    #[default]
+    Release,
+    /// By the image's name.
+    Name,
+}
+
+impl Sort for ImageSort {
+    fn order(self) -> Order {
+        const RELEASE: Key = Key::Number("i.release");
+        match self {
+            Self::Release => Order {
+                word: "release",
+                keys: &[RELEASE],
+                descending: true,
+            },
+            Self::Name => Order {
+                word: "name",
+                keys: &[Key::Text("i.name"), RELEASE],
+                descending: false,
+            },
+        }
+    }
+}
+
+/// Which versions.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageFilter {
+    /// Images, or boot bundles.
+    #[param(inline, nullable = false)]
+    pub(crate) kind: Option<ImageKind>,
+    /// Of one image.
+    #[param(nullable = false)]
+    pub(crate) name: Option<String>,
+    /// Words that are in name or digest, or parts of them.
+    #[param(value_type = String, required = false)]
+    pub(crate) search: Option<Search>,
+}
+
+/// Versions for people.
+pub(crate) async fn page(
+    db: &mut Connection,
+    filter: &ImageFilter,
+    turn: &Turn,
+) -> Result<Page<ImageVersion>> {
+    Listing::new("i.*", "images i")
+        .when("i.kind = ", filter.kind.map(word))
+        .when("i.name = ", filter.name.as_ref())
+        .search(
+            "lower(i.name || ' ' || i.version) LIKE ",
+            "",
+            filter.search.as_ref(),
+        )
+        .page(db, turn, version)
+        .await
 }
 
 /// The newest image of a name.

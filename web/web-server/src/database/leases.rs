@@ -1,9 +1,18 @@
 //! Leases and the ledger of WAN bytes.
 
+use serde::Deserialize;
 use trust_format::{PublicKey, SiteId};
-use web_api::{Hex, LeaseKind, LedgerLine};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Hex, LeaseKind, LedgerLine, Page};
 
-use super::{Connection, Result, big, flag, key, number, parsed, reach::Reach, sql, undecodable};
+use super::{
+    Connection, Result, big, flag, key,
+    listing::{Key, Listing, Order, Turn},
+    number, parsed,
+    reach::Reach,
+    sql, undecodable,
+};
+use crate::listed::Sort;
 
 /// In the column `island` of a site's main lease.
 const MAIN: &str = "";
@@ -138,30 +147,82 @@ pub(crate) async fn count_bytes(
     Ok(())
 }
 
-/// The ledger.
-pub(crate) async fn ledger(db: &mut Connection, reach: Reach) -> Result<Vec<LedgerLine>> {
-    let rows = sql::query(
-        "SELECT l.*, s.name AS site_name, COALESCE(i.object_bytes, 0) AS object_bytes
-         FROM ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version
-         WHERE ($1 IS NULL OR l.site IN (SELECT site FROM reach WHERE user_id = $1))
-         ORDER BY s.name, COALESCE(i.release, 0) DESC, l.version, l.kind DESC",
+/// By what lines of the ledger are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LedgerSort {
+    /// By the site's name.
+    #[default]
+    Site,
+    /// Most bytes first.
+    Bytes,
+}
+
+impl Sort for LedgerSort {
+    fn order(self) -> Order {
+        match self {
+            Self::Site => Order {
+                word: "site",
+                keys: &[
+                    Key::Text("s.name"),
+                    Key::Text("l.version"),
+                    Key::Text("l.kind"),
+                ],
+                descending: false,
+            },
+            Self::Bytes => Order {
+                word: "bytes",
+                keys: &[
+                    Key::Number("l.wan_bytes"),
+                    Key::Text("l.site"),
+                    Key::Text("l.version || l.kind"),
+                ],
+                descending: true,
+            },
+        }
+    }
+}
+
+/// Which lines of the ledger.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LedgerFilter {
+    /// Of one site, by its name.
+    #[param(nullable = false)]
+    pub(crate) site: Option<String>,
+    /// Of one version, by its digest.
+    #[param(nullable = false)]
+    pub(crate) version: Option<String>,
+}
+
+/// The ledger for people.
+pub(crate) async fn ledger(
+    db: &mut Connection,
+    reach: Reach,
+    filter: &LedgerFilter,
+    turn: &Turn,
+) -> Result<Page<LedgerLine>> {
+    Listing::new(
+        "l.version, l.kind, l.wan_bytes, s.name AS site_name, COALESCE(i.object_bytes, 0) AS object_bytes",
+        "ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version",
     )
-    .bind(reach)
-    .fetch_all(db)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(LedgerLine {
-                site: row.try_get("site_name")?,
-                version: parsed(row, "version")?,
-                kind: match row.try_get("kind")? {
-                    "main" => LeaseKind::Main,
-                    "island" => LeaseKind::Island,
-                    _ => return Err(undecodable("kind")),
-                },
-                wan_bytes: number(row, "wan_bytes")?,
-                object_bytes: number(row, "object_bytes")?,
-            })
-        })
-        .collect()
+    .within("l.site", reach)
+    .when("s.name = ", filter.site.as_ref())
+    .when("l.version = ", filter.version.as_ref())
+    .page(db, turn, line)
+    .await
+}
+
+fn line(row: &sql::Row) -> Result<LedgerLine> {
+    Ok(LedgerLine {
+        site: row.try_get("site_name")?,
+        version: parsed(row, "version")?,
+        kind: match row.try_get("kind")? {
+            "main" => LeaseKind::Main,
+            "island" => LeaseKind::Island,
+            _ => return Err(undecodable("kind")),
+        },
+        wan_bytes: number(row, "wan_bytes")?,
+        object_bytes: number(row, "object_bytes")?,
+    })
 }

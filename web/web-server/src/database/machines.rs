@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use trust_format::{MachineId, PublicKey, SiteId};
-use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine, MachineState, Page};
 
 use super::{
-    Connection, Result, big, flag, json, number, parsed, reach::Reach, sql, to_json, undecodable,
+    Connection, Result, big, flag, json,
+    listing::{Key, Listing, Order, Search, Turn, searchable},
+    number, parsed,
+    reach::Reach,
+    sql, to_json, undecodable,
 };
+use crate::listed::Sort;
 
 /// What is already known of a machine.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +23,30 @@ pub(crate) struct MachineRecord {
     pub(crate) approved: bool,
     pub(crate) facts: Facts,
     pub(crate) install: Option<InstallReport>,
+}
+
+impl MachineRecord {
+    fn admission(&self) -> AdmissionState {
+        match self.admitted || self.approved {
+            true => AdmissionState::Admitted,
+            false => AdmissionState::Waiting,
+        }
+    }
+
+    fn state(&self) -> MachineState {
+        MachineState::of(self.admission(), self.install.as_ref())
+    }
+}
+
+fn record(row: &sql::Row) -> Result<MachineRecord> {
+    let install: Option<String> = row.try_get("install")?;
+    let install = install.map(|t| serde_json::from_str(&t).map_err(|_| undecodable("install")));
+    Ok(MachineRecord {
+        admitted: flag(row, "admitted")?,
+        approved: flag(row, "approved")?,
+        facts: json(row, "facts")?,
+        install: install.transpose()?,
+    })
 }
 
 /// A machine of a site.
@@ -29,21 +60,7 @@ pub(crate) async fn find(
         .bind(id.to_string())
         .fetch_optional(db)
         .await?;
-    row.map(|row| {
-        Ok(MachineRecord {
-            admitted: flag(&row, "admitted")?,
-            approved: flag(&row, "approved")?,
-            facts: json(&row, "facts")?,
-            install: install(&row)?,
-        })
-    })
-    .transpose()
-}
-
-fn install(row: &sql::Row) -> Result<Option<InstallReport>> {
-    let text: Option<String> = row.try_get("install")?;
-    text.map(|t| serde_json::from_str(&t).map_err(|_| undecodable("install")))
-        .transpose()
+    row.as_ref().map(record).transpose()
 }
 
 /// Writes a machine, new or not.
@@ -55,9 +72,9 @@ pub(crate) async fn put(
     seen: u64,
 ) -> Result<()> {
     sql::query(
-        "INSERT INTO machines (site, id, admitted, approved, facts, install, seen) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        "INSERT INTO machines (site, id, admitted, approved, facts, install, seen, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (site, id) DO UPDATE SET admitted = excluded.admitted, approved = excluded.approved,
-         facts = excluded.facts, install = excluded.install, seen = excluded.seen",
+         facts = excluded.facts, install = excluded.install, seen = excluded.seen, state = excluded.state",
     )
     .bind(site.to_string())
     .bind(id.to_string())
@@ -66,14 +83,37 @@ pub(crate) async fn put(
     .bind(to_json(&machine.facts)?)
     .bind(machine.install.as_ref().map(to_json).transpose()?)
     .bind(big(seen))
+    .bind(machine.state().word())
+    .execute(&mut *db)
+    .await?;
+    sql::query(
+        "INSERT INTO machine_words (site, id, words) VALUES ($1, $2, $3)
+         ON CONFLICT (site, id) DO UPDATE SET words = excluded.words WHERE machine_words.words <> excluded.words",
+    )
+    .bind(site.to_string())
+    .bind(id.to_string())
+    .bind(words(id, &machine.facts))
     .execute(db)
     .await?;
     Ok(())
 }
 
+/// What a machine is found by.
+fn words(id: MachineId, facts: &Facts) -> String {
+    let mut words = vec![id.to_string(), facts.model.clone()];
+    words.extend(facts.uuid.map(|uuid| uuid.to_string()));
+    words.extend(facts.serial.clone());
+    words.extend(facts.code.clone());
+    words.extend(facts.macs.iter().map(ToString::to_string));
+    searchable(words.iter().map(String::as_str))
+}
+
 /// A person approves it.
 pub(crate) async fn approve(db: &mut Connection, site: SiteId, id: MachineId) -> Result<()> {
-    sql::query("UPDATE machines SET approved = 1 WHERE site = $1 AND id = $2")
+    sql::query(
+        "UPDATE machines SET approved = 1, state = CASE WHEN state = 'waiting' THEN 'ready' ELSE state END
+         WHERE site = $1 AND id = $2",
+    )
         .bind(site.to_string())
         .bind(id.to_string())
         .execute(db)
@@ -90,65 +130,131 @@ pub(crate) async fn count(db: &mut Connection, site: SiteId) -> Result<u64> {
     number(&row, "machines")
 }
 
-/// Machines for people, last heard of first; all, or those of one identity.
-pub(crate) async fn infos(
-    db: &mut Connection,
-    reach: Reach,
-    id: Option<MachineId>,
-    limit: u32,
-) -> Result<Vec<(SiteId, Machine)>> {
-    let id = id.map(|id| id.to_string());
-    let rows = sql::query(
-        "SELECT m.*, s.name AS site_name FROM machines m JOIN sites s ON s.id = m.site
-         WHERE ($1 IS NULL OR m.id = $1) AND ($3 IS NULL OR m.site IN (SELECT site FROM reach WHERE user_id = $3))
-         ORDER BY m.seen DESC, m.id LIMIT $2",
-    )
-    .bind(id.as_deref())
-    .bind(i64::from(limit))
-    .bind(reach)
-    .fetch_all(&mut *db)
-    .await?;
-    let mut completed = completed_orders(db, id.as_deref()).await?;
-    rows.iter()
-        .map(|row| {
-            let (site, id): (SiteId, MachineId) = (parsed(row, "site")?, parsed(row, "id")?);
-            let admitted = flag(row, "admitted")? || flag(row, "approved")?;
-            let machine = Machine {
-                id: Hex(id.0),
-                site: row.try_get("site_name")?,
-                admission: match admitted {
-                    true => AdmissionState::Admitted,
-                    false => AdmissionState::Waiting,
-                },
-                facts: json(row, "facts")?,
-                install: install(row)?,
-                completed: completed.remove(&(site, id)).unwrap_or_default(),
-                seen_unix_seconds: number(row, "seen")?,
-            };
-            Ok((site, machine))
-        })
-        .collect()
+/// By what machines are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MachineSort {
+    /// Last heard of first.
+    #[default]
+    Seen,
+    /// By the site's name.
+    Site,
 }
 
-async fn completed_orders(
+impl Sort for MachineSort {
+    fn order(self) -> Order {
+        match self {
+            Self::Seen => Order {
+                word: "seen",
+                keys: &[
+                    Key::Number("m.seen"),
+                    Key::Text("m.site"),
+                    Key::Text("m.id"),
+                ],
+                descending: true,
+            },
+            Self::Site => Order {
+                word: "site",
+                keys: &[Key::Text("s.name"), Key::Text("m.id")],
+                descending: false,
+            },
+        }
+    }
+}
+
+/// Which machines.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MachineFilter {
+    /// Of one site, by its name.
+    #[param(nullable = false)]
+    pub(crate) site: Option<String>,
+    /// In one state.
+    #[param(inline, nullable = false)]
+    pub(crate) state: Option<MachineState>,
+    /// With one identity, 32 hexadecimal digits.
+    #[param(nullable = false)]
+    pub(crate) id: Option<String>,
+    /// Words that are in identity, UUID, serial, MAC addresses, model or code, or parts of them.
+    #[param(value_type = String, required = false)]
+    pub(crate) search: Option<Search>,
+}
+
+/// Machines for people, each with its site.
+pub(crate) async fn page(
     db: &mut Connection,
-    id: Option<&str>,
-) -> Result<BTreeMap<(SiteId, MachineId), Vec<u64>>> {
-    let rows = sql::query(
-        "SELECT site, machine, order_number FROM completions WHERE $1 IS NULL OR machine = $1 ORDER BY order_number",
+    reach: Reach,
+    filter: &MachineFilter,
+    turn: &Turn,
+) -> Result<Page<(SiteId, Machine)>> {
+    let list = Listing::new(
+        "m.site, m.id, m.admitted, m.approved, m.facts, m.install, m.seen, s.name AS site_name",
+        "machines m JOIN sites s ON s.id = m.site",
     )
-    .bind(id)
-    .fetch_all(db)
-    .await?;
-    let mut completed: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    .within("m.site", reach)
+    .when("s.name = ", filter.site.as_ref())
+    .when("m.state = ", filter.state.map(MachineState::word))
+    .when("m.id = ", filter.id.as_ref())
+    .search(
+        "(m.site, m.id) IN (SELECT w.site, w.id FROM machine_words w WHERE w.words LIKE ",
+        ")",
+        filter.search.as_ref(),
+    );
+    let mut page = list.page(db, turn, info).await?;
+    add_completed(db, &mut page.rows).await?;
+    Ok(page)
+}
+
+/// Sites that saw a machine, and the machine as each saw it.
+pub(crate) async fn of_identity(
+    db: &mut Connection,
+    reach: Reach,
+    id: MachineId,
+    limit: u32,
+) -> Result<Vec<(SiteId, Machine)>> {
+    let filter = MachineFilter {
+        id: Some(id.to_string()),
+        ..MachineFilter::default()
+    };
+    let turn = Turn::first(MachineSort::Seen.order(), limit);
+    Ok(page(db, reach, &filter, &turn).await?.rows)
+}
+
+fn info(row: &sql::Row) -> Result<(SiteId, Machine)> {
+    let (site, id): (SiteId, MachineId) = (parsed(row, "site")?, parsed(row, "id")?);
+    let record = record(row)?;
+    let machine = Machine {
+        id: Hex(id.0),
+        site: row.try_get("site_name")?,
+        admission: record.admission(),
+        state: record.state(),
+        facts: record.facts,
+        install: record.install,
+        completed: Vec::new(),
+        seen_unix_seconds: number(row, "seen")?,
+    };
+    Ok((site, machine))
+}
+
+/// Orders that the machines of a page finished.
+async fn add_completed(db: &mut Connection, machines: &mut [(SiteId, Machine)]) -> Result<()> {
+    if machines.is_empty() {
+        return Ok(());
+    }
+    let query =
+        sql::query("SELECT site, machine, order_number FROM completions WHERE machine IN (")
+            .list(machines.iter().map(|(_, machine)| machine.id.to_string()));
+    let rows = query.say(") ORDER BY order_number").fetch_all(db).await?;
+    let mut completed: BTreeMap<(SiteId, Hex<16>), Vec<u64>> = BTreeMap::new();
     for row in &rows {
         let whose = (parsed(row, "site")?, parsed(row, "machine")?);
-        completed
-            .entry(whose)
-            .or_default()
-            .push(number(row, "order_number")?);
+        let orders = completed.entry(whose).or_default();
+        orders.push(number(row, "order_number")?);
     }
-    Ok(completed)
+    for (site, machine) in machines {
+        machine.completed = completed.remove(&(*site, machine.id)).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// Stores proof that a machine finished an order. The first proof stays. Returns whether it is this one.

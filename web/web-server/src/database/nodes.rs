@@ -1,11 +1,18 @@
 //! Nodes.
 
+use serde::Deserialize;
 use trust_format::{MachineId, PublicKey, SiteId};
-use web_api::{Facts, Hex, NodeInfo, PeerAddress};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Facts, Hex, NodeInfo, Page, PeerAddress};
 
 use super::{
-    Connection, Result, big, flag, key, number, parsed, parsed_option, reach::Reach, sql, to_json,
+    Connection, Result, big, flag, key,
+    listing::{Key, Listing, Order, Search, Turn, searchable},
+    number, parsed, parsed_option,
+    reach::Reach,
+    sql, to_json,
 };
+use crate::listed::Sort;
 
 /// A node as stored. It is *living* when it is not revoked, and no other has its place; or one has and it is heard of all the same.
 #[derive(Debug, Clone)]
@@ -133,6 +140,20 @@ pub(crate) async fn insert(
     .bind(facts.map(to_json).transpose()?)
     .bind(&node.certificate)
     .bind(big(origin.order()))
+    .execute(&mut *db)
+    .await?;
+    set_words(db, node).await
+}
+
+/// What the node is found by from now on.
+pub(super) async fn set_words(db: &mut Connection, node: &NodeRecord) -> Result<()> {
+    let (key, machine) = (node.key.to_string(), node.machine.to_string());
+    sql::query(
+        "INSERT INTO node_words (node_key, words) VALUES ($1, $2)
+         ON CONFLICT (node_key) DO UPDATE SET words = excluded.words",
+    )
+    .bind(&key)
+    .bind(searchable([key.as_str(), &machine, &node.name]))
     .execute(db)
     .await?;
     Ok(())
@@ -219,18 +240,100 @@ pub(crate) async fn info_of(db: &mut Connection, node: &PublicKey) -> Result<Opt
     row.as_ref().map(info).transpose()
 }
 
-/// Nodes for people: the living first, and last heard of first.
-pub(crate) async fn infos(db: &mut Connection, reach: Reach, limit: u32) -> Result<Vec<NodeInfo>> {
-    let rows = sql::query(
-        "SELECT n.*, s.name AS site_name FROM nodes n JOIN sites s ON s.id = n.site
-         WHERE ($2 IS NULL OR n.site IN (SELECT site FROM reach WHERE user_id = $2))
-         ORDER BY n.revoked, n.replaced_by IS NOT NULL AND n.heard_again = 0, n.seen DESC, n.node_key LIMIT $1",
-    )
-    .bind(i64::from(limit))
-    .bind(reach)
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(info).collect()
+/// By what nodes are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NodeSort {
+    /// Last heard of first.
+    #[default]
+    Seen,
+    /// By name.
+    Name,
+    /// By the site's name.
+    Site,
+}
+
+impl Sort for NodeSort {
+    fn order(self) -> Order {
+        const KEY: Key = Key::Text("n.node_key");
+        match self {
+            Self::Seen => Order {
+                word: "seen",
+                keys: &[Key::Number("n.seen"), KEY],
+                descending: true,
+            },
+            Self::Name => Order {
+                word: "name",
+                keys: &[Key::Text("n.name"), KEY],
+                descending: false,
+            },
+            Self::Site => Order {
+                word: "site",
+                keys: &[Key::Text("s.name"), KEY],
+                descending: false,
+            },
+        }
+    }
+}
+
+/// What became of a node, to list it by.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NodeState {
+    /// Not revoked, and no other has its place; or one has and it is heard of all the same.
+    Living,
+    /// Another has its place.
+    Replaced,
+    /// Revoked.
+    Revoked,
+}
+
+impl NodeState {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Living => "n.revoked = 0 AND (n.replaced_by IS NULL OR n.heard_again > 0)",
+            Self::Replaced => "n.revoked = 0 AND n.replaced_by IS NOT NULL AND n.heard_again = 0",
+            Self::Revoked => "n.revoked = 1",
+        }
+    }
+}
+
+/// Which nodes.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NodeFilter {
+    /// Of one site, by its name.
+    #[param(nullable = false)]
+    pub(crate) site: Option<String>,
+    /// In one state.
+    #[param(inline, nullable = false)]
+    pub(crate) state: Option<NodeState>,
+    /// Words that are in key, name or machine, or parts of them.
+    #[param(value_type = String, required = false)]
+    pub(crate) search: Option<Search>,
+}
+
+/// Nodes for people.
+pub(crate) async fn page(
+    db: &mut Connection,
+    reach: Reach,
+    filter: &NodeFilter,
+    turn: &Turn,
+) -> Result<Page<NodeInfo>> {
+    let columns = "n.node_key, n.name, n.machine, n.origin, n.revoked, n.seen, n.address,
+         n.replaced_by, n.replaced, n.heard_again, s.name AS site_name";
+    let mut list = Listing::new(columns, "nodes n JOIN sites s ON s.id = n.site")
+        .within("n.site", reach)
+        .when("s.name = ", filter.site.as_ref())
+        .search(
+            "n.node_key IN (SELECT w.node_key FROM node_words w WHERE w.words LIKE ",
+            ")",
+            filter.search.as_ref(),
+        );
+    if let Some(state) = filter.state {
+        list = list.only(state.condition());
+    }
+    list.page(db, turn, info).await
 }
 
 /// Where the site's other living nodes were last heard of, newest first.

@@ -1,11 +1,18 @@
 //! Orders.
 
+use serde::Deserialize;
 use trust_format::{MachineId, Order, SiteId};
-use web_api::{Hex, OrderInfo};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Hex, OrderInfo, Page};
 
 use super::{
-    Connection, Result, big, flag, number, parsed, parsed_option, reach::Reach, sql, unix_seconds,
+    Connection, Result, big, flag,
+    listing::{self, Key, Listing, Turn},
+    number, parsed, parsed_option,
+    reach::Reach,
+    sql, unix_seconds,
 };
+use crate::listed::Sort;
 
 /// What an order says, without its signature.
 #[derive(Debug, Clone)]
@@ -86,31 +93,82 @@ pub(crate) async fn documents(
     Ok(documents)
 }
 
-/// Orders for people, newest first.
-pub(crate) async fn infos(db: &mut Connection, reach: Reach, limit: u32) -> Result<Vec<OrderInfo>> {
-    let rows = sql::query(
-        "SELECT o.*, s.name AS site_name, i.name AS image_name,
-            (SELECT COUNT(*) FROM completions c WHERE c.site = o.site AND c.order_number = o.number) AS completed
-         FROM orders o JOIN sites s ON s.id = o.site JOIN images i ON i.version = o.version
-         WHERE ($2 IS NULL OR o.site IN (SELECT site FROM reach WHERE user_id = $2))
-         ORDER BY o.made DESC, o.number DESC LIMIT $1",
+/// By what orders are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OrderSort {
+    /// The newest first.
+    #[default]
+    Made,
+    /// By the site's name.
+    Site,
+}
+
+impl Sort for OrderSort {
+    fn order(self) -> listing::Order {
+        match self {
+            Self::Made => listing::Order {
+                word: "made",
+                keys: &[
+                    Key::Number("o.made"),
+                    Key::Text("o.site"),
+                    Key::Number("o.number"),
+                ],
+                descending: true,
+            },
+            Self::Site => listing::Order {
+                word: "site",
+                keys: &[Key::Text("s.name"), Key::Number("o.number")],
+                descending: false,
+            },
+        }
+    }
+}
+
+/// Which orders.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OrderFilter {
+    /// Of one site, by its name.
+    #[param(nullable = false)]
+    pub(crate) site: Option<String>,
+    /// Of one version, by its digest.
+    #[param(nullable = false)]
+    pub(crate) version: Option<String>,
+    /// For one machine alone, by its identity.
+    #[param(nullable = false)]
+    pub(crate) machine: Option<String>,
+}
+
+/// Orders for people.
+pub(crate) async fn page(
+    db: &mut Connection,
+    reach: Reach,
+    filter: &OrderFilter,
+    turn: &Turn,
+) -> Result<Page<OrderInfo>> {
+    Listing::new(
+        "o.number, o.version, o.machine, o.erase, s.name AS site_name, i.name AS image_name,
+            (SELECT COUNT(*) FROM completions c WHERE c.site = o.site AND c.order_number = o.number) AS completed",
+        "orders o JOIN sites s ON s.id = o.site JOIN images i ON i.version = o.version",
     )
-    .bind(i64::from(limit))
-    .bind(reach)
-    .fetch_all(db)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(OrderInfo {
-                site: row.try_get("site_name")?,
-                number: number(row, "number")?,
-                version: parsed(row, "version")?,
-                name: row.try_get("image_name")?,
-                machine: parsed_option(row, "machine")?,
-                erase: flag(row, "erase")?,
-                completed: number(row, "completed")?,
-                waiting: false,
-            })
-        })
-        .collect()
+    .within("o.site", reach)
+    .when("s.name = ", filter.site.as_ref())
+    .when("o.version = ", filter.version.as_ref())
+    .when("o.machine = ", filter.machine.as_ref())
+    .page(db, turn, info)
+    .await
+}
+
+fn info(row: &sql::Row) -> Result<OrderInfo> {
+    Ok(OrderInfo {
+        site: row.try_get("site_name")?,
+        number: number(row, "number")?,
+        version: parsed(row, "version")?,
+        name: row.try_get("image_name")?,
+        machine: parsed_option(row, "machine")?,
+        erase: flag(row, "erase")?,
+        completed: number(row, "completed")?,
+        waiting: false,
+    })
 }

@@ -122,14 +122,16 @@ pub(crate) async fn set_tags(db: &mut Connection, site: SiteId, tags: &[String])
     Ok(())
 }
 
-/// Tags of all sites, or of one by its name: site and tag, in order.
-pub(crate) async fn tags(db: &mut Connection, name: Option<&str>) -> Result<Vec<(SiteId, String)>> {
-    let rows = sql::query(
-        "SELECT t.site, t.tag FROM site_tags t JOIN sites s ON s.id = t.site WHERE $1 IS NULL OR s.name = $1 ORDER BY t.site, t.tag",
-    )
-    .bind(name)
-    .fetch_all(db)
-    .await?;
+/// Tags of some sites: site and tag, in order.
+pub(crate) async fn tags(
+    db: &mut Connection,
+    sites: impl ExactSizeIterator<Item = String>,
+) -> Result<Vec<(SiteId, String)>> {
+    if sites.len() == 0 {
+        return Ok(Vec::new());
+    }
+    let query = sql::query("SELECT site, tag FROM site_tags WHERE site IN (").list(sites);
+    let rows = query.say(") ORDER BY site, tag").fetch_all(db).await?;
     rows.iter()
         .map(|row| Ok((parsed(row, "site")?, row.try_get("tag")?)))
         .collect()

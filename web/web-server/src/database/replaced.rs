@@ -83,9 +83,12 @@ pub(crate) async fn rename(
     .bind(node.to_string())
     .bind(name)
     .bind(certificate)
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    match nodes::find(db, node).await? {
+        Some(named) => nodes::set_words(db, &named).await,
+        None => Ok(()),
+    }
 }
 
 /// The node that came later onto the same disk: under a higher order, or under the same one when its completion names that node and the

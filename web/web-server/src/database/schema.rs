@@ -7,10 +7,10 @@ use sqlx::{AssertSqlSafe, PgConnection, SqlitePool};
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
-const STEPS: [&str; 9] = [
-    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8, STEP_9,
+const STEPS: [&str; 10] = [
+    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8, STEP_9, STEP_10,
 ];
 
 /// PostgreSQL's names for what a step says, longest first.
@@ -339,6 +339,44 @@ CREATE TABLE audit (
 );
 ";
 
+/// What lists are filtered by, sorted by and searched in. Words of what is there already are taken out of its JSON.
+const STEP_10: &str = r#"
+ALTER TABLE machines ADD COLUMN state TEXT NOT NULL DEFAULT 'waiting';
+UPDATE machines SET state = CASE
+    WHEN admitted = 0 AND approved = 0 THEN 'waiting'
+    WHEN install IS NULL OR install LIKE '{"state":"waiting"%' THEN 'ready'
+    WHEN install LIKE '{"state":"done"%' THEN 'done'
+    WHEN install LIKE '{"state":"failed"%' THEN 'failed'
+    ELSE 'imaging' END;
+DROP INDEX machines_by_seen;
+CREATE INDEX machines_by_seen ON machines (seen, site, id);
+CREATE INDEX machines_by_state ON machines (state, seen, site, id);
+CREATE INDEX machines_of_site_by_state ON machines (site, state);
+CREATE TABLE machine_words (
+    site TEXT NOT NULL,
+    id TEXT NOT NULL,
+    words TEXT NOT NULL,
+    PRIMARY KEY (site, id),
+    FOREIGN KEY (site, id) REFERENCES machines (site, id)
+);
+INSERT INTO machine_words SELECT site, id, id || ' ' || lower(replace(replace(replace(replace(replace(replace(replace(facts,
+    '"uuid":', ' '), '"serial":', ' '), '"macs":', ' '), '"model":', ' '), '"code":', ' '), '"tpm":', ' '), '"', ' ')) FROM machines;
+CREATE TABLE node_words (
+    node_key TEXT PRIMARY KEY NOT NULL REFERENCES nodes (node_key),
+    words TEXT NOT NULL
+);
+INSERT INTO node_words SELECT node_key, node_key || ' ' || machine || ' ' || lower(name) FROM nodes;
+ALTER TABLE sites ADD COLUMN words TEXT NOT NULL DEFAULT '';
+UPDATE sites SET words = lower(name);
+CREATE INDEX nodes_by_seen ON nodes (seen, node_key);
+CREATE INDEX nodes_by_name ON nodes (name, node_key);
+CREATE INDEX completions_of_machine ON completions (machine);
+CREATE INDEX completions_of_order ON completions (site, order_number);
+CREATE INDEX orders_by_made ON orders (made, site, number);
+CREATE INDEX events_of_site ON events (site, id);
+CREATE INDEX events_of_kind ON events (kind, id);
+"#;
+
 /// The steps that are missing after a number.
 fn steps_after(found: i64) -> impl Iterator<Item = &'static str> {
     let all = (1..).zip(STEPS);
@@ -450,7 +488,7 @@ mod tests {
     fn every_step_has_a_number() {
         assert_eq!(steps_after(0).count(), STEPS.len());
         assert_eq!(i64::try_from(STEPS.len()), Ok(VERSION));
-        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_9]);
+        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_10]);
         assert_eq!(steps_after(VERSION).count(), 0);
     }
 

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use trust_format::{PublicKey, SiteId};
-use web_api::{Hex, SiteInfo, SiteUnknown};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Hex, MachineState, Page, SiteInfo, SiteUnknown};
 
 use super::{
-    Connection, Result, big, flag, key, number, parsed, parsed_option, reach::Reach, sql,
-    undecodable,
+    Connection, Result, big, flag, key,
+    listing::{Key, Listing, Order, Search, Turn, searchable},
+    number, parsed, parsed_option,
+    reach::Reach,
+    sql, undecodable,
 };
+use crate::listed::Sort;
 
 /// A site as stored.
 #[derive(Debug, Clone)]
@@ -32,13 +38,7 @@ fn record(row: &sql::Row) -> Result<SiteRecord> {
     Ok(SiteRecord {
         id: parsed(row, "id")?,
         name: row.try_get("name")?,
-        unknown: match row.try_get("unknown")? {
-            "wait" => SiteUnknown::Wait,
-            "admit" => SiteUnknown::Admit,
-            "pin" => SiteUnknown::Pin,
-            "refuse" => SiteUnknown::Refuse,
-            _ => return Err(undecodable("unknown")),
-        },
+        unknown: unknown(row)?,
         provisional: flag(row, "provisional")?,
         release_floor: number(row, "release_floor")?,
         image: parsed_option(row, "image")?,
@@ -47,6 +47,16 @@ fn record(row: &sql::Row) -> Result<SiteRecord> {
         channel: row.try_get("channel")?,
         roster_number: number(row, "roster_number")?,
         roster: row.try_get("roster")?,
+    })
+}
+
+fn unknown(row: &sql::Row) -> Result<SiteUnknown> {
+    Ok(match row.try_get("unknown")? {
+        "wait" => SiteUnknown::Wait,
+        "admit" => SiteUnknown::Admit,
+        "pin" => SiteUnknown::Pin,
+        "refuse" => SiteUnknown::Refuse,
+        _ => return Err(undecodable("unknown")),
     })
 }
 
@@ -67,13 +77,14 @@ pub(crate) async fn insert(
     unknown: SiteUnknown,
 ) -> Result<()> {
     sql::query(
-        "INSERT INTO sites (id, name, unknown, provisional, release_floor, revocation, channel_number, channel)
-         VALUES ($1, $2, $3, 1, 0, 0, 0, $4)",
+        "INSERT INTO sites (id, name, unknown, provisional, release_floor, revocation, channel_number, channel, words)
+         VALUES ($1, $2, $3, 1, 0, 0, 0, $4, $5)",
     )
     .bind(id.to_string())
     .bind(name)
     .bind(word(unknown))
     .bind(&[] as &[u8])
+    .bind(searchable([name]))
     .execute(db)
     .await?;
     Ok(())
@@ -133,46 +144,148 @@ pub(crate) async fn ids(db: &mut Connection) -> Result<Vec<SiteId>> {
     rows.iter().map(|row| parsed(row, "id")).collect()
 }
 
-/// All sites by name, or one, for people.
-pub(crate) async fn infos(
+/// By what sites are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SiteSort {
+    /// By name.
+    #[default]
+    Name,
+    /// Those with most machines first.
+    Machines,
+    /// Those with most failed installs first.
+    Failed,
+    /// Those that fetched most over their WAN first.
+    Wan,
+}
+
+impl Sort for SiteSort {
+    fn order(self) -> Order {
+        const NAME: Key = Key::Text("s.name");
+        match self {
+            Self::Name => Order {
+                word: "name",
+                keys: &[NAME],
+                descending: false,
+            },
+            Self::Machines => Order {
+                word: "machines",
+                keys: &[Key::Number("s.machines"), NAME],
+                descending: true,
+            },
+            Self::Failed => Order {
+                word: "failed",
+                keys: &[Key::Number("s.failed"), NAME],
+                descending: true,
+            },
+            Self::Wan => Order {
+                word: "wan",
+                keys: &[Key::Number("s.wan_bytes"), NAME],
+                descending: true,
+            },
+        }
+    }
+}
+
+/// Which sites.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SiteFilter {
+    /// With a tag.
+    #[param(nullable = false)]
+    pub(crate) tag: Option<String>,
+    /// With a machine in a state.
+    #[param(inline, nullable = false)]
+    pub(crate) has: Option<MachineState>,
+    /// With a rule for unknown machines.
+    #[param(inline, nullable = false)]
+    pub(crate) unknown: Option<SiteUnknown>,
+    /// Words that are in the name, or parts of them.
+    #[param(value_type = String, required = false)]
+    pub(crate) search: Option<Search>,
+}
+
+/// Sites with what is counted of them.
+const COUNTED: &str = "(SELECT s.id, s.name, s.unknown, s.channel_number, s.image, s.words,
+        (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
+            AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
+        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
+        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'waiting') AS waiting,
+        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'imaging') AS imaging,
+        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'failed') AS failed,
+        (SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id) AS wan_bytes
+     FROM sites s) s";
+
+fn infos(reach: Reach) -> Listing {
+    let columns = "s.id, s.name, s.unknown, s.channel_number, s.image, s.nodes, s.machines,
+         s.waiting, s.imaging, s.failed, s.wan_bytes";
+    Listing::new(columns, COUNTED).within("s.id", reach)
+}
+
+/// Sites for people.
+pub(crate) async fn page(
     db: &mut Connection,
     reach: Reach,
-    name: Option<&str>,
-) -> Result<Vec<SiteInfo>> {
-    let mut tags: BTreeMap<SiteId, Vec<String>> = BTreeMap::new();
-    for (site, tag) in super::reach::tags(db, name).await? {
-        tags.entry(site).or_default().push(tag);
+    filter: &SiteFilter,
+    turn: &Turn,
+) -> Result<Page<SiteInfo>> {
+    let list = infos(reach)
+        .when_in(
+            "s.id IN (SELECT t.site FROM site_tags t WHERE t.tag = ",
+            filter.tag.as_ref(),
+        )
+        .when_in(
+            "s.id IN (SELECT m.site FROM machines m WHERE m.state = ",
+            filter.has.map(MachineState::word),
+        )
+        .when("s.unknown = ", filter.unknown.map(word))
+        .search("s.words LIKE ", "", filter.search.as_ref());
+    let mut page = list.page(db, turn, info).await?;
+    add_tags(db, &mut page.rows).await?;
+    Ok(page)
+}
+
+/// One of them, by its name.
+pub(crate) async fn info_of(
+    db: &mut Connection,
+    reach: Reach,
+    name: &str,
+) -> Result<Option<SiteInfo>> {
+    let list = infos(reach).when("s.name = ", Some(name));
+    let row = list.fetch_optional(db).await?;
+    let mut sites: Vec<_> = row.iter().map(info).collect::<Result<_>>()?;
+    add_tags(db, &mut sites).await?;
+    Ok(sites.pop())
+}
+
+fn info(row: &sql::Row) -> Result<SiteInfo> {
+    let id: SiteId = parsed(row, "id")?;
+    Ok(SiteInfo {
+        id: Hex(id.0),
+        name: row.try_get("name")?,
+        unknown: unknown(row)?,
+        channel: number(row, "channel_number")?,
+        image: parsed_option(row, "image")?,
+        nodes: number(row, "nodes")?,
+        machines: number(row, "machines")?,
+        waiting: number(row, "waiting")?,
+        imaging: number(row, "imaging")?,
+        failed: number(row, "failed")?,
+        wan_bytes: number(row, "wan_bytes")?,
+        tags: Vec::new(),
+    })
+}
+
+async fn add_tags(db: &mut Connection, sites: &mut [SiteInfo]) -> Result<()> {
+    let ids = sites.iter().map(|site| site.id.to_string());
+    let mut tags: BTreeMap<Hex<16>, Vec<String>> = BTreeMap::new();
+    for (site, tag) in super::reach::tags(db, ids).await? {
+        tags.entry(Hex(site.0)).or_default().push(tag);
     }
-    let rows = sql::query(
-        "SELECT s.*,
-            (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
-                AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
-            (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
-            (SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id) AS wan_bytes
-         FROM sites s WHERE ($1 IS NULL OR s.name = $1)
-            AND ($2 IS NULL OR s.id IN (SELECT site FROM reach WHERE user_id = $2))
-         ORDER BY s.name",
-    )
-    .bind(name)
-    .bind(reach)
-    .fetch_all(db)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let site = record(row)?;
-            Ok(SiteInfo {
-                id: Hex(site.id.0),
-                name: site.name,
-                unknown: site.unknown,
-                channel: site.channel_number,
-                image: site.image,
-                nodes: number(row, "nodes")?,
-                machines: number(row, "machines")?,
-                wan_bytes: number(row, "wan_bytes")?,
-                tags: tags.remove(&site.id).unwrap_or_default(),
-            })
-        })
-        .collect()
+    for site in sites {
+        site.tags = tags.remove(&site.id).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// Keys of the site's revoked nodes.

@@ -2,11 +2,11 @@
 //!
 //! The text is the same for SQLite and PostgreSQL. What it may say is what both understand: see `docs/design/0022-one-sql-text.md`.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet, fmt::Write as _};
 
 use sqlx::{
-    Database, Decode, Encode, Postgres, Row as _, Sqlite, Transaction, Type, pool::PoolConnection,
-    postgres::PgRow, query::Query as Statement, sqlite::SqliteRow,
+    AssertSqlSafe, Database, Decode, Encode, Postgres, Row as _, Sqlite, Transaction, Type,
+    pool::PoolConnection, postgres::PgRow, query::Query as Statement, sqlite::SqliteRow,
 };
 
 use super::Result;
@@ -63,7 +63,7 @@ impl Connection {
 }
 
 /// A value for a statement. PostgreSQL wants the type of a NULL too.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Value {
     Text(Option<String>),
     Integer(Option<i64>),
@@ -132,18 +132,18 @@ impl From<&Vec<u8>> for Value {
     }
 }
 
-/// A statement and its values.
-#[derive(Debug)]
+/// A statement and its values. Its text is made of pieces that are in this program: what people and machines say is a value.
+#[derive(Debug, Clone)]
 #[must_use = "a statement does nothing by itself"]
 pub(crate) struct Query {
-    text: &'static str,
+    text: Cow<'static, str>,
     values: Vec<Value>,
 }
 
 /// A statement that both kinds of database understand.
 pub(crate) fn query(text: &'static str) -> Query {
     Query {
-        text,
+        text: Cow::Borrowed(text),
         values: Vec::new(),
     }
 }
@@ -155,13 +155,53 @@ impl Query {
         self
     }
 
+    /// Goes on with a further piece of text.
+    pub(crate) fn say(mut self, piece: &'static str) -> Self {
+        self.text.to_mut().push_str(piece);
+        self
+    }
+
+    /// Goes on with the next `$N` and its value.
+    pub(crate) fn value(mut self, value: impl Into<Value>) -> Self {
+        self = self.bind(value);
+        // writing to a string does not fail
+        let _ = write!(self.text.to_mut(), "${}", self.values.len());
+        self
+    }
+
+    /// Goes on with several of them, between commas.
+    pub(crate) fn list<V: Into<Value>>(mut self, values: impl IntoIterator<Item = V>) -> Self {
+        for (at, value) in values.into_iter().enumerate() {
+            self = self.say(if at == 0 { "" } else { ", " }).value(value);
+        }
+        self
+    }
+
+    /// A statement of other pieces that goes on with this one. It has no values before it.
+    pub(crate) fn after(self, head: Self) -> Self {
+        debug_assert!(head.values.is_empty(), "the numbers of values would shift");
+        Self {
+            text: Cow::Owned(head.text.into_owned() + &self.text),
+            values: self.values,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     fn statement<DB: Database>(self) -> Statement<'static, DB, DB::Arguments>
     where
         Option<String>: Encode<'static, DB> + Type<DB>,
         Option<i64>: Encode<'static, DB> + Type<DB>,
         Option<Vec<u8>>: Encode<'static, DB> + Type<DB>,
     {
-        let mut statement = sqlx::query(self.text);
+        let mut statement = match self.text {
+            Cow::Borrowed(text) => sqlx::query(text),
+            // made of pieces of this program alone
+            Cow::Owned(text) => sqlx::query(AssertSqlSafe(text)),
+        };
         for value in self.values {
             statement = match value {
                 Value::Text(text) => statement.bind(text),

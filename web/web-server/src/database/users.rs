@@ -1,8 +1,17 @@
 //! Accounts of people and of scripts.
 
-use web_api::{Role, UserInfo};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Page, Role, UserInfo};
 
-use super::{Connection, Result, big, flag, number, reach, reach::Reach, sql, undecodable};
+use super::{
+    Connection, Result, big, flag,
+    listing::{Key, Listing, Order, Search, Turn},
+    number, reach,
+    reach::Reach,
+    sql, undecodable,
+};
+use crate::listed::Sort;
 
 /// An account as stored.
 #[derive(Debug, Clone)]
@@ -91,15 +100,60 @@ pub(crate) async fn by_name(db: &mut Connection, name: &str) -> Result<Option<Us
     row.as_ref().map(record).transpose()
 }
 
-/// All of them by name.
-pub(crate) async fn all(db: &mut Connection, limit: u32) -> Result<Vec<UserRecord>> {
-    let rows = sql::query(
-        "SELECT u.*, u.id AS user_id, u.name AS user_name, u.made AS user_made, u.seen AS user_seen FROM users u ORDER BY u.name LIMIT $1",
-    )
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
-    rows.iter().map(record).collect()
+/// By what accounts are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UserSort {
+    /// By name.
+    #[default]
+    Name,
+    /// Who was here last first.
+    Seen,
+}
+
+impl Sort for UserSort {
+    fn order(self) -> Order {
+        const NAME: Key = Key::Text("u.name");
+        match self {
+            Self::Name => Order {
+                word: "name",
+                keys: &[NAME],
+                descending: false,
+            },
+            Self::Seen => Order {
+                word: "seen",
+                keys: &[Key::Number("u.seen"), NAME],
+                descending: true,
+            },
+        }
+    }
+}
+
+/// Which accounts.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserFilter {
+    /// With a role.
+    #[param(inline, nullable = false)]
+    pub(crate) role: Option<Role>,
+    /// Words that are in the name, or parts of them.
+    #[param(value_type = String, required = false)]
+    pub(crate) search: Option<Search>,
+}
+
+/// Accounts for people.
+pub(crate) async fn page(
+    db: &mut Connection,
+    filter: &UserFilter,
+    turn: &Turn,
+) -> Result<Page<UserRecord>> {
+    let columns =
+        "u.*, u.id AS user_id, u.name AS user_name, u.made AS user_made, u.seen AS user_seen";
+    Listing::new(columns, "users u")
+        .when("u.role = ", filter.role.map(|role| role.to_string()))
+        .search("lower(u.name) LIKE ", "", filter.search.as_ref())
+        .page(db, turn, record)
+        .await
 }
 
 /// Adds one that reaches no site yet. Returns its identity.

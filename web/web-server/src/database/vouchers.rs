@@ -1,9 +1,18 @@
 //! Vouchers, and the machines whose rights came from them.
 
+use serde::Deserialize;
 use trust_format::{MachineId, PublicKey, SiteId};
-use web_api::{Hex, VoucherInfo};
+use utoipa::{IntoParams, ToSchema};
+use web_api::{Hex, Page, VoucherInfo};
 
-use super::{Connection, Result, big, flag, key, number, reach::Reach, sql};
+use super::{
+    Connection, Result, big, flag, key,
+    listing::{Key, Listing, Order, Turn},
+    number,
+    reach::Reach,
+    sql,
+};
+use crate::listed::Sort;
 
 /// A voucher that was made.
 pub(crate) async fn insert(
@@ -83,39 +92,75 @@ pub(crate) async fn saw(
     Ok(())
 }
 
-/// All of them, the newest first.
-pub(crate) async fn infos(
+/// By what vouchers are sorted.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum VoucherSort {
+    /// The newest first.
+    #[default]
+    Made,
+    /// By the site's name.
+    Site,
+}
+
+impl Sort for VoucherSort {
+    fn order(self) -> Order {
+        const KEY: Key = Key::Text("v.node_key");
+        match self {
+            Self::Made => Order {
+                word: "made",
+                keys: &[Key::Number("v.made"), KEY],
+                descending: true,
+            },
+            Self::Site => Order {
+                word: "site",
+                keys: &[Key::Text("s.name"), KEY],
+                descending: false,
+            },
+        }
+    }
+}
+
+/// Which vouchers.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VoucherFilter {
+    /// For one site, by its name.
+    #[param(nullable = false)]
+    pub(crate) site: Option<String>,
+}
+
+/// Vouchers for people.
+pub(crate) async fn page(
     db: &mut Connection,
     reach: Reach,
-    limit: u32,
-) -> Result<Vec<VoucherInfo>> {
-    let rows = sql::query(
-        "SELECT v.node_key, v.machines, v.order_number, v.made, n.name, n.revoked, n.seen, s.name AS site_name,
+    filter: &VoucherFilter,
+    turn: &Turn,
+) -> Result<Page<VoucherInfo>> {
+    Listing::new(
+        "v.node_key, v.machines, v.order_number, v.made, n.name, n.revoked, n.seen, s.name AS site_name,
             (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 0) AS used,
-            (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 1) AS beyond
-         FROM vouchers v JOIN nodes n ON n.node_key = v.node_key JOIN sites s ON s.id = n.site
-         WHERE ($2 IS NULL OR n.site IN (SELECT site FROM reach WHERE user_id = $2))
-         ORDER BY v.made DESC, v.node_key LIMIT $1",
+            (SELECT COUNT(*) FROM voucher_machines m WHERE m.node_key = v.node_key AND m.beyond = 1) AS beyond",
+        "vouchers v JOIN nodes n ON n.node_key = v.node_key JOIN sites s ON s.id = n.site",
     )
-    .bind(i64::from(limit))
-    .bind(reach)
-    .fetch_all(db)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let order: Option<i64> = row.try_get("order_number")?;
-            Ok(VoucherInfo {
-                key: Hex(key(row, "node_key")?.0),
-                site: row.try_get("site_name")?,
-                name: row.try_get("name")?,
-                machines: u16::try_from(number(row, "machines")?).unwrap_or(u16::MAX),
-                order: order.and_then(|n| u64::try_from(n).ok()),
-                used: number(row, "used")?,
-                beyond: number(row, "beyond")?,
-                revoked: flag(row, "revoked")?,
-                made_unix_seconds: number(row, "made")?,
-                seen_unix_seconds: number(row, "seen")?,
-            })
-        })
-        .collect()
+    .within("n.site", reach)
+    .when("s.name = ", filter.site.as_ref())
+    .page(db, turn, info)
+    .await
+}
+
+fn info(row: &sql::Row) -> Result<VoucherInfo> {
+    let order: Option<i64> = row.try_get("order_number")?;
+    Ok(VoucherInfo {
+        key: Hex(key(row, "node_key")?.0),
+        site: row.try_get("site_name")?,
+        name: row.try_get("name")?,
+        machines: u16::try_from(number(row, "machines")?).unwrap_or(u16::MAX),
+        order: order.and_then(|n| u64::try_from(n).ok()),
+        used: number(row, "used")?,
+        beyond: number(row, "beyond")?,
+        revoked: flag(row, "revoked")?,
+        made_unix_seconds: number(row, "made")?,
+        seen_unix_seconds: number(row, "seen")?,
+    })
 }

@@ -4,8 +4,9 @@ use web_api::SiteUnknown;
 
 use super::*;
 use crate::{
-    database::{DatabasePlace, reach::Reach, sites},
+    database::{DatabasePlace, listing::Turn, reach::Reach, sites},
     leases::activity::Activities,
+    listed::Sort,
 };
 
 /// Loopback's buffers swallow a whole object; here the connection takes two frames of three and dies.
@@ -45,10 +46,12 @@ async fn a_body_dropped_in_the_middle_counts_what_was_taken() {
         drop(cut_off);
         let mut counted = 0;
         for _ in 0..100 {
-            let lines = lease_table::ledger(&mut database.read().await.unwrap(), Reach::ALL)
-                .await
-                .unwrap();
-            counted = lines.iter().map(|l| l.wan_bytes).sum();
+            let filter = LedgerFilter::default();
+            let turn = Turn::first(LedgerSort::default().order(), 1);
+            let mut db = database.read().await.unwrap();
+            let lines = lease_table::ledger(&mut db, Reach::ALL, &filter, &turn);
+            let lines = lines.await.unwrap();
+            counted = lines.rows.iter().map(|l| l.wan_bytes).sum();
             if counted == expected {
                 break;
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use web_api::{
-    AccessTokenInfo, AccessTokenMade, NewAccessToken, NewUser, Role, SessionInfo, SiteScope,
+    AccessTokenInfo, AccessTokenMade, NewAccessToken, NewUser, Page, Role, SessionInfo, SiteScope,
     UserChange, UserInfo,
 };
 use zeroize::Zeroizing;
@@ -14,11 +14,14 @@ use crate::{
     Hq,
     access::{By, secret_of},
     database::{
-        Connection, access_tokens, reach, reach::Reach, sessions, unix_seconds, users,
-        users::UserRecord,
+        Connection, access_tokens, reach,
+        reach::Reach,
+        sessions, unix_seconds, users,
+        users::{UserFilter, UserRecord, UserSort},
     },
     error::Refusal,
     input::{Input, Named, checked_name, checked_tags},
+    listed::Listed,
     sites,
 };
 
@@ -33,13 +36,21 @@ const TOKEN_DAYS_MAX: u16 = 730;
 /// By which an access token is known wherever it turns up.
 const TOKEN_PREFIX: &str = "lampa1";
 
-pub(crate) async fn list(State(hq): State<Arc<Hq>>) -> Result<Json<Vec<UserInfo>>, Refusal> {
+pub(crate) async fn list(
+    State(hq): State<Arc<Hq>>,
+    asked: Listed<UserSort, UserFilter>,
+) -> Result<Json<Page<UserInfo>>, Refusal> {
     let mut db = hq.database.read().await?;
-    let mut infos = Vec::new();
-    for user in users::all(&mut db, USERS_MAX).await? {
-        infos.push(user.info(&mut db).await?);
+    let page = users::page(&mut db, &asked.filter, &asked.turn).await?;
+    let mut rows = Vec::new();
+    for user in page.rows {
+        rows.push(user.info(&mut db).await?);
     }
-    Ok(Json(infos))
+    Ok(Json(Page {
+        rows,
+        total: page.total,
+        next: page.next,
+    }))
 }
 
 async fn named(db: &mut Connection, name: &str) -> Result<UserRecord, Refusal> {

@@ -268,7 +268,7 @@ fn routes_of_sites() -> Vec<Route> {
             "Everything that the page shows",
             page::overview,
         ),
-        get("/api/v1/sites", look, "Sites by name", sites::list),
+        get("/api/v1/sites", look, "Sites", sites::list),
         post(
             "/api/v1/sites",
             found,
@@ -336,12 +336,7 @@ fn routes_of_sites() -> Vec<Route> {
             "Remove a site's PIN",
             rosters::remove_pin,
         ),
-        get(
-            "/api/v1/machines",
-            look,
-            "Machines, last heard of first",
-            machines::list,
-        ),
+        get("/api/v1/machines", look, "Machines", machines::list),
         post(
             "/api/v1/machines/{id}/approve",
             attend,
@@ -354,12 +349,7 @@ fn routes_of_sites() -> Vec<Route> {
             "A sign of a machine counts for nobody",
             rosters::demote,
         ),
-        get(
-            "/api/v1/orders",
-            look,
-            "Orders, the newest first",
-            orders::list,
-        ),
+        get("/api/v1/orders", look, "Orders", orders::list),
         post(
             "/api/v1/orders",
             operate,
@@ -378,6 +368,12 @@ fn routes_of_sites() -> Vec<Route> {
             operate,
             "Revoke a node",
             nodes::revoke,
+        ),
+        get(
+            "/api/v1/events",
+            look,
+            "What happened, the newest first",
+            page::events,
         ),
         get(
             "/api/v1/ledger",

@@ -135,7 +135,7 @@ async fn hostile_input_is_refused_in_words() {
     let html = "<script>alert('x')</script>";
     let created = world.site(html, SiteUnknown::Wait).await;
     assert_eq!(created.site.name, html);
-    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.json();
+    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.rows();
     assert_eq!(nodes[0].name, "<img src=x onerror=alert(1)>");
 
     let long = "x".repeat(65);

@@ -163,7 +163,7 @@ async fn the_ledger_counts_every_body_byte() {
             .await
             .body
     );
-    let lines: Vec<LedgerLine> = world.admin.get("/api/v1/ledger").await.json();
+    let lines: Vec<LedgerLine> = world.admin.get("/api/v1/ledger").await.rows();
     assert_eq!(
         (lines[0].version, lines[0].object_bytes),
         (image.version, 300_000 + (1 << 20))

@@ -226,7 +226,7 @@ async fn hq_confirms_what_a_node_certified() {
     assert_eq!(certificate.grade, Grade::Certified);
     let again: Certified = caller.post("/api/v1/node/confirm", &good).await.json();
     assert_eq!(again, certified);
-    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.json();
+    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.rows();
     assert!(
         nodes
             .iter()

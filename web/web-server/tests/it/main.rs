@@ -9,6 +9,7 @@ mod away;
 mod backing;
 mod distribution;
 mod enrolment;
+mod lists;
 mod matrix;
 mod names;
 mod openapi;

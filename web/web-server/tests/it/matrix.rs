@@ -42,6 +42,7 @@ fn sample(operation: &str, place: &Place) -> Sample {
         | "GET /api/v1/machines"
         | "GET /api/v1/orders"
         | "GET /api/v1/nodes"
+        | "GET /api/v1/events"
         | "GET /api/v1/ledger"
         | "GET /api/v1/vouchers" => List,
         "GET /api/v1/sites/{name}" => Site(site, none),

@@ -126,6 +126,6 @@ async fn without_the_authority_key_nobody_is_renamed() {
     let answer = world.admin.post(&path, &json!({"name": "Kasse 3"})).await;
     let sentence = answer.refused(409);
     assert!(sentence.contains("authority key"), "{sentence}");
-    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.json();
+    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.rows();
     assert_eq!(nodes[0].name, "till-1");
 }

@@ -89,7 +89,7 @@ async fn wrong_passwords_lock_an_account_and_tell_nothing() {
     let page: AuditPage = world.admin.get("/api/v1/audit").await.json();
     assert_eq!(page.rows[0].number, rows + 1);
     assert!(page.rows[0].what.contains("locked"), "{:?}", page.rows[0]);
-    let users: Vec<UserInfo> = world.admin.get("/api/v1/users").await.json();
+    let users: Vec<UserInfo> = world.admin.get("/api/v1/users").await.rows();
     assert!(users[0].locked_until_unix_seconds > 0);
     // time, or an administrator
     world.sql("UPDATE users SET locked_until = 1").await;
@@ -323,7 +323,7 @@ async fn access_tokens_are_for_scripts() {
     let bearer = nobody.with_token(&made.token);
     let me: Me = bearer.get("/api/v1/me").await.json();
     assert_eq!((me.name.as_str(), me.means), ("script", Means::AccessToken));
-    let sites: Vec<SiteInfo> = bearer.get("/api/v1/sites").await.json();
+    let sites: Vec<SiteInfo> = bearer.get("/api/v1/sites").await.rows();
     assert_eq!(sites.len(), 1);
     // how an account is entered is changed by who signs in
     bearer
@@ -351,7 +351,7 @@ async fn access_tokens_are_for_scripts() {
     let user = world.user("ada", Role::Viewer, &SiteScope::all()).await;
     let made: AccessTokenMade = user.post("/api/v1/me/access-tokens", &wish).await.json();
     let bearer = nobody.with_token(&made.token);
-    bearer.get("/api/v1/sites").await.json::<Vec<SiteInfo>>();
+    bearer.get("/api/v1/sites").await.rows::<SiteInfo>();
     let path = format!("/api/v1/me/access-tokens/{}", made.info.id);
     let bob = world.user("bob", Role::Viewer, &SiteScope::all()).await;
     bob.delete(&path).await.refused(404);
@@ -403,7 +403,7 @@ async fn accounts_are_made_changed_and_removed() {
         .await
         .refused(409);
     let names = async |user: &Caller| -> Vec<String> {
-        let sites: Vec<SiteInfo> = user.get("/api/v1/sites").await.json();
+        let sites: Vec<SiteInfo> = user.get("/api/v1/sites").await.rows();
         sites.into_iter().map(|s| s.name).collect()
     };
     assert_eq!(names(&user).await, ["near"]);
@@ -450,7 +450,7 @@ async fn accounts_are_made_changed_and_removed() {
     assert_eq!(world.admin.delete("/api/v1/users/op").await.status, 204);
     op.get("/api/v1/me").await.refused(401);
     world.admin.delete("/api/v1/users/op").await.refused(404);
-    let users: Vec<UserInfo> = world.admin.get("/api/v1/users").await.json();
+    let users: Vec<UserInfo> = world.admin.get("/api/v1/users").await.rows();
     let users: Vec<_> = users.iter().map(|u| u.name.as_str()).collect();
     assert_eq!(users, ["ada"]);
 }

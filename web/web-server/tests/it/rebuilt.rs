@@ -99,7 +99,7 @@ impl Store {
     }
 
     async fn info(&self, node: &Node) -> NodeInfo {
-        let nodes: Vec<NodeInfo> = self.world.admin.get("/api/v1/nodes").await.json();
+        let nodes: Vec<NodeInfo> = self.world.admin.get("/api/v1/nodes").await.rows();
         let key = node.key.public.0;
         nodes.into_iter().find(|n| n.key.0 == key).unwrap()
     }

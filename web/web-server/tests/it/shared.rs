@@ -281,7 +281,7 @@ async fn both_bring_up_an_empty_database_at_once() {
         World::start(folder_like(&first), backing.clone())
     );
     one.site("north", SiteUnknown::Wait).await;
-    let sites: Vec<SiteInfo> = two.admin.get("/api/v1/sites").await.json();
+    let sites: Vec<SiteInfo> = two.admin.get("/api/v1/sites").await.rows();
     assert_eq!(sites.len(), 1);
 }
 
@@ -317,7 +317,7 @@ async fn a_database_that_goes_away_is_waited_for() {
     assert!(begin.elapsed() < Duration::from_secs(15));
 
     line.mend().await;
-    let sites: Vec<SiteInfo> = world.admin.get("/api/v1/sites").await.json();
+    let sites: Vec<SiteInfo> = world.admin.get("/api/v1/sites").await.rows();
     assert_eq!(sites.len(), 1);
     // and it hears again: a node that waits is woken
     let life = json!({"peer_port": 0, "reports": [], "known": standing});
@@ -341,7 +341,7 @@ async fn an_hq_that_the_database_outgrew_writes_no_more() {
     let path = "/api/v1/sites/north/tokens";
     let refused = pair.two.admin.raw(Method::POST, path, vec![]).await;
     assert_eq!(refused.status, 500);
-    let sites: Vec<SiteInfo> = pair.two.admin.get("/api/v1/sites").await.json();
+    let sites: Vec<SiteInfo> = pair.two.admin.get("/api/v1/sites").await.rows();
     assert_eq!(sites.len(), 1);
 }
 

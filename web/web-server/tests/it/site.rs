@@ -146,7 +146,7 @@ async fn a_waiting_machine_is_approved_into_the_roster() {
         orders: 0,
     };
     assert_eq!((answer.stored, answer.standing), (1, standing));
-    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.rows();
     assert_eq!(
         (machines.len(), machines[0].admission),
         (1, AdmissionState::Waiting)
@@ -192,7 +192,7 @@ async fn a_waiting_machine_is_approved_into_the_roster() {
     // waiting again changes no admission
     let answer = north.report(3, vec![waiting("Till")]).await;
     assert_eq!((answer.standing.channel, answer.standing.roster), (1, 2));
-    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.rows();
     let mine = machines.iter().find(|m| m.site == "north").unwrap();
     assert_eq!(
         (mine.admission, mine.facts.model.as_str()),
@@ -361,7 +361,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
         ],
     )
     .await;
-    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.rows();
     assert_eq!(
         machines[0].install.as_ref().unwrap().state,
         InstallState::Rebooting
@@ -393,7 +393,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
     ];
     node.report(7, twice).await;
     assert_eq!(node.documents().await.completions, [good]);
-    let orders: Vec<OrderInfo> = world.admin.get("/api/v1/orders").await.json();
+    let orders: Vec<OrderInfo> = world.admin.get("/api/v1/orders").await.rows();
     assert_eq!(orders[0].completed, 1);
 
     // the neighbour's sign of life proves nothing; the new node's own does
@@ -407,7 +407,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
         .post("/api/v1/node/certify", &ask)
         .await
         .json::<Certified>();
-    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.rows();
     assert_eq!(
         (
             machines[0].install.as_ref().unwrap().state,
@@ -425,7 +425,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
         .post("/api/v1/node/reports", &life)
         .await
         .json::<ReportsAnswer>();
-    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.json();
+    let machines: Vec<Machine> = world.admin.get("/api/v1/machines").await.rows();
     assert_eq!(
         machines[0].install.as_ref().unwrap().state,
         InstallState::Done
@@ -539,7 +539,7 @@ async fn a_restart_keeps_everything() {
 #[tokio::test]
 async fn a_newer_database_is_left_alone() {
     let world = World::new().await;
-    world.sql("PRAGMA user_version = 10").await;
+    world.sql("PRAGMA user_version = 1000").await;
     world.hq.stop();
     let config = config(world.folder.path(), &world.backing);
     let error = web_server::RunningHq::start(config)
@@ -547,7 +547,7 @@ async fn a_newer_database_is_left_alone() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("schema 10, this program knows up to"),
+        error.contains("schema 1000, this program knows up to"),
         "{error}"
     );
 }

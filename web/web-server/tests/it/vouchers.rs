@@ -108,7 +108,7 @@ impl Lent {
     }
 
     async fn info(&self) -> VoucherInfo {
-        let mut all: Vec<VoucherInfo> = self.world.admin.get("/api/v1/vouchers").await.json();
+        let mut all: Vec<VoucherInfo> = self.world.admin.get("/api/v1/vouchers").await.rows();
         assert_eq!(all.len(), 1);
         all.remove(0)
     }
@@ -198,7 +198,7 @@ async fn completions_under_a_voucher_are_counted_and_kept() {
     node.report(1, vec![done(1), done(2), done(3)]).await;
     assert_eq!((lent.info().await.used, lent.info().await.beyond), (1, 2));
     assert_eq!(lent.troubles().await.len(), 2);
-    let machines: Vec<Machine> = lent.world.admin.get("/api/v1/machines").await.json();
+    let machines: Vec<Machine> = lent.world.admin.get("/api/v1/machines").await.rows();
     assert_eq!(machines.iter().filter(|m| m.completed == [1]).count(), 3);
 }
 

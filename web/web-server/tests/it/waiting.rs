@@ -31,7 +31,7 @@ async fn a_version_waits_for_its_signature() {
             .admin
             .get("/api/v1/images")
             .await
-            .json::<Vec<ImageVersion>>()
+            .rows::<ImageVersion>()
             .is_empty()
     );
     let path = format!("/api/v1/manifests/{}", image.version);

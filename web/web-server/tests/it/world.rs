@@ -135,6 +135,13 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
+    /// The rows of a list that has one page.
+    pub(crate) fn rows<T: DeserializeOwned>(&self) -> Vec<T> {
+        let page: Page<T> = self.json();
+        assert!(page.next.is_none(), "there are further pages");
+        page.rows
+    }
+
     /// The sentence of a refusal.
     pub(crate) fn refused(&self, status: u16) -> String {
         let text = String::from_utf8_lossy(&self.body);
@@ -315,8 +322,32 @@ impl World {
         self.backing.sql(&file, statement).await;
     }
 
-    /// Takes away what came with schema 9.
+    /// Takes away what came with schema 10.
+    pub(crate) async fn forget_lists(&self) {
+        for statement in [
+            "DROP TABLE machine_words",
+            "DROP TABLE node_words",
+            "DROP INDEX machines_by_state",
+            "DROP INDEX machines_of_site_by_state",
+            "DROP INDEX machines_by_seen",
+            "CREATE INDEX machines_by_seen ON machines (seen)",
+            "ALTER TABLE machines DROP COLUMN state",
+            "ALTER TABLE sites DROP COLUMN words",
+            "DROP INDEX nodes_by_seen",
+            "DROP INDEX nodes_by_name",
+            "DROP INDEX completions_of_machine",
+            "DROP INDEX completions_of_order",
+            "DROP INDEX orders_by_made",
+            "DROP INDEX events_of_site",
+            "DROP INDEX events_of_kind",
+        ] {
+            self.sql(statement).await;
+        }
+    }
+
+    /// Takes away what came since schema 9.
     pub(crate) async fn forget_people(&self) {
+        self.forget_lists().await;
         for statement in [
             "DROP VIEW reach",
             "DROP TABLE audit",
@@ -385,7 +416,7 @@ impl World {
     }
 
     pub(crate) async fn ledger_bytes(&self) -> u64 {
-        let lines: Vec<LedgerLine> = self.admin.get("/api/v1/ledger").await.json();
+        let lines: Vec<LedgerLine> = self.admin.get("/api/v1/ledger").await.rows();
         lines.iter().map(|l| l.wan_bytes).sum()
     }
 

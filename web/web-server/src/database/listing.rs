@@ -1,0 +1,443 @@
+//! Lists that people page through, filter, sort and search, all in the database.
+//!
+//! A page begins behind the last row of the one before (keyset paging), so the thousandth costs what the first does, and rows that come
+//! or go meanwhile move nobody else's place. See `docs/design/0024-pages-of-lists.md`.
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+use web_api::{PAGE_TOTAL_MAX, Page};
+
+use super::{
+    Connection, Result, big,
+    reach::Reach,
+    sql::{Query, Row, Value, query},
+};
+
+/// Words of one search.
+const SEARCH_WORDS_MAX: usize = 8;
+/// Characters of it.
+const SEARCH_CHARS_MAX: usize = 200;
+/// Characters of a cursor.
+const CURSOR_CHARS_MAX: usize = 1024;
+
+/// A column by which a list is sorted; it is never NULL.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Key {
+    Number(&'static str),
+    Text(&'static str),
+}
+
+impl Key {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Number(column) | Self::Text(column) => column,
+        }
+    }
+
+    fn of(self, row: &Row, alias: &'static str) -> Result<Place> {
+        Ok(match self {
+            Self::Number(_) => Place::Number(row.try_get(alias)?),
+            Self::Text(_) => Place::Text(row.try_get(alias)?),
+        })
+    }
+
+    fn takes(self, place: &Place) -> bool {
+        matches!(
+            (self, place),
+            (Self::Number(_), Place::Number(_)) | (Self::Text(_), Place::Text(_))
+        )
+    }
+}
+
+/// Names of the columns that a list is sorted by: one that is unique is among them.
+const KEY_NAMES: [&str; 3] = ["key_0", "key_1", "key_2"];
+
+/// A value of one of them in the last row of a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Place {
+    Number(i64),
+    Text(String),
+}
+
+impl From<Place> for Value {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Number(number) => number.into(),
+            Place::Text(text) => text.into(),
+        }
+    }
+}
+
+/// By what a list is sorted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Order {
+    /// What people call it.
+    pub(crate) word: &'static str,
+    /// At most three columns; together they are unique.
+    pub(crate) keys: &'static [Key],
+    /// The largest first.
+    pub(crate) descending: bool,
+}
+
+/// Which page of a list.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    order: Order,
+    rows: u32,
+    after: Option<Vec<Place>>,
+}
+
+/// The text that `?after=` takes is none that this list gave in this order.
+#[derive(Debug)]
+pub(crate) struct NoPlace;
+
+impl Turn {
+    /// So many rows from the beginning, or behind the place that a page before gave.
+    pub(crate) fn new(
+        order: Order,
+        rows: u32,
+        after: Option<&str>,
+    ) -> std::result::Result<Self, NoPlace> {
+        let after = after.map(|text| place(&order, text).ok_or(NoPlace));
+        Ok(Self {
+            order,
+            rows,
+            after: after.transpose()?,
+        })
+    }
+
+    /// The first so many rows.
+    pub(crate) fn first(order: Order, rows: u32) -> Self {
+        Self {
+            order,
+            rows,
+            after: None,
+        }
+    }
+}
+
+/// A cursor's word and direction have to be those of the list.
+fn place(order: &Order, text: &str) -> Option<Vec<Place>> {
+    if text.len() > CURSOR_CHARS_MAX {
+        return None;
+    }
+    let json = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+    let (word, descending, places): (String, bool, Vec<Place>) =
+        serde_json::from_slice(&json).ok()?;
+    let is_its = word == order.word
+        && descending == order.descending
+        && places.len() == order.keys.len()
+        && order.keys.iter().zip(&places).all(|(k, p)| k.takes(p));
+    is_its.then_some(places)
+}
+
+/// Where a row is in a list.
+fn place_of(order: &Order, row: &Row) -> Result<Vec<Place>> {
+    let keys = order.keys.iter().zip(KEY_NAMES);
+    keys.map(|(key, name)| key.of(row, name)).collect()
+}
+
+fn cursor(order: &Order, places: &[Place]) -> Result<String> {
+    let json = serde_json::to_vec(&(order.word, order.descending, places));
+    Ok(BASE64URL_NOPAD.encode(&json.map_err(|e| sqlx::Error::Encode(e.into()))?))
+}
+
+/// Words that are searched for. All are there in whatever fits, in any order, or as parts of others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Search(Vec<String>);
+
+impl TryFrom<String> for Search {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        if words.len() > SEARCH_WORDS_MAX || text.chars().count() > SEARCH_CHARS_MAX {
+            return Err(format!(
+                "a search has at most {SEARCH_WORDS_MAX} words and {SEARCH_CHARS_MAX} characters"
+            ));
+        }
+        Ok(Self(words))
+    }
+}
+
+/// A list: what is in it, of the rows that fit.
+#[derive(Debug, Clone)]
+pub(crate) struct Listing {
+    columns: &'static str,
+    fitting: Query,
+}
+
+impl Listing {
+    /// Columns, and the tables that they are from.
+    pub(crate) fn new(columns: &'static str, tables: &'static str) -> Self {
+        let fitting = query(" FROM ").say(tables).say(" WHERE 1 = 1");
+        Self { columns, fitting }
+    }
+
+    /// Only rows of sites within a reach.
+    pub(crate) fn within(mut self, site: &'static str, reach: Reach) -> Self {
+        if !reach.is_all() {
+            let fitting = self.fitting.say(" AND ").say(site);
+            let fitting = fitting.say(" IN (SELECT site FROM reach WHERE user_id = ");
+            self.fitting = fitting.value(reach).say(")");
+        }
+        self
+    }
+
+    /// Only rows for which a condition holds that ends in a value, if there is one.
+    pub(crate) fn when(mut self, condition: &'static str, value: Option<impl Into<Value>>) -> Self {
+        if let Some(value) = value {
+            self.fitting = self.fitting.say(" AND ").say(condition).value(value);
+        }
+        self
+    }
+
+    /// The same for one that is closed after its value.
+    pub(crate) fn when_in(self, condition: &'static str, value: Option<impl Into<Value>>) -> Self {
+        let is_there = value.is_some();
+        let mut list = self.when(condition, value);
+        if is_there {
+            list.fitting = list.fitting.say(")");
+        }
+        list
+    }
+
+    /// Only rows for which a condition holds.
+    pub(crate) fn only(mut self, condition: &'static str) -> Self {
+        self.fitting = self.fitting.say(" AND ").say(condition);
+        self
+    }
+
+    /// Only rows in whose text each word of a search is. The condition is `... LIKE `, in front of each of them; `end` closes it.
+    pub(crate) fn search(
+        mut self,
+        condition: &'static str,
+        end: &'static str,
+        search: Option<&Search>,
+    ) -> Self {
+        for word in search.iter().flat_map(|search| &search.0) {
+            let [plain, joined] = patterns(word);
+            let mut fitting = self.fitting.say(" AND (").say(condition).value(plain);
+            fitting = fitting.say(" ESCAPE '!'").say(end);
+            if let Some(joined) = joined {
+                fitting = fitting.say(" OR ").say(condition).value(joined);
+                fitting = fitting.say(" ESCAPE '!'").say(end);
+            }
+            self.fitting = fitting.say(")");
+        }
+        self
+    }
+
+    /// A page of it. On the first page its rows are counted.
+    pub(crate) async fn page<T>(
+        self,
+        db: &mut Connection,
+        turn: &Turn,
+        read: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Page<T>> {
+        let total = match turn.after {
+            Some(_) => None,
+            None => Some(self.clone().count(db).await?),
+        };
+        let (rows, next) = self.some(db, turn).await?;
+        Ok(Page {
+            rows: rows.iter().map(read).collect::<Result<_>>()?,
+            total,
+            next: next
+                .map(|places| cursor(&turn.order, &places))
+                .transpose()?,
+        })
+    }
+
+    /// A page of a search in a list that is too long to be looked through at once: it looks at so many rows, and the next page at those
+    /// behind them. Nothing is counted. The condition is as in [`Self::search`].
+    pub(crate) async fn sift<T>(
+        self,
+        db: &mut Connection,
+        turn: &Turn,
+        (condition, search): (&'static str, &Search),
+        looked_at: u32,
+        read: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Page<T>> {
+        let order = &turn.order;
+        let last = self.clone().rows(turn, 1, looked_at.saturating_sub(1));
+        let last = last.fetch_optional(db).await?;
+        let last = last.map(|row| place_of(order, &row)).transpose()?;
+        let mut list = self.search(condition, "", Some(search));
+        if let Some(last) = &last {
+            let sign = if order.descending { ") >= (" } else { ") <= (" };
+            list.fitting = compared(list.fitting, order, sign, last);
+        }
+        let (rows, next) = list.some(db, turn).await?;
+        let next = next.or(last);
+        Ok(Page {
+            rows: rows.iter().map(read).collect::<Result<_>>()?,
+            total: None,
+            next: next.map(|places| cursor(order, &places)).transpose()?,
+        })
+    }
+
+    /// The only row.
+    pub(crate) async fn fetch_optional(self, db: &mut Connection) -> Result<Option<Row>> {
+        let head = query("SELECT ").say(self.columns);
+        self.fitting.after(head).fetch_optional(db).await
+    }
+
+    /// The rows of a page, and where the next one begins.
+    async fn some(
+        self,
+        db: &mut Connection,
+        turn: &Turn,
+    ) -> Result<(Vec<Row>, Option<Vec<Place>>)> {
+        // one more than the page has: it says whether there is another page
+        let mut rows = self.rows(turn, turn.rows + 1, 0).fetch_all(db).await?;
+        let asked = usize::try_from(turn.rows).unwrap_or(usize::MAX);
+        let has_more = rows.len() > asked;
+        rows.truncate(asked);
+        let last = rows.last().filter(|_| has_more);
+        let next = last.map(|row| place_of(&turn.order, row)).transpose()?;
+        Ok((rows, next))
+    }
+
+    fn rows(self, turn: &Turn, limit: u32, offset: u32) -> Query {
+        let order = &turn.order;
+        let mut head = query("SELECT ").say(self.columns);
+        for (key, name) in order.keys.iter().zip(KEY_NAMES) {
+            head = head.say(", ").say(key.column()).say(" AS ").say(name);
+        }
+        let (direction, beyond) = match order.descending {
+            true => (" DESC", ") < ("),
+            false => ("", ") > ("),
+        };
+        let mut query = self.fitting;
+        if let Some(after) = &turn.after {
+            query = compared(query, order, beyond, after);
+        }
+        query = columns(query.say(" ORDER BY "), order, direction);
+        query = query.say(" LIMIT ").value(i64::from(limit));
+        if offset > 0 {
+            query = query.say(" OFFSET ").value(i64::from(offset));
+        }
+        query.after(head)
+    }
+
+    async fn count(self, db: &mut Connection) -> Result<u64> {
+        let head = query("SELECT COUNT(*) AS total FROM (SELECT 1 AS one");
+        let query = self.fitting.say(" LIMIT ").value(big(PAGE_TOTAL_MAX) + 1);
+        let row = query.say(") AS counted").after(head).fetch_one(db).await?;
+        super::number(&row, "total")
+    }
+}
+
+/// The columns that a list is sorted by, with something behind each.
+fn columns(mut query: Query, order: &Order, end: &'static str) -> Query {
+    for (at, key) in order.keys.iter().enumerate() {
+        let comma = if at == 0 { "" } else { ", " };
+        query = query.say(comma).say(key.column()).say(end);
+    }
+    query
+}
+
+/// Only rows on one side of a place. The sign is between two parentheses.
+fn compared(query: Query, order: &Order, sign: &'static str, place: &[Place]) -> Query {
+    let query = columns(query.say(" AND ("), order, "").say(sign);
+    query.list(place.iter().cloned()).say(")")
+}
+
+/// What is searched in: small letters, words between spaces.
+pub(crate) fn searchable<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let parts: Vec<String> = parts.into_iter().map(str::to_lowercase).collect();
+    parts.join(" ")
+}
+
+/// The word itself; and, of one that is written `52:54:00` or `4c4c4544-0042`, its digits together, as addresses and identities are kept.
+fn patterns(word: &str) -> [Option<String>; 2] {
+    let digits: String = word.chars().filter(|c| !":-.".contains(*c)).collect();
+    let is_address = digits.len() < word.len()
+        && !digits.is_empty()
+        && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    [Some(contains(word)), is_address.then(|| contains(&digits))]
+}
+
+/// A pattern of LIKE for texts that contain a word, with `!` before what it would take for its own signs.
+fn contains(word: &str) -> String {
+    let mut pattern = String::from("%");
+    for letter in word.chars() {
+        if "%_!".contains(letter) {
+            pattern.push('!');
+        }
+        pattern.push(letter);
+    }
+    pattern.push('%');
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BY_SEEN: Order = Order {
+        word: "seen",
+        keys: &[Key::Number("m.seen"), Key::Text("m.id")],
+        descending: true,
+    };
+
+    fn search(text: &str) -> std::result::Result<Search, String> {
+        text.to_owned().try_into()
+    }
+
+    #[test]
+    fn a_page_is_asked_for_behind_a_place() {
+        let list = Listing::new("m.id, m.facts", "machines m")
+            .within("m.site", Reach::of(7))
+            .when("m.state = ", Some("failed"))
+            .when("m.site = ", None::<&str>)
+            .search("m.words LIKE ", "", search("Dell  52:54").ok().as_ref());
+        let json = br#"["seen",true,[5,"ab"]]"#;
+        let turn = Turn::new(BY_SEEN, 10, Some(&BASE64URL_NOPAD.encode(json)));
+        let query = list.rows(&turn.ok().unwrap(), 11, 0);
+        let expect = "SELECT m.id, m.facts, m.seen AS key_0, m.id AS key_1 FROM machines m WHERE 1 = 1 \
+            AND m.site IN (SELECT site FROM reach WHERE user_id = $1) AND m.state = $2 \
+            AND (m.words LIKE $3 ESCAPE '!') AND (m.words LIKE $4 ESCAPE '!' OR m.words LIKE $5 ESCAPE '!') \
+            AND (m.seen, m.id) < ($6, $7) ORDER BY m.seen DESC, m.id DESC LIMIT $8";
+        assert_eq!(query.text(), expect);
+    }
+
+    #[test]
+    fn a_place_is_of_one_list_in_one_order() {
+        let turn =
+            |json: &str| Turn::new(BY_SEEN, 10, Some(&BASE64URL_NOPAD.encode(json.as_bytes())));
+        assert!(turn(r#"["seen",true,[5,"ab"]]"#).is_ok());
+        for wrong in [
+            r#"["seen",false,[5,"ab"]]"#,
+            r#"["name",true,[5,"ab"]]"#,
+            r#"["seen",true,["5","ab"]]"#,
+            r#"["seen",true,[5]]"#,
+            r#"["seen",true,[5,null]]"#,
+            r#"["seen",true]"#,
+            "",
+        ] {
+            assert!(turn(wrong).is_err(), "{wrong}");
+        }
+        assert!(Turn::new(BY_SEEN, 10, Some("no base64!")).is_err());
+        let long = "A".repeat(CURSOR_CHARS_MAX + 1);
+        assert!(Turn::new(BY_SEEN, 10, Some(&long)).is_err());
+    }
+
+    #[test]
+    fn what_is_searched_for_is_a_word_and_no_pattern() {
+        assert_eq!(patterns("100%_!"), [Some("%100!%!_!!%".into()), None]);
+        assert_eq!(
+            patterns("52:54:00"),
+            [Some("%52:54:00%".into()), Some("%525400%".into())]
+        );
+        // a serial number, and signs alone
+        assert_eq!(patterns("srv-12"), [Some("%srv-12%".into()), None]);
+        assert_eq!(patterns("--"), [Some("%--%".into()), None]);
+        assert!(search(&"a ".repeat(SEARCH_WORDS_MAX)).is_ok());
+        assert!(search(&"a ".repeat(SEARCH_WORDS_MAX + 1)).is_err());
+        assert!(search(&"a".repeat(SEARCH_CHARS_MAX + 1)).is_err());
+    }
+}
