@@ -65,7 +65,7 @@ def tables(scale):
     yield "completions", ["site", "machine", "order_number", "document"], (
         (site[n % sites], identity("a", n, 32), n % (ORDERS // SITES) + 1, bytes(200)) for n in range(machines))
     yield "ledger", ["site", "version", "kind", "wan_bytes"], (
-        (site[n % sites], versions[n % VERSIONS], "main", dice.randrange(1 << 33)) for n in range(orders))
+        (site[n % sites], versions[(n + n // sites) % VERSIONS], "main", dice.randrange(1 << 33)) for n in range(orders))
     kinds = ["boot", "holds", "holds", "holds", "trouble"]
     yield "events", ["site", "source", "kind", "message", "happened"], (
         (site[n * 7919 % sites], f"till-{n % 20}", kinds[n % 5], f"version {n % VERSIONS} is complete: {n} chunks", NOW - EVENTS + n)

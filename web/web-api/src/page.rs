@@ -17,7 +17,8 @@ pub const PAGE_TOTAL_MAX: u64 = 10_000;
 pub struct Page<T> {
     /// In the order that was asked for.
     pub rows: Vec<T>,
-    /// How many rows all pages have together, at most [`PAGE_TOTAL_MAX`] + 1, which means "more". Only the first page says it.
+    /// How many rows all pages have together, at most [`PAGE_TOTAL_MAX`] + 1, which means "more". Only the first page says it, and that of
+    /// a search only when it found few.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
     /// Goes into `?after=` for the next page, with everything else as it was. The last page has none.

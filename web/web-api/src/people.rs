@@ -357,6 +357,8 @@ pub struct Machine {
     pub completed: Vec<u64>,
     /// When it was last heard of, by HQ's clock.
     pub seen_unix_seconds: u64,
+    /// The number of its last change: of two states of a machine the one with the higher is newer.
+    pub change: u64,
 }
 
 /// A node.

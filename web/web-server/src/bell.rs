@@ -54,6 +54,8 @@ pub(crate) enum News {
     LeasesMoved(Vec<String>),
     /// Documents are signed under the root of this number.
     Root(u64),
+    /// Machines changed, or something happened.
+    Changes,
 }
 
 impl News {
@@ -65,6 +67,7 @@ impl News {
             Self::LeaseLost(token) => format!("lost {token}"),
             Self::LeasesMoved(tokens) => format!("moved {}", tokens.join(" ")),
             Self::Root(number) => format!("root {number}"),
+            Self::Changes => "changes".into(),
         }
     }
 
@@ -77,6 +80,7 @@ impl News {
             "lost" => Self::LeaseLost(rest.to_owned()),
             "moved" => Self::LeasesMoved(rest.split(' ').map(str::to_owned).collect()),
             "root" => Self::Root(rest.parse().ok()?),
+            "changes" => Self::Changes,
             _ => return None,
         })
     }
@@ -98,6 +102,8 @@ pub(crate) struct Bells {
     pub(crate) activities: Activities,
     /// Of roots that another process published.
     pub(crate) root: Notify,
+    /// Of machines, and of what happened.
+    pub(crate) changes: watch::Sender<()>,
 }
 
 impl Bells {
@@ -109,6 +115,9 @@ impl Bells {
             News::LeaseLost(token) => self.activities.lose(token),
             News::LeasesMoved(tokens) => tokens.iter().for_each(|t| self.activities.heard(t)),
             News::Root(_) => self.root.notify_one(),
+            News::Changes => {
+                self.changes.send_replace(());
+            }
         }
     }
 
@@ -118,6 +127,7 @@ impl Bells {
         self.wan.ring_all();
         self.activities.heard_all();
         self.root.notify_one();
+        self.changes.send_replace(());
     }
 }
 
@@ -134,9 +144,10 @@ mod tests {
             News::Wan(site),
             News::LeaseLost(tokens[0].clone()),
             News::Root(3),
+            News::Changes,
         ];
         all.extend(News::of_moved(&tokens));
-        assert_eq!(all.len(), 7);
+        assert_eq!(all.len(), 8);
         for news in all {
             let line = news.to_line();
             // what NOTIFY takes

@@ -13,6 +13,7 @@ mod images;
 mod input;
 mod leases;
 mod listed;
+mod live;
 mod machines;
 mod names;
 mod nodes;
@@ -41,7 +42,10 @@ use std::{
 pub use image_store::{Bucket, ParseBucketError};
 use image_store::{OpenSignerError, Signer, Store, StoreError};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+};
 
 pub use access::{Access, AdminToken, Bounds};
 use bell::Bells;
@@ -131,6 +135,7 @@ pub(crate) struct Hq {
     pub(crate) setup: SetupCode,
     pub(crate) passwords: Passwords,
     pub(crate) tries: Tries,
+    pub(crate) watchers: Arc<Semaphore>,
 }
 
 /// A running HQ.
@@ -220,6 +225,7 @@ impl RunningHq {
             setup,
             passwords: Passwords::default(),
             tries: Tries::default(),
+            watchers: Arc::new(Semaphore::new(live::WATCHERS_MAX)),
         });
         roots::join(&hq).await?;
         roots::log_keys(&hq.signer);

@@ -29,6 +29,7 @@ use crate::{
     error::Refusal,
     input::{Asked, Input, InputOrNothing, Named, Raw},
     listed::{self, Listed, Sort},
+    live::Live,
     routes::{Route, routes},
 };
 
@@ -150,6 +151,13 @@ impl Gives for Response {
 }
 
 impl Gives for Lines {
+    fn give(shape: &mut Shape) {
+        shape.status = 200;
+        shape.answer = Some((Self::KIND, bytes()));
+    }
+}
+
+impl Gives for Live {
     fn give(shape: &mut Shape) {
         shape.status = 200;
         shape.answer = Some((Self::KIND, bytes()));

@@ -37,7 +37,7 @@ use crate::{
     listed::{Listed, Sort},
 };
 
-const SHOWN_MAX: u32 = 200;
+const SHOWN_MAX: u32 = 100;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

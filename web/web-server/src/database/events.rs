@@ -12,7 +12,7 @@ use super::{
     reach::Reach,
     sql, unix_seconds,
 };
-use crate::listed::Sort;
+use crate::{bell::News, listed::Sort};
 
 /// Lines that are kept.
 const EVENTS_MAX: i64 = 2_000_000;
@@ -56,6 +56,7 @@ pub(crate) async fn add(
     kind: EventKind,
     message: &str,
 ) -> Result<()> {
+    db.tell(News::Changes);
     let message: String = message.chars().take(MESSAGE_CHARS_MAX).collect();
     let added = sql::query(
         "INSERT INTO events (site, source, kind, message, happened) VALUES ($1, $2, $3, $4, $5) RETURNING id",
@@ -109,6 +110,14 @@ pub(crate) struct EventFilter {
     pub(crate) search: Option<Search>,
 }
 
+pub(super) fn infos(reach: Reach) -> Listing {
+    Listing::new(
+        "e.id, e.source, e.kind, e.message, e.happened, s.name AS site_name",
+        "events e LEFT JOIN sites s ON s.id = e.site",
+    )
+    .within("e.site", reach)
+}
+
 /// Lines for people.
 pub(crate) async fn page(
     db: &mut Connection,
@@ -116,25 +125,18 @@ pub(crate) async fn page(
     filter: &EventFilter,
     turn: &Turn,
 ) -> Result<Page<EventInfo>> {
-    let list = Listing::new(
-        "e.id, e.source, e.kind, e.message, e.happened, s.name AS site_name",
-        "events e JOIN sites s ON s.id = e.site",
-    )
-    .within("e.site", reach)
-    .when_in(
-        "e.site = (SELECT o.id FROM sites o WHERE o.name = ",
-        filter.site.as_ref(),
-    )
-    .when("e.kind = ", filter.kind.map(EventKind::word));
+    let list = infos(reach)
+        .of_site("e.site", filter.site.as_ref())
+        .when("e.kind = ", filter.kind.map(EventKind::word));
     let Some(search) = &filter.search else {
         return list.page(db, turn, info).await;
     };
-    let condition = "lower(e.source || ' ' || e.message) LIKE ";
-    list.sift(db, turn, (condition, search), SEARCHED_MAX, info)
+    let text = "lower(e.source || ' ' || e.message)";
+    list.sift(db, turn, (text, search), SEARCHED_MAX, info)
         .await
 }
 
-fn info(row: &sql::Row) -> Result<EventInfo> {
+pub(super) fn info(row: &sql::Row) -> Result<EventInfo> {
     Ok(EventInfo {
         id: number(row, "id")?,
         site: row.try_get("site_name")?,

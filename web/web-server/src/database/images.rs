@@ -117,11 +117,7 @@ pub(crate) async fn page(
     Listing::new("i.*", "images i")
         .when("i.kind = ", filter.kind.map(word))
         .when("i.name = ", filter.name.as_ref())
-        .search(
-            "lower(i.name || ' ' || i.version) LIKE ",
-            "",
-            filter.search.as_ref(),
-        )
+        .search("lower(i.name || ' ' || i.version)", filter.search.as_ref())
         .page(db, turn, version)
         .await
 }

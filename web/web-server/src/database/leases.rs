@@ -175,7 +175,8 @@ impl Sort for LedgerSort {
                 keys: &[
                     Key::Number("l.wan_bytes"),
                     Key::Text("l.site"),
-                    Key::Text("l.version || l.kind"),
+                    Key::Text("l.version"),
+                    Key::Text("l.kind"),
                 ],
                 descending: true,
             },
@@ -204,10 +205,15 @@ pub(crate) async fn ledger(
 ) -> Result<Page<LedgerLine>> {
     Listing::new(
         "l.version, l.kind, l.wan_bytes, s.name AS site_name, COALESCE(i.object_bytes, 0) AS object_bytes",
-        "ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version",
+        match turn.word() {
+            "site" => {
+                "ledger l JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version"
+            }
+            _ => "ledger l LEFT JOIN sites s ON s.id = l.site LEFT JOIN images i ON i.version = l.version",
+        },
     )
     .within("l.site", reach)
-    .when("s.name = ", filter.site.as_ref())
+    .of_site("l.site", filter.site.as_ref())
     .when("l.version = ", filter.version.as_ref())
     .page(db, turn, line)
     .await

@@ -17,6 +17,8 @@ use super::{
 const SEARCH_WORDS_MAX: usize = 8;
 /// Characters of it.
 const SEARCH_CHARS_MAX: usize = 200;
+/// Rows that a search found and that are looked at one by one.
+const FOUND_MAX: i64 = 1000;
 /// Characters of a cursor.
 const CURSOR_CHARS_MAX: usize = 1024;
 
@@ -49,8 +51,8 @@ impl Key {
     }
 }
 
-/// Names of the columns that a list is sorted by: one that is unique is among them.
-const KEY_NAMES: [&str; 3] = ["key_0", "key_1", "key_2"];
+/// Names of the columns that a list is sorted by.
+const KEY_NAMES: [&str; 4] = ["key_0", "key_1", "key_2", "key_3"];
 
 /// A value of one of them in the last row of a page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +76,7 @@ impl From<Place> for Value {
 pub(crate) struct Order {
     /// What people call it.
     pub(crate) word: &'static str,
-    /// At most three columns; together they are unique.
+    /// At most four columns; together they are unique.
     pub(crate) keys: &'static [Key],
     /// The largest first.
     pub(crate) descending: bool,
@@ -86,6 +88,7 @@ pub(crate) struct Turn {
     order: Order,
     rows: u32,
     after: Option<Vec<Place>>,
+    is_counted: bool,
 }
 
 /// The text that `?after=` takes is none that this list gave in this order.
@@ -103,17 +106,24 @@ impl Turn {
         Ok(Self {
             order,
             rows,
+            is_counted: after.is_none(),
             after: after.transpose()?,
         })
     }
 
-    /// The first so many rows.
+    /// The first so many rows, which nobody counts.
     pub(crate) fn first(order: Order, rows: u32) -> Self {
         Self {
             order,
             rows,
             after: None,
+            is_counted: false,
         }
+    }
+
+    /// What the list is sorted by.
+    pub(crate) fn word(&self) -> &'static str {
+        self.order.word
     }
 }
 
@@ -162,18 +172,48 @@ impl TryFrom<String> for Search {
     }
 }
 
+/// The words of a list's rows, in a narrow table with a row for each of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Words {
+    /// Its name; it has a column `words`.
+    pub(crate) table: &'static str,
+    /// The columns by which it and the list's table belong together.
+    pub(crate) keys: &'static [&'static str],
+    /// What the list's table is called in the list.
+    pub(crate) row: &'static str,
+}
+
 /// A list: what is in it, of the rows that fit.
+///
+/// Tables of which a row needs a name alone are joined with LEFT JOIN: then both kinds of database begin with the table that is sorted, and
+/// leave the other one out where rows are counted.
 #[derive(Debug, Clone)]
 pub(crate) struct Listing {
     columns: &'static str,
+    tables: &'static str,
+    /// Of those few that a search found.
+    found: Option<Found>,
     fitting: Query,
+    is_counted: bool,
+}
+
+/// Rows that are known already.
+#[derive(Debug, Clone)]
+struct Found {
+    words: Words,
+    keys: Vec<Vec<String>>,
 }
 
 impl Listing {
     /// Columns, and the tables that they are from.
     pub(crate) fn new(columns: &'static str, tables: &'static str) -> Self {
-        let fitting = query(" FROM ").say(tables).say(" WHERE 1 = 1");
-        Self { columns, fitting }
+        Self {
+            columns,
+            tables,
+            found: None,
+            fitting: query(" WHERE 1 = 1"),
+            is_counted: true,
+        }
     }
 
     /// Only rows of sites within a reach.
@@ -182,6 +222,16 @@ impl Listing {
             let fitting = self.fitting.say(" AND ").say(site);
             let fitting = fitting.say(" IN (SELECT site FROM reach WHERE user_id = ");
             self.fitting = fitting.value(reach).say(")");
+        }
+        self
+    }
+
+    /// Only rows of the site of a name, if there is one.
+    pub(crate) fn of_site(mut self, site: &'static str, name: Option<&String>) -> Self {
+        if let Some(name) = name {
+            let fitting = self.fitting.say(" AND ").say(site);
+            let fitting = fitting.say(" = (SELECT o.id FROM sites o WHERE o.name = ");
+            self.fitting = fitting.value(name).say(")");
         }
         self
     }
@@ -210,24 +260,51 @@ impl Listing {
         self
     }
 
-    /// Only rows in whose text each word of a search is. The condition is `... LIKE `, in front of each of them; `end` closes it.
-    pub(crate) fn search(
-        mut self,
-        condition: &'static str,
-        end: &'static str,
-        search: Option<&Search>,
-    ) -> Self {
-        for word in search.iter().flat_map(|search| &search.0) {
-            let [plain, joined] = patterns(word);
-            let mut fitting = self.fitting.say(" AND (").say(condition).value(plain);
-            fitting = fitting.say(" ESCAPE '!'").say(end);
-            if let Some(joined) = joined {
-                fitting = fitting.say(" OR ").say(condition).value(joined);
-                fitting = fitting.say(" ESCAPE '!'").say(end);
-            }
-            self.fitting = fitting.say(")");
+    /// Only rows in whose text each word of a search is: for a list that can be looked through.
+    pub(crate) fn search(mut self, text: &'static str, search: Option<&Search>) -> Self {
+        if let Some(search) = search {
+            self.fitting = search.among(self.fitting, text);
         }
         self
+    }
+
+    /// The same for a long list whose words are in a narrow table. That is looked through once. Where it has few such rows, they are all
+    /// that is looked at further; where it has many, the list is walked in its order, where one comes soon, and not counted.
+    pub(crate) async fn search_words(
+        mut self,
+        db: &mut Connection,
+        words: Words,
+        search: Option<&Search>,
+    ) -> Result<Self> {
+        let Some(search) = search.filter(|search| !search.0.is_empty()) else {
+            return Ok(self);
+        };
+        let mut found = query("SELECT ");
+        for (at, key) in words.keys.iter().enumerate() {
+            found = found.say(if at == 0 { "w." } else { ", w." }).say(key);
+        }
+        found = found.say(" FROM ").say(words.table).say(" w WHERE 1 = 1");
+        found = search.among(found, "w.words");
+        let found = found.say(" LIMIT ").value(FOUND_MAX + 1);
+        let rows = found.fetch_all(db).await?;
+        if i64::try_from(rows.len()).is_ok_and(|found| found <= FOUND_MAX) {
+            let keys_of = |row| {
+                words
+                    .keys
+                    .iter()
+                    .map(|key| Row::try_get(row, key))
+                    .collect()
+            };
+            let keys = rows.iter().map(keys_of).collect::<Result<_>>()?;
+            self.found = Some(Found { words, keys });
+            return Ok(self);
+        }
+        let mut fitting = self.fitting.say(" AND EXISTS (SELECT 1 FROM ");
+        fitting = fitting.say(words.table).say(" w WHERE 1 = 1");
+        fitting = words.belong(fitting, "w");
+        self.fitting = search.among(fitting, "w.words").say(")");
+        self.is_counted = false;
+        Ok(self)
     }
 
     /// A page of it. On the first page its rows are counted.
@@ -237,11 +314,13 @@ impl Listing {
         turn: &Turn,
         read: impl Fn(&Row) -> Result<T>,
     ) -> Result<Page<T>> {
-        let total = match turn.after {
-            Some(_) => None,
-            None => Some(self.clone().count(db).await?),
+        let is_counted = turn.is_counted && self.is_counted;
+        let (rows, next) = self.clone().some(db, turn).await?;
+        let total = match &next {
+            _ if !is_counted => None,
+            None => Some(rows.len() as u64),
+            Some(_) => Some(self.count(db).await?),
         };
-        let (rows, next) = self.some(db, turn).await?;
         Ok(Page {
             rows: rows.iter().map(read).collect::<Result<_>>()?,
             total,
@@ -252,12 +331,12 @@ impl Listing {
     }
 
     /// A page of a search in a list that is too long to be looked through at once: it looks at so many rows, and the next page at those
-    /// behind them. Nothing is counted. The condition is as in [`Self::search`].
+    /// behind them. Nothing is counted.
     pub(crate) async fn sift<T>(
         self,
         db: &mut Connection,
         turn: &Turn,
-        (condition, search): (&'static str, &Search),
+        (text, search): (&'static str, &Search),
         looked_at: u32,
         read: impl Fn(&Row) -> Result<T>,
     ) -> Result<Page<T>> {
@@ -265,7 +344,7 @@ impl Listing {
         let last = self.clone().rows(turn, 1, looked_at.saturating_sub(1));
         let last = last.fetch_optional(db).await?;
         let last = last.map(|row| place_of(order, &row)).transpose()?;
-        let mut list = self.search(condition, "", Some(search));
+        let mut list = self.search(text, Some(search));
         if let Some(last) = &last {
             let sign = if order.descending { ") >= (" } else { ") <= (" };
             list.fitting = compared(list.fitting, order, sign, last);
@@ -279,10 +358,15 @@ impl Listing {
         })
     }
 
+    /// Its first rows, as many as a page has.
+    pub(crate) async fn first(self, db: &mut Connection, turn: &Turn) -> Result<Vec<Row>> {
+        self.rows(turn, turn.rows, 0).fetch_all(db).await
+    }
+
     /// The only row.
     pub(crate) async fn fetch_optional(self, db: &mut Connection) -> Result<Option<Row>> {
         let head = query("SELECT ").say(self.columns);
-        self.fitting.after(head).fetch_optional(db).await
+        self.of_tables(head).fetch_optional(db).await
     }
 
     /// The rows of a page, and where the next one begins.
@@ -311,7 +395,7 @@ impl Listing {
             true => (" DESC", ") < ("),
             false => ("", ") > ("),
         };
-        let mut query = self.fitting;
+        let mut query = self.of_tables(head);
         if let Some(after) = &turn.after {
             query = compared(query, order, beyond, after);
         }
@@ -320,14 +404,66 @@ impl Listing {
         if offset > 0 {
             query = query.say(" OFFSET ").value(i64::from(offset));
         }
-        query.after(head)
+        query
+    }
+
+    /// A statement of the rows that fit, after its beginning.
+    fn of_tables(self, head: Query) -> Query {
+        let head = head.say(" FROM ");
+        let Some(Found { words, keys }) = self.found else {
+            return self.fitting.after(head.say(self.tables));
+        };
+        let mut fitting = self.fitting;
+        if keys.is_empty() {
+            return fitting.say(" AND 1 = 0").after(head.say(self.tables));
+        }
+        fitting = words.belong(fitting, "f");
+        let head = head.say("found f CROSS JOIN ").say(self.tables);
+        let mut with = fitting.beside("WITH found (");
+        for (at, key) in words.keys.iter().enumerate() {
+            with = with.say(if at == 0 { "" } else { ", " }).say(key);
+        }
+        with = with.say(") AS (VALUES ");
+        for (at, row) in keys.into_iter().enumerate() {
+            with = with.say(if at == 0 { "(" } else { ", (" });
+            with = with.list(row).say(")");
+        }
+        fitting.after(with.say(") ").and(&head))
     }
 
     async fn count(self, db: &mut Connection) -> Result<u64> {
-        let head = query("SELECT COUNT(*) AS total FROM (SELECT 1 AS one");
-        let query = self.fitting.say(" LIMIT ").value(big(PAGE_TOTAL_MAX) + 1);
-        let row = query.say(") AS counted").after(head).fetch_one(db).await?;
-        super::number(&row, "total")
+        let rows = self.of_tables(query("SELECT 1 AS one")).say(" LIMIT ");
+        let rows = rows.value(big(PAGE_TOTAL_MAX) + 1).say(") AS counted");
+        let counted = rows.after(query("SELECT COUNT(*) AS total FROM ("));
+        super::number(&counted.fetch_one(db).await?, "total")
+    }
+}
+
+impl Words {
+    /// Only rows of the list's table that belong to a row here.
+    fn belong(self, mut query: Query, of: &'static str) -> Query {
+        for key in self.keys {
+            query = query.say(" AND ").say(of).say(".").say(key).say(" = ");
+            query = query.say(self.row).say(".").say(key);
+        }
+        query
+    }
+}
+
+impl Search {
+    /// Only rows in whose text all of it is.
+    fn among(&self, mut query: Query, text: &'static str) -> Query {
+        for word in &self.0 {
+            let [plain, joined] = patterns(word);
+            query = query.say(" AND (").say(text).say(" LIKE ").value(plain);
+            query = query.say(" ESCAPE '!'");
+            if let Some(joined) = joined {
+                query = query.say(" OR ").say(text).say(" LIKE ").value(joined);
+                query = query.say(" ESCAPE '!'");
+            }
+            query = query.say(")");
+        }
+        query
     }
 }
 
@@ -394,7 +530,7 @@ mod tests {
             .within("m.site", Reach::of(7))
             .when("m.state = ", Some("failed"))
             .when("m.site = ", None::<&str>)
-            .search("m.words LIKE ", "", search("Dell  52:54").ok().as_ref());
+            .search("m.words", search("Dell  52:54").ok().as_ref());
         let json = br#"["seen",true,[5,"ab"]]"#;
         let turn = Turn::new(BY_SEEN, 10, Some(&BASE64URL_NOPAD.encode(json)));
         let query = list.rows(&turn.ok().unwrap(), 11, 0);
@@ -403,6 +539,33 @@ mod tests {
             AND (m.words LIKE $3 ESCAPE '!') AND (m.words LIKE $4 ESCAPE '!' OR m.words LIKE $5 ESCAPE '!') \
             AND (m.seen, m.id) < ($6, $7) ORDER BY m.seen DESC, m.id DESC LIMIT $8";
         assert_eq!(query.text(), expect);
+    }
+
+    #[test]
+    fn what_a_search_found_is_looked_up() {
+        let words = Words {
+            table: "machine_words",
+            keys: &["site", "id"],
+            row: "m",
+        };
+        let mut list = Listing::new("m.id", "machines m").when("m.state = ", Some("failed"));
+        let keys = vec![vec!["a".into(), "b".into()], vec!["c".into(), "d".into()]];
+        list.found = Some(Found { words, keys });
+        let query = list.clone().rows(&Turn::first(BY_SEEN, 10), 11, 0);
+        let expect = "WITH found (site, id) AS (VALUES ($2, $3), ($4, $5)) \
+            SELECT m.id, m.seen AS key_0, m.id AS key_1 FROM found f CROSS JOIN machines m WHERE 1 = 1 \
+            AND m.state = $1 AND f.site = m.site AND f.id = m.id ORDER BY m.seen DESC, m.id DESC LIMIT $6";
+        assert_eq!(query.text(), expect);
+        list.found = Some(Found {
+            words,
+            keys: vec![],
+        });
+        let query = list.rows(&Turn::first(BY_SEEN, 10), 11, 0);
+        assert!(
+            query
+                .text()
+                .contains("FROM machines m WHERE 1 = 1 AND m.state = $1 AND 1 = 0 ")
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use utoipa::{IntoParams, ToSchema};
 use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine, MachineState, Page};
 
 use super::{
-    Connection, Result, big, flag, json,
-    listing::{Key, Listing, Order, Search, Turn, searchable},
+    Connection, Result, big, changes, flag, json,
+    listing::{Key, Listing, Order, Search, Turn, Words, searchable},
     number, parsed,
     reach::Reach,
     sql, to_json, undecodable,
@@ -71,10 +71,12 @@ pub(crate) async fn put(
     machine: &MachineRecord,
     seen: u64,
 ) -> Result<()> {
+    let change = changes::next(db).await?;
     sql::query(
-        "INSERT INTO machines (site, id, admitted, approved, facts, install, seen, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        "INSERT INTO machines (site, id, admitted, approved, facts, install, seen, state, changed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (site, id) DO UPDATE SET admitted = excluded.admitted, approved = excluded.approved,
-         facts = excluded.facts, install = excluded.install, seen = excluded.seen, state = excluded.state",
+         facts = excluded.facts, install = excluded.install, seen = excluded.seen, state = excluded.state,
+         changed = excluded.changed",
     )
     .bind(site.to_string())
     .bind(id.to_string())
@@ -84,6 +86,7 @@ pub(crate) async fn put(
     .bind(machine.install.as_ref().map(to_json).transpose()?)
     .bind(big(seen))
     .bind(machine.state().word())
+    .bind(big(change))
     .execute(&mut *db)
     .await?;
     sql::query(
@@ -110,13 +113,15 @@ fn words(id: MachineId, facts: &Facts) -> String {
 
 /// A person approves it.
 pub(crate) async fn approve(db: &mut Connection, site: SiteId, id: MachineId) -> Result<()> {
+    let change = changes::next(db).await?;
     sql::query(
-        "UPDATE machines SET approved = 1, state = CASE WHEN state = 'waiting' THEN 'ready' ELSE state END
+        "UPDATE machines SET approved = 1, changed = $3, state = CASE WHEN state = 'waiting' THEN 'ready' ELSE state END
          WHERE site = $1 AND id = $2",
     )
         .bind(site.to_string())
         .bind(id.to_string())
-        .execute(db)
+        .bind(big(change))
+    .execute(db)
         .await?;
     Ok(())
 }
@@ -129,6 +134,12 @@ pub(crate) async fn count(db: &mut Connection, site: SiteId) -> Result<u64> {
         .await?;
     number(&row, "machines")
 }
+
+const WORDS: Words = Words {
+    table: "machine_words",
+    keys: &["site", "id"],
+    row: "m",
+};
 
 /// By what machines are sorted.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
@@ -180,6 +191,15 @@ pub(crate) struct MachineFilter {
     pub(crate) search: Option<Search>,
 }
 
+pub(super) fn infos(reach: Reach, turn: &Turn) -> Listing {
+    let columns = "m.site, m.id, m.admitted, m.approved, m.facts, m.install, m.seen, m.changed, s.name AS site_name";
+    let tables = match turn.word() {
+        "site" => "machines m JOIN sites s ON s.id = m.site",
+        _ => "machines m LEFT JOIN sites s ON s.id = m.site",
+    };
+    Listing::new(columns, tables).within("m.site", reach)
+}
+
 /// Machines for people, each with its site.
 pub(crate) async fn page(
     db: &mut Connection,
@@ -187,20 +207,12 @@ pub(crate) async fn page(
     filter: &MachineFilter,
     turn: &Turn,
 ) -> Result<Page<(SiteId, Machine)>> {
-    let list = Listing::new(
-        "m.site, m.id, m.admitted, m.approved, m.facts, m.install, m.seen, s.name AS site_name",
-        "machines m JOIN sites s ON s.id = m.site",
-    )
-    .within("m.site", reach)
-    .when("s.name = ", filter.site.as_ref())
-    .when("m.state = ", filter.state.map(MachineState::word))
-    .when("m.id = ", filter.id.as_ref())
-    .search(
-        "(m.site, m.id) IN (SELECT w.site, w.id FROM machine_words w WHERE w.words LIKE ",
-        ")",
-        filter.search.as_ref(),
-    );
-    let mut page = list.page(db, turn, info).await?;
+    let list = infos(reach, turn)
+        .of_site("m.site", filter.site.as_ref())
+        .when("m.state = ", filter.state.map(MachineState::word))
+        .when("m.id = ", filter.id.as_ref())
+        .search_words(db, WORDS, filter.search.as_ref());
+    let mut page = list.await?.page(db, turn, info).await?;
     add_completed(db, &mut page.rows).await?;
     Ok(page)
 }
@@ -220,7 +232,7 @@ pub(crate) async fn of_identity(
     Ok(page(db, reach, &filter, &turn).await?.rows)
 }
 
-fn info(row: &sql::Row) -> Result<(SiteId, Machine)> {
+pub(super) fn info(row: &sql::Row) -> Result<(SiteId, Machine)> {
     let (site, id): (SiteId, MachineId) = (parsed(row, "site")?, parsed(row, "id")?);
     let record = record(row)?;
     let machine = Machine {
@@ -232,12 +244,16 @@ fn info(row: &sql::Row) -> Result<(SiteId, Machine)> {
         install: record.install,
         completed: Vec::new(),
         seen_unix_seconds: number(row, "seen")?,
+        change: number(row, "changed")?,
     };
     Ok((site, machine))
 }
 
 /// Orders that the machines of a page finished.
-async fn add_completed(db: &mut Connection, machines: &mut [(SiteId, Machine)]) -> Result<()> {
+pub(super) async fn add_completed(
+    db: &mut Connection,
+    machines: &mut [(SiteId, Machine)],
+) -> Result<()> {
     if machines.is_empty() {
         return Ok(());
     }

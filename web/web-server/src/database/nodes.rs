@@ -7,7 +7,7 @@ use web_api::{Facts, Hex, NodeInfo, Page, PeerAddress};
 
 use super::{
     Connection, Result, big, flag, key,
-    listing::{Key, Listing, Order, Search, Turn, searchable},
+    listing::{Key, Listing, Order, Search, Turn, Words, searchable},
     number, parsed, parsed_option,
     reach::Reach,
     sql, to_json,
@@ -240,6 +240,12 @@ pub(crate) async fn info_of(db: &mut Connection, node: &PublicKey) -> Result<Opt
     row.as_ref().map(info).transpose()
 }
 
+const WORDS: Words = Words {
+    table: "node_words",
+    keys: &["node_key"],
+    row: "n",
+};
+
 /// By what nodes are sorted.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -322,14 +328,14 @@ pub(crate) async fn page(
 ) -> Result<Page<NodeInfo>> {
     let columns = "n.node_key, n.name, n.machine, n.origin, n.revoked, n.seen, n.address,
          n.replaced_by, n.replaced, n.heard_again, s.name AS site_name";
-    let mut list = Listing::new(columns, "nodes n JOIN sites s ON s.id = n.site")
+    let tables = match turn.word() {
+        "site" => "nodes n JOIN sites s ON s.id = n.site",
+        _ => "nodes n LEFT JOIN sites s ON s.id = n.site",
+    };
+    let list = Listing::new(columns, tables)
         .within("n.site", reach)
-        .when("s.name = ", filter.site.as_ref())
-        .search(
-            "n.node_key IN (SELECT w.node_key FROM node_words w WHERE w.words LIKE ",
-            ")",
-            filter.search.as_ref(),
-        );
+        .of_site("n.site", filter.site.as_ref());
+    let mut list = list.search_words(db, WORDS, filter.search.as_ref()).await?;
     if let Some(state) = filter.state {
         list = list.only(state.condition());
     }

@@ -150,10 +150,15 @@ pub(crate) async fn page(
     Listing::new(
         "o.number, o.version, o.machine, o.erase, s.name AS site_name, i.name AS image_name,
             (SELECT COUNT(*) FROM completions c WHERE c.site = o.site AND c.order_number = o.number) AS completed",
-        "orders o JOIN sites s ON s.id = o.site JOIN images i ON i.version = o.version",
+        match turn.word() {
+            "site" => {
+                "orders o JOIN sites s ON s.id = o.site LEFT JOIN images i ON i.version = o.version"
+            }
+            _ => "orders o LEFT JOIN sites s ON s.id = o.site LEFT JOIN images i ON i.version = o.version",
+        },
     )
     .within("o.site", reach)
-    .when("s.name = ", filter.site.as_ref())
+    .of_site("o.site", filter.site.as_ref())
     .when("o.version = ", filter.version.as_ref())
     .when("o.machine = ", filter.machine.as_ref())
     .page(db, turn, info)

@@ -170,17 +170,30 @@ impl Sort for SiteSort {
             },
             Self::Machines => Order {
                 word: "machines",
-                keys: &[Key::Number("s.machines"), NAME],
+                keys: &[
+                    Key::Number("(SELECT COUNT(*) FROM machines m WHERE m.site = s.id)"),
+                    NAME,
+                ],
                 descending: true,
             },
             Self::Failed => Order {
                 word: "failed",
-                keys: &[Key::Number("s.failed"), NAME],
+                keys: &[
+                    Key::Number(
+                        "(SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'failed')",
+                    ),
+                    NAME,
+                ],
                 descending: true,
             },
             Self::Wan => Order {
                 word: "wan",
-                keys: &[Key::Number("s.wan_bytes"), NAME],
+                keys: &[
+                    Key::Number(
+                        "(SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id)",
+                    ),
+                    NAME,
+                ],
                 descending: true,
             },
         }
@@ -205,21 +218,9 @@ pub(crate) struct SiteFilter {
     pub(crate) search: Option<Search>,
 }
 
-/// Sites with what is counted of them.
-const COUNTED: &str = "(SELECT s.id, s.name, s.unknown, s.channel_number, s.image, s.words,
-        (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
-            AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
-        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
-        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'waiting') AS waiting,
-        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'imaging') AS imaging,
-        (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'failed') AS failed,
-        (SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id) AS wan_bytes
-     FROM sites s) s";
-
 fn infos(reach: Reach) -> Listing {
-    let columns = "s.id, s.name, s.unknown, s.channel_number, s.image, s.nodes, s.machines,
-         s.waiting, s.imaging, s.failed, s.wan_bytes";
-    Listing::new(columns, COUNTED).within("s.id", reach)
+    let columns = "s.id, s.name, s.unknown, s.channel_number, s.image";
+    Listing::new(columns, "sites s").within("s.id", reach)
 }
 
 /// Sites for people.
@@ -239,9 +240,10 @@ pub(crate) async fn page(
             filter.has.map(MachineState::word),
         )
         .when("s.unknown = ", filter.unknown.map(word))
-        .search("s.words LIKE ", "", filter.search.as_ref());
+        .search("s.words", filter.search.as_ref());
     let mut page = list.page(db, turn, info).await?;
     add_tags(db, &mut page.rows).await?;
+    add_counts(db, &mut page.rows).await?;
     Ok(page)
 }
 
@@ -255,6 +257,7 @@ pub(crate) async fn info_of(
     let row = list.fetch_optional(db).await?;
     let mut sites: Vec<_> = row.iter().map(info).collect::<Result<_>>()?;
     add_tags(db, &mut sites).await?;
+    add_counts(db, &mut sites).await?;
     Ok(sites.pop())
 }
 
@@ -266,12 +269,12 @@ fn info(row: &sql::Row) -> Result<SiteInfo> {
         unknown: unknown(row)?,
         channel: number(row, "channel_number")?,
         image: parsed_option(row, "image")?,
-        nodes: number(row, "nodes")?,
-        machines: number(row, "machines")?,
-        waiting: number(row, "waiting")?,
-        imaging: number(row, "imaging")?,
-        failed: number(row, "failed")?,
-        wan_bytes: number(row, "wan_bytes")?,
+        nodes: 0,
+        machines: 0,
+        waiting: 0,
+        imaging: 0,
+        failed: 0,
+        wan_bytes: 0,
         tags: Vec::new(),
     })
 }
@@ -284,6 +287,39 @@ async fn add_tags(db: &mut Connection, sites: &mut [SiteInfo]) -> Result<()> {
     }
     for site in sites {
         site.tags = tags.remove(&site.id).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// What is counted of the sites of a page.
+async fn add_counts(db: &mut Connection, sites: &mut [SiteInfo]) -> Result<()> {
+    let mut at: BTreeMap<Hex<16>, usize> = BTreeMap::new();
+    at.extend(sites.iter().enumerate().map(|(at, site)| (site.id, at)));
+    if at.is_empty() {
+        return Ok(());
+    }
+    let query = sql::query(
+        "SELECT s.id,
+            (SELECT COUNT(*) FROM nodes n WHERE n.site = s.id
+                AND n.revoked = 0 AND n.origin <> 'voucher' AND (n.replaced_by IS NULL OR n.heard_again > 0)) AS nodes,
+            (SELECT COUNT(*) FROM machines m WHERE m.site = s.id) AS machines,
+            (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'waiting') AS waiting,
+            (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'imaging') AS imaging,
+            (SELECT COUNT(*) FROM machines m WHERE m.site = s.id AND m.state = 'failed') AS failed,
+            (SELECT CAST(COALESCE(SUM(l.wan_bytes), 0) AS BIGINT) FROM ledger l WHERE l.site = s.id) AS wan_bytes
+         FROM sites s WHERE s.id IN (",
+    );
+    let query = query.list(at.keys().map(ToString::to_string)).say(")");
+    for row in &query.fetch_all(db).await? {
+        let site: SiteId = parsed(row, "id")?;
+        let site = at.get(&Hex(site.0)).and_then(|at| sites.get_mut(*at));
+        let Some(site) = site else { continue };
+        site.nodes = number(row, "nodes")?;
+        site.machines = number(row, "machines")?;
+        site.waiting = number(row, "waiting")?;
+        site.imaging = number(row, "imaging")?;
+        site.failed = number(row, "failed")?;
+        site.wan_bytes = number(row, "wan_bytes")?;
     }
     Ok(())
 }

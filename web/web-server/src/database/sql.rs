@@ -138,6 +138,8 @@ impl From<&Vec<u8>> for Value {
 pub(crate) struct Query {
     text: Cow<'static, str>,
     values: Vec<Value>,
+    /// The number of its first value, less one.
+    behind: usize,
 }
 
 /// A statement that both kinds of database understand.
@@ -145,6 +147,7 @@ pub(crate) fn query(text: &'static str) -> Query {
     Query {
         text: Cow::Borrowed(text),
         values: Vec::new(),
+        behind: 0,
     }
 }
 
@@ -165,7 +168,7 @@ impl Query {
     pub(crate) fn value(mut self, value: impl Into<Value>) -> Self {
         self = self.bind(value);
         // writing to a string does not fail
-        let _ = write!(self.text.to_mut(), "${}", self.values.len());
+        let _ = write!(self.text.to_mut(), "${}", self.behind + self.values.len());
         self
     }
 
@@ -177,13 +180,30 @@ impl Query {
         self
     }
 
-    /// A statement of other pieces that goes on with this one. It has no values before it.
-    pub(crate) fn after(self, head: Self) -> Self {
-        debug_assert!(head.values.is_empty(), "the numbers of values would shift");
+    /// Pieces that will be said before these, and whose values have the numbers behind these.
+    pub(crate) fn beside(&self, text: &'static str) -> Self {
+        Self {
+            behind: self.values.len(),
+            ..query(text)
+        }
+    }
+
+    /// The whole of pieces that were made beside these, or that have no values, and these.
+    pub(crate) fn after(mut self, head: Self) -> Self {
+        let fits = head.values.is_empty() || head.behind == self.values.len();
+        debug_assert!(fits, "values have other numbers");
+        self.values.extend(head.values);
         Self {
             text: Cow::Owned(head.text.into_owned() + &self.text),
-            values: self.values,
+            ..self
         }
+    }
+
+    /// Goes on with pieces that have no values.
+    pub(crate) fn and(mut self, tail: &Self) -> Self {
+        debug_assert!(tail.values.is_empty(), "values have other numbers");
+        self.text.to_mut().push_str(&tail.text);
+        self
     }
 
     #[cfg(test)]

@@ -151,7 +151,7 @@ pub(crate) async fn page(
         "u.*, u.id AS user_id, u.name AS user_name, u.made AS user_made, u.seen AS user_seen";
     Listing::new(columns, "users u")
         .when("u.role = ", filter.role.map(|role| role.to_string()))
-        .search("lower(u.name) LIKE ", "", filter.search.as_ref())
+        .search("lower(u.name)", filter.search.as_ref())
         .page(db, turn, record)
         .await
 }

@@ -144,7 +144,7 @@ pub(crate) async fn page(
         "vouchers v JOIN nodes n ON n.node_key = v.node_key JOIN sites s ON s.id = n.site",
     )
     .within("n.site", reach)
-    .when("s.name = ", filter.site.as_ref())
+    .of_site("n.site", filter.site.as_ref())
     .page(db, turn, info)
     .await
 }

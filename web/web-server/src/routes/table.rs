@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     access::{Access, Bounds},
-    agents, audit, images, leases, machines, names, nodes, objects, openapi, orders, page,
+    agents, audit, images, leases, live, machines, names, nodes, objects, openapi, orders, page,
     people::{me, setup, sign_in, users},
     reports, roots, rosters, sites, vouchers, waiting, wan,
 };
@@ -368,6 +368,12 @@ fn routes_of_sites() -> Vec<Route> {
             operate,
             "Revoke a node",
             nodes::revoke,
+        ),
+        get(
+            "/api/v1/live",
+            look,
+            "Machines and events as they change, as server-sent events",
+            live::watch,
         ),
         get(
             "/api/v1/events",

@@ -10,6 +10,7 @@ mod backing;
 mod distribution;
 mod enrolment;
 mod lists;
+mod live;
 mod matrix;
 mod names;
 mod openapi;
