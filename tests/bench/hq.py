@@ -6,6 +6,7 @@ first pages, pages far behind, every order, filter and search. The figure is the
 documents when it starts, so it starts before the clock runs."""
 
 import csv
+import hashlib
 import http.client
 import json
 import os
@@ -31,11 +32,13 @@ GOAL_MS = 50
 START_SECONDS = 900
 NOW = 1_795_000_000
 MODELS = ["Dell Inc. OptiPlex 7090", "LENOVO ThinkCentre M70q", "HP ProDesk 400 G7", "FUJITSU ESPRIMO Q558", "NCR 7772 till"]
+MAKERS = ["b04f13", "e86a64", "0068eb", "901b0e", "000c26"]
 STATES = {"done": 0.93, "failed": 0.02, "imaging": 0.02, "ready": 0.02, "waiting": 0.01}
 
 
 def identity(kind, number, digits):
-    return f"{kind}{number:0{digits - len(kind)}x}"
+    """As those of real machines and keys are: random digits."""
+    return hashlib.blake2b(f"{kind}{number}".encode(), digest_size=digits // 2).hexdigest()
 
 
 def tables(scale):
@@ -77,7 +80,8 @@ def town(number):
 
 
 def facts(number):
-    return {"uuid": identity("d", number, 32), "serial": f"SN-{number:07}", "macs": [f"{number:012x}"], "model": MODELS[number % 5]}
+    return {"uuid": identity("d", number, 32), "serial": f"SN-{number:07}", "macs": [MAKERS[number % 5] + identity("c", number, 6)],
+            "model": MODELS[number % 5]}
 
 
 def words(number):
@@ -160,11 +164,13 @@ def lists(dice, sites, machines):
         **{f"machines {state}": (lambda state=state: f"machines?state={state}") for state in STATES},
         "machines by serial": lambda: f"machines?search=sn-{some():07}",
         "machines by digits": lambda: f"machines?search={some():05}",
-        "machines by address": lambda: f"machines?search=00:00:00:0{some() % 2}:{some() % 256:02x}",
+        "machines by address": lambda: f"machines?search={coloned(facts(some())['macs'][0])}",
+        "machines by a label's end": lambda: f"machines?search={coloned(identity('c', some(), 6))}",
+        "machines by maker's address": lambda: f"machines?search={coloned(MAKERS[some() % 5])}",
         "machines by model": lambda: "machines?search=optiplex+dell",
         "no machine at all": lambda: f"machines?search=nothing-{some()}",
         **{f"nodes by {sort}": (lambda sort=sort: f"nodes?sort={sort}&state=living") for sort in ("seen", "name", "site")},
-        "nodes by key": lambda: f"nodes?search={identity('b', some(), 64)[-8:]}",
+        "nodes by key": lambda: f"nodes?search={identity('b', some(), 64)[:8]}",
         "orders": lambda: "orders",
         "orders by site": lambda: "orders?sort=site",
         "images": lambda: "images",
@@ -177,6 +183,10 @@ def lists(dice, sites, machines):
         "no event at all": lambda: f"events?search=nothing-{some()}",
         "overview": lambda: "overview",
     }
+
+
+def coloned(digits):
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
 
 
 def http_quoted(name):

@@ -168,7 +168,11 @@ async fn hostile_input_is_refused_in_words() {
         deep,
     ];
     for (method, path, access) in route_table() {
-        let (method, path): (Method, _) = (method.parse().unwrap(), filled(path));
+        let (method, mut path): (Method, _) = (method.parse().unwrap(), filled(path));
+        if path == "/api/v1/live" {
+            // else it goes on
+            path += "?seconds=1";
+        }
         let caller = match access {
             Access::Person(..) => &world.admin,
             _ => &node.caller,
