@@ -86,7 +86,11 @@ def facts(number):
 
 def words(number):
     said = facts(number)
-    return " ".join([identity("a", number, 32), said["model"], said["uuid"], said["serial"], *said["macs"]]).lower()
+    kept = []
+    for word in " ".join([identity("a", number, 32), said["model"], said["uuid"], said["serial"], *said["macs"]]).lower().split():
+        bare = word.translate(str.maketrans("", "", ":-."))
+        kept += [word] if bare == word else [word, bare]
+    return " ".join(kept)
 
 
 def install(state, version):

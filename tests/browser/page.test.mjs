@@ -115,8 +115,13 @@ test("people sign in, see what they reach, and are asked again when their sessio
   await page.goto(url);
   await signIn(page, "tess", "lamps at dawn");
   await page.getByRole("alert").filter({ hasText: "no account has this name" }).waitFor();
+  const live = page.waitForResponse((answer) => answer.url() === url + "/api/v1/live");
   await signIn(page, "tess");
   await page.getByText("tess, technician").waitFor();
+  // the page watches too: without that it would only look every two seconds
+  const watched = await live;
+  assert.equal(watched.status(), 200);
+  assert.equal(watched.headers()["content-type"], "text/event-stream");
   const sites = page.locator("#sites tbody tr");
   await sites.first().waitFor();
   assert.deepEqual(await sites.locator("td:first-child").allTextContents(), ["near"]);

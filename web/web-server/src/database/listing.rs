@@ -284,7 +284,7 @@ impl Listing {
             found = found.say(if at == 0 { "w." } else { ", w." }).say(key);
         }
         found = found.say(" FROM ").say(words.table).say(" w WHERE 1 = 1");
-        found = search.among(found, "w.words");
+        found = search.among_words(found);
         let found = found.say(" LIMIT ").value(FOUND_MAX + 1);
         let rows = found.fetch_all(db).await?;
         if i64::try_from(rows.len()).is_ok_and(|found| found <= FOUND_MAX) {
@@ -302,7 +302,7 @@ impl Listing {
         let mut fitting = self.fitting.say(" AND EXISTS (SELECT 1 FROM ");
         fitting = fitting.say(words.table).say(" w WHERE 1 = 1");
         fitting = words.belong(fitting, "w");
-        self.fitting = search.among(fitting, "w.words").say(")");
+        self.fitting = search.among_words(fitting).say(")");
         self.is_counted = false;
         Ok(self)
     }
@@ -454,14 +454,32 @@ impl Search {
     /// Only rows in whose text all of it is.
     fn among(&self, mut query: Query, text: &'static str) -> Query {
         for word in &self.0 {
-            let [plain, joined] = patterns(word);
-            query = query.say(" AND (").say(text).say(" LIKE ").value(plain);
+            query = query
+                .say(" AND (")
+                .say(text)
+                .say(" LIKE ")
+                .value(contains(word));
             query = query.say(" ESCAPE '!'");
-            if let Some(joined) = joined {
-                query = query.say(" OR ").say(text).say(" LIKE ").value(joined);
+            if let Some(digits) = digits_of(word) {
+                query = query
+                    .say(" OR ")
+                    .say(text)
+                    .say(" LIKE ")
+                    .value(contains(&digits));
                 query = query.say(" ESCAPE '!'");
             }
             query = query.say(")");
+        }
+        query
+    }
+
+    /// The same where [`searchable`] made the text.
+    fn among_words(&self, mut query: Query) -> Query {
+        for word in &self.0 {
+            let digits = digits_of(word);
+            let pattern = contains(digits.as_ref().unwrap_or(word));
+            query = query.say(" AND w.words LIKE ").value(pattern);
+            query = query.say(" ESCAPE '!'");
         }
         query
     }
@@ -482,19 +500,34 @@ fn compared(query: Query, order: &Order, sign: &'static str, place: &[Place]) ->
     query.list(place.iter().cloned()).say(")")
 }
 
-/// What is searched in: small letters, words between spaces.
+/// What is searched in: small letters, words between spaces. One with signs in it is there without them too.
 pub(crate) fn searchable<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let parts: Vec<String> = parts.into_iter().map(str::to_lowercase).collect();
-    parts.join(" ")
+    let mut text = String::new();
+    for word in parts.into_iter().flat_map(str::split_whitespace) {
+        let word = word.to_lowercase();
+        let plain = without_signs(&word);
+        for word in [Some(&word), (plain.len() < word.len()).then_some(&plain)] {
+            let Some(word) = word else { continue };
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(word);
+        }
+    }
+    text
 }
 
-/// The word itself; and, of one that is written `52:54:00` or `4c4c4544-0042`, its digits together, as addresses and identities are kept.
-fn patterns(word: &str) -> [Option<String>; 2] {
-    let digits: String = word.chars().filter(|c| !":-.".contains(*c)).collect();
+fn without_signs(word: &str) -> String {
+    word.chars().filter(|c| !":-.".contains(*c)).collect()
+}
+
+/// Of a word that is written `52:54:00` or `4c4c4544-0042`, its digits together, as addresses and identities are kept.
+fn digits_of(word: &str) -> Option<String> {
+    let digits = without_signs(word);
     let is_address = digits.len() < word.len()
         && !digits.is_empty()
         && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    [Some(contains(word)), is_address.then(|| contains(&digits))]
+    is_address.then_some(digits)
 }
 
 /// A pattern of LIKE for texts that contain a word, with `!` before what it would take for its own signs.
@@ -591,14 +624,17 @@ mod tests {
 
     #[test]
     fn what_is_searched_for_is_a_word_and_no_pattern() {
-        assert_eq!(patterns("100%_!"), [Some("%100!%!_!!%".into()), None]);
+        assert_eq!(contains("100%_!"), "%100!%!_!!%");
+        assert_eq!(digits_of("52:54:00").as_deref(), Some("525400"));
+        assert_eq!(digits_of("4c4c4544-0042").as_deref(), Some("4c4c45440042"));
+        // a serial number, digits that are together already, and signs alone
+        for word in ["srv-12", "525400", "--"] {
+            assert_eq!(digits_of(word), None, "{word}");
+        }
         assert_eq!(
-            patterns("52:54:00"),
-            [Some("%52:54:00%".into()), Some("%525400%".into())]
+            searchable(["Dell Inc.", "ABC-12X", ""]),
+            "dell inc. inc abc-12x abc12x"
         );
-        // a serial number, and signs alone
-        assert_eq!(patterns("srv-12"), [Some("%srv-12%".into()), None]);
-        assert_eq!(patterns("--"), [Some("%--%".into()), None]);
         assert!(search(&"a ".repeat(SEARCH_WORDS_MAX)).is_ok());
         assert!(search(&"a ".repeat(SEARCH_WORDS_MAX + 1)).is_err());
         assert!(search(&"a".repeat(SEARCH_CHARS_MAX + 1)).is_err());

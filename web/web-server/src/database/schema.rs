@@ -359,15 +359,17 @@ CREATE TABLE machine_words (
     PRIMARY KEY (site, id),
     FOREIGN KEY (site, id) REFERENCES machines (site, id)
 );
-INSERT INTO machine_words SELECT site, id, id || ' ' || lower(replace(replace(replace(replace(replace(replace(replace(facts,
+INSERT INTO machine_words SELECT site, id, id || lower(replace(replace(replace(replace(replace(replace(replace(facts,
     '"uuid":', ' '), '"serial":', ' '), '"macs":', ' '), '"model":', ' '), '"code":', ' '), '"tpm":', ' '), '"', ' ')) FROM machines;
+UPDATE machine_words SET words = words || ' ' || replace(replace(replace(words, '-', ''), ':', ''), '.', '');
 CREATE TABLE node_words (
     node_key TEXT PRIMARY KEY NOT NULL REFERENCES nodes (node_key),
     words TEXT NOT NULL
 );
-INSERT INTO node_words SELECT node_key, node_key || ' ' || machine || ' ' || lower(name) FROM nodes;
+INSERT INTO node_words SELECT node_key, node_key || ' ' || machine || ' ' || lower(name)
+    || ' ' || replace(replace(replace(lower(name), '-', ''), ':', ''), '.', '') FROM nodes;
 ALTER TABLE sites ADD COLUMN words TEXT NOT NULL DEFAULT '';
-UPDATE sites SET words = lower(name);
+UPDATE sites SET words = lower(name) || ' ' || replace(replace(replace(lower(name), '-', ''), ':', ''), '.', '');
 CREATE INDEX nodes_by_seen ON nodes (seen, node_key);
 CREATE INDEX nodes_by_name ON nodes (name, node_key);
 CREATE INDEX completions_of_machine ON completions (machine);

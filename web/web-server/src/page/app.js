@@ -1,7 +1,10 @@
-// Signs people in, shows /api/v1/overview and asks for it again each second. Whatever comes from machines is text, never markup.
+// Signs people in, shows /api/v1/overview and asks for it again as soon as /api/v1/live tells of a change, or after a while.
+// Whatever comes from machines is text, never markup.
 "use strict";
 
-const EVERY_MS = 1000;
+const EVERY_MS = 2000;
+// many changes at once are one look
+const SOON_MS = 150;
 const RETRY_MS = 5000;
 
 function element(name, className, text) {
@@ -174,6 +177,9 @@ function present(signedIn) {
 }
 
 async function entrance() {
+  clearTimeout(next);
+  if (live) live.close();
+  live = null;
   const answer = await call("GET", "/setup");
   const needed = answer.ok && (await answer.json()).needed;
   part("setup-part").hidden = !needed;
@@ -214,7 +220,6 @@ async function enter(event) {
 
 async function leave() {
   await call("DELETE", "/session");
-  clearTimeout(next);
   await entrance();
 }
 
@@ -230,21 +235,45 @@ async function begin() {
 }
 
 let next = 0;
+let live = null;
+let isSoon = false;
+
+// a stream that HQ ended is begun again by the browser, one that was refused is not
+function watch() {
+  if (live && live.readyState !== EventSource.CLOSED) return;
+  live = new EventSource("/api/v1/live");
+  for (const kind of ["machine", "event", "behind"]) live.addEventListener(kind, soon);
+}
+
+// one look waits at a time
+function later(ms) {
+  clearTimeout(next);
+  next = setTimeout(poll, ms);
+}
+
+function soon() {
+  if (isSoon) return;
+  isSoon = true;
+  later(SOON_MS);
+}
 
 async function poll() {
+  isSoon = false;
   const state = part("state");
   try {
     const answer = await call("GET", "/overview");
     if (answer.status === 401) return entrance();
     if (!answer.ok) throw new Error((await refusal(answer)).error);
     show(await answer.json());
+    watch();
     state.textContent = "As of " + new Date().toLocaleTimeString();
     state.className = "";
-    next = setTimeout(poll, EVERY_MS);
+    if (!isSoon) later(EVERY_MS);
   } catch (error) {
     state.textContent = "HQ cannot be reached, what you see is old: " + error.message;
     state.className = "lost";
-    next = setTimeout(poll, RETRY_MS);
+    isSoon = false;
+    later(RETRY_MS);
   }
 }
 
