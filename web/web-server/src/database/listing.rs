@@ -191,6 +191,8 @@ pub(crate) struct Words {
 pub(crate) struct Listing {
     columns: &'static str,
     tables: &'static str,
+    /// The same for counting: without what rows are only sorted by.
+    counted: &'static str,
     /// Of those few that a search found.
     found: Option<Found>,
     fitting: Query,
@@ -210,10 +212,17 @@ impl Listing {
         Self {
             columns,
             tables,
+            counted: tables,
             found: None,
             fitting: query(" WHERE 1 = 1"),
             is_counted: true,
         }
+    }
+
+    /// The same rows, joined with what they are sorted by.
+    pub(crate) fn sorted_with(mut self, tables: &'static str) -> Self {
+        self.tables = tables;
+        self
     }
 
     /// Only rows of sites within a reach.
@@ -431,7 +440,8 @@ impl Listing {
         fitting.after(with.say(") ").and(&head))
     }
 
-    async fn count(self, db: &mut Connection) -> Result<u64> {
+    async fn count(mut self, db: &mut Connection) -> Result<u64> {
+        self.tables = self.counted;
         let rows = self.of_tables(query("SELECT 1 AS one")).say(" LIMIT ");
         let rows = rows.value(big(PAGE_TOTAL_MAX) + 1).say(") AS counted");
         let counted = rows.after(query("SELECT COUNT(*) AS total FROM ("));

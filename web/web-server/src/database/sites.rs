@@ -217,7 +217,8 @@ pub(crate) struct SiteFilter {
 
 fn infos(reach: Reach, sort: &str) -> Listing {
     let columns = "s.id, s.name, s.unknown, s.channel_number, s.image";
-    Listing::new(columns, tables(sort)).within("s.id", reach)
+    let list = Listing::new(columns, "sites s").sorted_with(tables(sort));
+    list.within("s.id", reach)
 }
 
 /// Sites for people.
