@@ -1,9 +1,13 @@
 //! People's way to HQ: with a token out of a file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use peer_cache_origin::HqClient;
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 use web_api::{Hex, PAGE_ROWS_MAX, Page};
 
@@ -75,6 +79,20 @@ pub(crate) async fn rows<T: DeserializeOwned>(
         }
     }
     Ok(rows)
+}
+
+/// Writes what HQ gives to a new file.
+///
+/// # Errors
+/// When there is such a file, when it cannot be written, or when HQ refuses or breaks off.
+pub(crate) async fn download(client: &HqClient, path: &str, file: &Path) -> Result<()> {
+    let mut out = crate::vouchers::new_file(file)?;
+    let writing = || format!("writing {}", file.display());
+    let mut response = client.send(client.request(Method::GET, path)).await?;
+    while let Some(bytes) = response.chunk().await.context("HQ's answer broke off")? {
+        out.write_all(&bytes).with_context(writing)?;
+    }
+    out.sync_all().with_context(writing)
 }
 
 /// All of them.

@@ -3,14 +3,16 @@
 mod nodes;
 mod tokens;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use peer_cache_origin::HqClient;
 use reqwest::Method;
 use web_api::{
-    DemoteSign, EventInfo, Hex, LeaseKind, LedgerLine, Machine, NewOrder, NewPin, NewSite,
-    OrderInfo, SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown, WanChange,
-    WanRules, WanWindow, parse_utc_offset,
+    DemoteSign, EventInfo, Hex, ImportReport, LeaseKind, LedgerLine, Machine, NewOrder, NewPin,
+    NewSite, OrderInfo, SignKind, SiteChange, SiteCreated, SiteInfo, SitePin, SiteUnknown,
+    WanChange, WanRules, WanWindow, parse_utc_offset,
 };
 
 use crate::{
@@ -74,6 +76,25 @@ pub(crate) enum SiteCommand {
         search: Search,
         #[command(flatten)]
         rows: Rows,
+        #[command(flatten)]
+        hq: HqChoice,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Writes all sites to a file for spreadsheets (CSV).
+    Export {
+        /// The file; it is new.
+        file: PathBuf,
+        #[command(flatten)]
+        hq: HqChoice,
+    },
+    /// Makes and changes sites as a file says that has the columns of `site export`. A file with a fault changes nothing.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Only say what it would do.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         hq: HqChoice,
         #[command(flatten)]
@@ -222,6 +243,24 @@ pub(crate) async fn site(command: SiteCommand) -> Result<()> {
             let sites: Vec<SiteInfo> = client::rows(&client, "/sites", &rows, &fitting).await?;
             output.print(&sites, |sites| sites_text(sites))
         }
+        SiteCommand::Export { file, hq } => {
+            client::download(&client::for_people(&hq)?, "/export/sites", &file).await
+        }
+        SiteCommand::Import {
+            file,
+            dry_run,
+            hq,
+            output,
+        } => {
+            let report = import_sites(&client::for_people(&hq)?, &file, dry_run).await?;
+            output.print(&report, import_text)?;
+            anyhow::ensure!(
+                report.faults.is_empty(),
+                "{} changes nothing until its faults are gone",
+                file.display()
+            );
+            Ok(())
+        }
         SiteCommand::Set {
             name,
             unknown,
@@ -335,6 +374,29 @@ async fn change_site(client: &HqClient, site: &str, change: &SiteChange) -> Resu
 }
 
 /// A change of nothing shows what holds.
+async fn import_sites(client: &HqClient, file: &Path, dry_run: bool) -> Result<ImportReport> {
+    let bytes =
+        std::fs::read(file).with_context(|| format!("reading the file {}", file.display()))?;
+    let path = format!("/import/sites?dry_run={dry_run}");
+    let request = client.request(Method::POST, &path).body(bytes);
+    let answer = client.send(request).await?;
+    answer.json().await.context("HQ's report on the file")
+}
+
+fn import_text(report: &ImportReport) -> String {
+    let faults: String = report
+        .faults
+        .iter()
+        .map(|fault| format!("{fault}\n"))
+        .collect();
+    let said = match report.done {
+        true => "made, changed and left as they are",
+        false => "would be made, changed and left as they are",
+    };
+    let (made, changed, same) = (report.made, report.changed, report.same);
+    format!("{faults}sites {said}: {made}, {changed}, {same}")
+}
+
 async fn change_wan(client: &HqClient, site: &str, change: &WanChange) -> Result<WanRules> {
     let path = format!("/sites/{}/wan", quoted(site));
     if *change == WanChange::default() {
@@ -470,6 +532,13 @@ pub(crate) enum MachineCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Writes all machines to a file for spreadsheets (CSV).
+    Export {
+        /// The file; it is new.
+        file: PathBuf,
+        #[command(flatten)]
+        hq: HqChoice,
+    },
     /// Lets a waiting machine be imaged.
     Approve {
         /// Its identity, from the list.
@@ -530,6 +599,9 @@ pub(crate) async fn machine(command: MachineCommand) -> Result<()> {
             output.print(&machines, |machines| {
                 machines.iter().map(machine_line).collect()
             })
+        }
+        MachineCommand::Export { file, hq } => {
+            client::download(&client::for_people(&hq)?, "/export/machines", &file).await
         }
         MachineCommand::Approve {
             machine,

@@ -2,13 +2,12 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
-use reqwest::Method;
 use time::OffsetDateTime;
 use web_api::{AuditChain, AuditCheck, AuditPage, AuditRow, Hex};
 
@@ -112,16 +111,7 @@ fn line(row: &AuditRow) -> String {
 }
 
 async fn export(file: &Path, hq: &HqChoice) -> Result<()> {
-    let client = client::for_people(hq)?;
-    let mut out = crate::vouchers::new_file(file)?;
-    let writing = || format!("writing {}", file.display());
-    let request = client.request(Method::GET, "/audit/export");
-    let mut response = client.send(request).await?;
-    while let Some(bytes) = response.chunk().await.context("HQ's audit log broke off")? {
-        out.write_all(&bytes).with_context(writing)?;
-    }
-    out.sync_all().with_context(writing)?;
-    Ok(())
+    client::download(&client::for_people(hq)?, "/audit/export", file).await
 }
 
 fn verify(file: &Path, after: Option<Hex<32>>) -> Result<AuditCheck> {

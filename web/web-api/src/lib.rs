@@ -5,6 +5,7 @@
 mod access;
 mod audit;
 mod enrolment;
+mod import;
 mod node;
 #[cfg(feature = "openapi")]
 mod openapi;
@@ -25,6 +26,7 @@ pub use audit::{
     AUDIT_BEGINNING, AUDIT_PAGE_ROWS, AuditChain, AuditCheck, AuditFault, AuditPage, AuditRow,
 };
 pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
+pub use import::{IMPORT_FAULTS_MAX, IMPORT_LINES_MAX, ImportFault, ImportReport};
 pub use node::{
     AgentAdmitted, AgentTicket, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled,
     HolderView, LIFE_HELD_SECONDS, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,

@@ -27,6 +27,7 @@ mod reports;
 mod roots;
 mod rosters;
 mod routes;
+mod sheets;
 mod sites;
 mod tls;
 mod vouchers;

@@ -31,6 +31,7 @@ use crate::{
     listed::{self, Listed, Sort},
     live::Live,
     routes::{Route, routes},
+    sheets::Sheet,
 };
 
 const BYTES: &str = "application/octet-stream";
@@ -151,6 +152,13 @@ impl Gives for Response {
 }
 
 impl Gives for Lines {
+    fn give(shape: &mut Shape) {
+        shape.status = 200;
+        shape.answer = Some((Self::KIND, bytes()));
+    }
+}
+
+impl Gives for Sheet {
     fn give(shape: &mut Shape) {
         shape.status = 200;
         shape.answer = Some((Self::KIND, bytes()));

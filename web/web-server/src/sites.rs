@@ -32,7 +32,7 @@ use crate::{
 /// How long an enrolment token holds, by HQ's clock.
 const TOKEN_SECONDS: u64 = 72 * 3600;
 /// Tags of one site.
-const TAGS_MAX: usize = 32;
+pub(crate) const TAGS_MAX: usize = 32;
 
 pub(crate) async fn list(
     State(hq): State<Arc<Hq>>,

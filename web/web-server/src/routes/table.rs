@@ -13,7 +13,9 @@ use crate::{
     access::{Access, Bounds},
     agents, audit, images, leases, live, machines, names, nodes, objects, openapi, orders, page,
     people::{me, setup, sign_in, users},
-    reports, roots, rosters, sites, vouchers, waiting, wan,
+    reports, roots, rosters,
+    sheets::{self, SHEET_BYTES_MAX},
+    sites, vouchers, waiting, wan,
 };
 
 /// All of them.
@@ -275,6 +277,25 @@ fn routes_of_sites() -> Vec<Route> {
             "Make a site, and a token for its first node",
             sites::create,
         ),
+        get(
+            "/api/v1/export/sites",
+            look,
+            "Sites as a file for spreadsheets (CSV)",
+            sheets::export_sites,
+        ),
+        get(
+            "/api/v1/export/machines",
+            look,
+            "Machines as a file for spreadsheets (CSV)",
+            sheets::export_machines,
+        ),
+        post(
+            "/api/v1/import/sites",
+            found,
+            "Make and change sites as a file says (CSV)",
+            sheets::import_sites,
+        )
+        .taking(SHEET_BYTES_MAX),
         get("/api/v1/sites/{name}", look, "A site", sites::show),
         patch(
             "/api/v1/sites/{name}",

@@ -19,6 +19,7 @@ mod rebuilt;
 mod roots;
 mod rosters;
 mod shared;
+mod sheets;
 mod site;
 mod strangers;
 mod vouchers;

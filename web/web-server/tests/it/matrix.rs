@@ -43,6 +43,8 @@ fn sample(operation: &str, place: &Place) -> Sample {
         | "GET /api/v1/orders"
         | "GET /api/v1/nodes"
         | "GET /api/v1/events"
+        | "GET /api/v1/export/sites"
+        | "GET /api/v1/export/machines"
         | "GET /api/v1/ledger"
         | "GET /api/v1/vouchers" => List,
         "GET /api/v1/sites/{name}" => Site(site, none),
@@ -83,6 +85,7 @@ fn sample(operation: &str, place: &Place) -> Sample {
         "GET /api/v1/live" => Free("/api/v1/live?seconds=1".into(), none),
         "GET /api/v1/images" | "GET /api/v1/root" => free(none),
         "GET /api/v1/images/{version}" => Free("/api/v1/images/till".into(), none),
+        "POST /api/v1/import/sites" => free(none),
         "POST /api/v1/sites" => free(json!({"name": "east"})),
         "POST /api/v1/objects/missing" => free(json!({"objects": [hash]})),
         "PUT /api/v1/objects/{hash}" | "GET /api/v1/objects/{hash}" => {
