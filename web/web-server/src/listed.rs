@@ -102,17 +102,19 @@ impl<S: Sort, F: DeserializeOwned> Listed<S, F> {
 }
 
 fn read<T: DeserializeOwned>(pairs: &str) -> Result<T, Refusal> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        let why: String = why.to_string().chars().take(WRONG_CHARS_MAX).collect();
+    let wrong = |why: &dyn std::error::Error| {
+        // below "failed to deserialize query string"
+        let why = why
+            .source()
+            .map_or_else(|| why.to_string(), ToString::to_string);
+        let why: String = why.chars().take(WRONG_CHARS_MAX).collect();
         Refusal::bad(format!(
             "this list does not take what it is asked for: {why}"
         ))
     };
     let address = format!("/?{pairs}").parse::<Uri>().map_err(|e| wrong(&e))?;
     let asked = Query::try_from_uri(&address);
-    asked
-        .map(|Query(asked)| asked)
-        .map_err(|e| wrong(&e.body_text()))
+    asked.map(|Query(asked)| asked).map_err(|e| wrong(&e))
 }
 
 /// For HQ's description of its API.

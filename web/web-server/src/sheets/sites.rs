@@ -70,7 +70,8 @@ impl Site {
     /// As a line of a file.
     pub(super) fn to_line(&self) -> Vec<u8> {
         let minutes = self.budget.utc_offset_minutes;
-        let sign = if minutes < 0 { '-' } else { '+' };
+        // a plus would make a formula of it
+        let sign = if minutes < 0 { "-" } else { "" };
         let (hours, rest) = (minutes.abs() / 60, minutes.abs() % 60);
         let windows: Vec<_> = self
             .budget

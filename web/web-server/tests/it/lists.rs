@@ -87,7 +87,7 @@ async fn what_a_list_does_not_take_is_said() {
     for (asked, says) in [
         ("sites?limit=0", "1 to 500 rows, not 0"),
         ("sites?limit=501", "1 to 500 rows, not 501"),
-        ("sites?limit=many", "limit"),
+        ("sites?limit=many", "asked for: limit: "),
         ("sites?sort=size", "unknown variant `size`"),
         ("sites?page=2", "unknown field `page`"),
         ("sites?has=fun", "unknown variant `fun`"),
