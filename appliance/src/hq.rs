@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use web_api::HQ_PORT;
-use web_server::{Bucket, DatabasePlace, HqConfig, ParseDatabasePlaceError, RunningHq};
+use web_server::{Bucket, DatabasePlace, HqConfig, PageDoor, ParseDatabasePlaceError, RunningHq};
 
 use crate::client::word_of_local_hq;
 
@@ -36,6 +36,18 @@ pub(crate) struct HqArguments {
     /// come from AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their kin.
     #[arg(long, env = "LAMPLIGHTER_OBJECTS", value_name = "URL")]
     objects: Option<Bucket>,
+    /// Where people's browsers come in, beside --listen: with a certificate that they believe. Nodes go on pinning HQ's own.
+    #[arg(long, value_name = "ADDRESS", requires_all = ["page_certificate", "page_key"])]
+    page_listen: Option<SocketAddr>,
+    /// Its certificate and those that it leans on, in PEM. A renewed one is taken within seconds.
+    #[arg(long, value_name = "FILE", requires = "page_listen")]
+    page_certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "page_listen")]
+    page_key: Option<PathBuf>,
+    /// Under which address people know the page, such as https://lamplighter.example.
+    #[arg(long, value_name = "URL", requires = "page_listen")]
+    page_url: Option<String>,
 }
 
 /// A place or why it is none. Not an error yet: the one that a wrong argument makes would show the whole of it, and a password is in it.
@@ -51,12 +63,25 @@ fn database_place(text: &str) -> Result<ParsedPlace, Infallible> {
     reason = "the address is what the user waits for"
 )]
 pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
+    let page = match (
+        arguments.page_listen,
+        arguments.page_certificate,
+        arguments.page_key,
+    ) {
+        (Some(listen), Some(certificate), Some(key)) => Some(PageDoor {
+            listen,
+            certificate,
+            key,
+        }),
+        _ => None,
+    };
     let hq = RunningHq::start(HqConfig {
         folder: arguments.dir.clone(),
         listen: arguments.listen,
         urls: arguments.urls,
         database: arguments.database.transpose().context("--database")?,
         objects: arguments.objects,
+        page,
     })
     .await
     .with_context(|| format!("starting HQ in {}", arguments.dir.display()))?;
@@ -64,10 +89,15 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
     if let Err(error) = leave_word(&token_file) {
         tracing::warn!(%error, "commands on this computer need --token-file");
     }
+    let page_url = match (&arguments.page_url, hq.page_address) {
+        (Some(url), _) => url.trim_end_matches('/').to_owned(),
+        (None, Some(address)) => format!("https://{address}"),
+        (None, None) => hq.url.clone(),
+    };
     let page = match &hq.setup_code {
         // after the number sign: a browser keeps it to itself
-        Some(code) => format!("make the first account: {}/#setup={code}", hq.url),
-        None => format!("page: {}", hq.url),
+        Some(code) => format!("make the first account: {page_url}/#setup={code}"),
+        None => format!("page: {page_url}"),
     };
     let words = format!(
         "HQ is listening on {} as {}\n{page}\ncommands on this computer use {}\n",

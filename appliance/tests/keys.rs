@@ -82,6 +82,7 @@ async fn hq(folder: &Path) -> RunningHq {
         urls: vec![],
         database: None,
         objects: None,
+        page: None,
     };
     RunningHq::start(config).await.unwrap()
 }

@@ -8,6 +8,7 @@ pub(crate) mod access_tokens;
 pub(crate) mod agents;
 pub(crate) mod audit;
 pub(crate) mod changes;
+pub(crate) mod counts;
 mod ear;
 pub(crate) mod events;
 pub(crate) mod images;

@@ -9,6 +9,7 @@ mod bell;
 mod database;
 mod door;
 mod error;
+mod health;
 mod images;
 mod input;
 mod leases;
@@ -70,6 +71,8 @@ pub struct HqConfig {
     pub database: Option<DatabasePlace>,
     /// Its objects; the folder `store` in its folder unless told otherwise.
     pub objects: Option<Bucket>,
+    /// A second way in for people's browsers.
+    pub page: Option<PageDoor>,
 }
 
 /// Why HQ does not start.
@@ -110,6 +113,37 @@ pub enum StartHqError {
     },
 }
 
+/// A second way in, for people's browsers: with a certificate that they believe. Nodes pin HQ's own, which stays the same for years, and
+/// come by [`HqConfig::listen`].
+#[derive(Debug, Clone)]
+pub struct PageDoor {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The certificate and those that it leans on, in PEM. It may be renewed while HQ runs.
+    pub certificate: PathBuf,
+    /// Its key, in PEM.
+    pub key: PathBuf,
+}
+
+impl PageDoor {
+    /// Where it listens, and what has to go on for it.
+    fn open(
+        &self,
+        router: axum::Router,
+    ) -> Result<(SocketAddr, [tokio::task::JoinHandle<()>; 2]), StartHqError> {
+        let certificate = tls::GivenCertificate::open(&self.certificate, &self.key)?;
+        let acceptor = certificate.acceptor()?;
+        let failed = |source| StartHqError::Listen {
+            address: self.listen,
+            source,
+        };
+        let listener = listen(self.listen).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let server = tokio::spawn(tls::serve(listener, acceptor, router));
+        Ok((address, [server, tokio::spawn(certificate.keep_fresh())]))
+    }
+}
+
 /// Connections that wait to be taken; who calls a full queue comes a second later.
 const BACKLOG: u32 = 4096;
 
@@ -137,6 +171,7 @@ pub(crate) struct Hq {
     pub(crate) passwords: Passwords,
     pub(crate) tries: Tries,
     pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) counts: health::Counts,
 }
 
 /// A running HQ.
@@ -148,12 +183,15 @@ pub struct RunningHq {
     pub fingerprint: [u8; 32],
     /// Under which it is reached first.
     pub url: String,
+    /// Where people's browsers have a way in of their own.
+    pub page_address: Option<SocketAddr>,
     /// The file with the administrator's token.
     pub admin_token_file: PathBuf,
     /// With which the first account is made; none once somebody has one.
     pub setup_code: Option<String>,
     server: tokio::task::JoinHandle<()>,
-    follower: tokio::task::JoinHandle<()>,
+    /// What goes on beside it, until HQ ends.
+    beside: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl RunningHq {
@@ -227,22 +265,33 @@ impl RunningHq {
             passwords: Passwords::default(),
             tries: Tries::default(),
             watchers: Arc::new(Semaphore::new(live::WATCHERS_MAX)),
+            counts: health::Counts::default(),
         });
         roots::join(&hq).await?;
         roots::log_keys(&hq.signer);
         // addresses may have changed since the last start: every channel names them. So may the keys that are here
         waiting::catch_up_alone(&hq).await.map_err(failed)?;
         let acceptor = identity.acceptor()?;
-        let follower = tokio::spawn(roots::keep_following(hq.clone()));
-        let server = tokio::spawn(tls::serve(listener, acceptor, routes::router(hq)));
+        let mut beside = vec![tokio::spawn(roots::keep_following(hq.clone()))];
+        let router = routes::router(hq);
+        let page_address = match config.page {
+            Some(door) => {
+                let (address, tasks) = door.open(router.clone())?;
+                beside.extend(tasks);
+                Some(address)
+            }
+            None => None,
+        };
+        let server = tokio::spawn(tls::serve(listener, acceptor, router));
         Ok(Self {
             address,
             fingerprint,
             url,
             admin_token_file,
             setup_code,
+            page_address,
             server,
-            follower,
+            beside,
         })
     }
 
@@ -255,6 +304,6 @@ impl RunningHq {
     /// Ends it.
     pub fn stop(self) {
         self.server.abort();
-        self.follower.abort();
+        self.beside.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

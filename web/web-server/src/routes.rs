@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, State},
     handler::Handler,
     http::{HeaderValue, Method, StatusCode, header},
     middleware,
@@ -155,13 +155,14 @@ pub(crate) fn router(hq: Arc<Hq>) -> Router {
                 "this path does not take this method",
             )
         })
-        .layer(middleware::map_response(guarded))
+        .layer(middleware::map_response_with_state(hq.clone(), guarded))
         .layer(middleware::from_fn(strangers_wait))
         .with_state(hq)
 }
 
-/// Nothing is guessed about content, and nothing is kept that may change.
-async fn guarded(mut response: Response) -> Response {
+/// Nothing is guessed about content, nothing is kept that may change, and every answer is counted.
+async fn guarded(State(hq): State<Arc<Hq>>, mut response: Response) -> Response {
+    hq.counts.answered(response.status());
     let headers = response.headers_mut();
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -1,5 +1,7 @@
 //! TLS: a self-made certificate that nodes pin, and client certificates that prove a node's key.
 
+mod given;
+
 use std::{
     fs,
     io::{self, Write},
@@ -38,6 +40,7 @@ use tower::ServiceExt;
 use trust_format::PublicKey;
 
 use crate::door::{Door, Place};
+pub(crate) use given::GivenCertificate;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const HEADERS_WITHIN: Duration = Duration::from_secs(20);
@@ -74,7 +77,16 @@ pub enum TlsError {
     /// It cannot be made.
     #[error("making a certificate")]
     Make(#[from] rcgen::Error),
-    /// The files are no certificate and key.
+    /// A file has no certificate, or no key.
+    #[error("reading {path}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The files are no certificate and key, or not of each other.
     #[error("using the certificate")]
     Use(#[from] RustlsError),
 }

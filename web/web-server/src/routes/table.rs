@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     access::{Access, Bounds},
-    agents, audit, images, leases, live, machines, names, nodes, objects, openapi, orders, page,
+    agents, audit, health, images, leases, live, machines, names, nodes, objects, openapi, orders,
+    page,
     people::{me, setup, sign_in, users},
     reports, roots, rosters,
     sheets::{self, SHEET_BYTES_MAX},
@@ -110,6 +111,18 @@ fn routes_of_strangers() -> Vec<Route> {
         get("/", Public, "The page", page::index),
         get("/app.js", Public, "Its script", page::script),
         get("/app.css", Public, "Its style", page::style),
+        get(
+            "/healthz",
+            Public,
+            "Whether HQ and its database answer",
+            health::check,
+        ),
+        get(
+            "/metrics",
+            Access::Person(Right::Look, Bounds::Chain),
+            "Numbers for Prometheus",
+            health::metrics,
+        ),
         get(
             "/api/v1/setup",
             Public,

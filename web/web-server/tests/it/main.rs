@@ -9,6 +9,7 @@ mod away;
 mod backing;
 mod distribution;
 mod enrolment;
+mod health;
 mod lists;
 mod live;
 mod matrix;

@@ -240,6 +240,7 @@ pub(crate) fn config(folder: &Path, backing: &Backing) -> HqConfig {
         urls: vec!["https://hq.example:8443".into()],
         database: backing.database(),
         objects: backing.objects(),
+        page: None,
     }
 }
 
