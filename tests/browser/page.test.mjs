@@ -32,26 +32,28 @@ async function startHq(t) {
     stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, LAMPLIGHTER_LOG: "error" },
   });
   const ended = new Promise((done) => hq.once("exit", done));
+  const wrong = [];
+  let context;
   t.after(async () => {
+    // the page goes first: one whose HQ ends says so in its console
+    await context?.close();
     hq.kill();
     await ended;
     rmSync(folder, { recursive: true });
+    assert.deepEqual(wrong, [], "the page made mistakes");
   });
   const lines = createInterface({ input: hq.stdout })[Symbol.asyncIterator]();
   const url = (await lines.next()).value.split(" as ")[1];
   const setup = (await lines.next()).value.replace("make the first account: ", "");
   assert.ok(setup.startsWith(url + "/#setup="), setup);
   const token = readFileSync(join(folder, "hq", "admin-token"), "utf8").split("\n")[0];
-  const context = await browser.newContext({ ignoreHTTPSErrors: true });
-  t.after(() => context.close());
+  context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
-  const wrong = [];
   page.on("pageerror", (error) => wrong.push(error.message));
   page.on("console", (message) => {
     // refusals are in the console too, and are no mistake of the page
     if (message.type() === "error" && !message.text().includes("status of 40")) wrong.push(message.text());
   });
-  t.after(() => assert.deepEqual(wrong, [], "the page made mistakes"));
   const api = async (method, path, data) => {
     const answer = await context.request.fetch(url + "/api/v1" + path, {
       method, data, headers: { authorization: "Bearer " + token },
