@@ -6,16 +6,21 @@ use std::{
 
 use anyhow::{Context, Result};
 use web_api::HQ_PORT;
-use web_server::{Bucket, DatabasePlace, HqConfig, PageDoor, ParseDatabasePlaceError, RunningHq};
+use web_server::{
+    Bucket, DatabasePlace, HqConfig, PageDoor, ParseDatabasePlaceError, RunningHq, back_up, restore,
+};
 
 use crate::client::word_of_local_hq;
 
 /// How to run HQ.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct HqArguments {
+    #[command(subcommand)]
+    command: Option<HqCommand>,
     /// Where HQ keeps keys, database and objects; made at the first start.
-    #[arg(long)]
-    dir: PathBuf,
+    #[arg(long, required = true)]
+    dir: Option<PathBuf>,
     /// Where to listen. Loopback unless told otherwise: then nobody else reaches it.
     #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], HQ_PORT)))]
     listen: SocketAddr,
@@ -50,6 +55,78 @@ pub(crate) struct HqArguments {
     page_url: Option<String>,
 }
 
+/// Backups.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum HqCommand {
+    /// Makes a backup of an HQ that may be running: keys, certificate, token, database, and objects. Into a folder with an earlier backup
+    /// only new objects are copied.
+    Backup {
+        /// HQ's folder.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Where the backup goes: whoever reads it can sign as HQ does.
+        #[arg(long)]
+        to: PathBuf,
+        /// HQ's database, if it is another one than the file in its folder. A PostgreSQL server's is left to pg_dump.
+        #[arg(long, env = "LAMPLIGHTER_DATABASE", hide_env_values = true, value_name = "URL", value_parser = database_place)]
+        database: Option<ParsedPlace>,
+        /// Leave the objects out: something else copies them.
+        #[arg(long)]
+        without_objects: bool,
+    },
+    /// Makes HQ's folder out of a backup. Numbers go on above whatever was given since, so that every node follows.
+    Restore {
+        /// The backup.
+        #[arg(long)]
+        from: PathBuf,
+        /// HQ's folder; it is new.
+        #[arg(long)]
+        dir: PathBuf,
+        /// A PostgreSQL database that pg_restore has filled; it counts on.
+        #[arg(long, env = "LAMPLIGHTER_DATABASE", hide_env_values = true, value_name = "URL", value_parser = database_place)]
+        database: Option<ParsedPlace>,
+    },
+}
+
+#[allow(clippy::print_stdout, reason = "what the user waits for")]
+async fn keep(command: HqCommand) -> Result<()> {
+    match command {
+        HqCommand::Backup {
+            dir,
+            to,
+            database,
+            without_objects,
+        } => {
+            let database = database.transpose().context("--database")?;
+            let copied = back_up(&dir, database.as_ref(), &to, !without_objects)
+                .await
+                .with_context(|| format!("making a backup of {}", dir.display()))?;
+            let without = match copied.database {
+                true => "",
+                false => " The database is not in it: pg_dump makes that.",
+            };
+            let (to, objects) = (to.display(), copied.objects);
+            println!("backup in {to}: {objects} objects are new.{without}");
+        }
+        HqCommand::Restore {
+            from,
+            dir,
+            database,
+        } => {
+            let database = database.transpose().context("--database")?;
+            restore(&from, &dir, database.as_ref())
+                .await
+                .with_context(|| format!("restoring {}", dir.display()))?;
+            println!(
+                "HQ of {} is in {}. Nobody is signed in.\nWhat was done since the backup has to be done again: nodes, vouchers and access tokens that were revoked, a root that was published.",
+                from.display(),
+                dir.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A place or why it is none. Not an error yet: the one that a wrong argument makes would show the whole of it, and a password is in it.
 type ParsedPlace = Result<DatabasePlace, ParseDatabasePlaceError>;
 
@@ -63,6 +140,10 @@ fn database_place(text: &str) -> Result<ParsedPlace, Infallible> {
     reason = "the address is what the user waits for"
 )]
 pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
+    if let Some(command) = arguments.command {
+        return keep(command).await;
+    }
+    let dir = arguments.dir.context("--dir names HQ's folder")?;
     let page = match (
         arguments.page_listen,
         arguments.page_certificate,
@@ -76,7 +157,7 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
         _ => None,
     };
     let hq = RunningHq::start(HqConfig {
-        folder: arguments.dir.clone(),
+        folder: dir.clone(),
         listen: arguments.listen,
         urls: arguments.urls,
         database: arguments.database.transpose().context("--database")?,
@@ -84,7 +165,7 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
         page,
     })
     .await
-    .with_context(|| format!("starting HQ in {}", arguments.dir.display()))?;
+    .with_context(|| format!("starting HQ in {}", dir.display()))?;
     let token_file = std::path::absolute(&hq.admin_token_file)?;
     if let Err(error) = leave_word(&token_file) {
         tracing::warn!(%error, "commands on this computer need --token-file");

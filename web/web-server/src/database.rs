@@ -7,6 +7,7 @@
 pub(crate) mod access_tokens;
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod changes;
 pub(crate) mod counts;
 mod ear;
@@ -270,6 +271,14 @@ impl Database {
             bells: self.bells.clone(),
             act: None,
         })
+    }
+
+    /// Ends every connection, so that its file can be moved.
+    pub(crate) async fn close(self) {
+        if let Pools::File { writer, readers } = self.pools {
+            readers.close().await;
+            writer.close().await;
+        }
     }
 
     /// A connection that only reads.

@@ -5,6 +5,7 @@
 mod access;
 mod agents;
 mod audit;
+mod backup;
 mod bell;
 mod database;
 mod door;
@@ -50,6 +51,7 @@ use tokio::{
 };
 
 pub use access::{Access, AdminToken, Bounds};
+pub use backup::{BackupError, Copied, back_up, restore};
 use bell::Bells;
 use database::Database;
 pub use database::{DatabasePlace, OpenDatabaseError, ParseDatabasePlaceError};

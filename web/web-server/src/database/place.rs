@@ -53,6 +53,14 @@ pub enum ParseDatabasePlaceError {
 }
 
 impl DatabasePlace {
+    /// Which file it is, if it is one.
+    pub(crate) fn as_file(&self) -> Option<PathBuf> {
+        match &self.0 {
+            Place::File(path) => Some(path.clone()),
+            Place::Server(_) => None,
+        }
+    }
+
     /// A SQLite file.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Place::File(path.into()))

@@ -339,7 +339,7 @@ CREATE TABLE audit (
 );
 ";
 
-/// What lists are filtered by, sorted by and searched in. Words of what is there already are taken out of its JSON.
+/// What lists are filtered by, sorted by and searched in, the numbers of changes, and those that were given before a restore. Words of what is there already are taken out of its JSON.
 const STEP_10: &str = r#"
 ALTER TABLE machines ADD COLUMN state TEXT NOT NULL DEFAULT 'waiting';
 UPDATE machines SET state = CASE
@@ -378,6 +378,9 @@ CREATE INDEX ledger_by_bytes ON ledger (wan_bytes, site, version, kind);
 CREATE INDEX orders_by_made ON orders (made, site, number);
 ALTER TABLE machines ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX machines_by_change ON machines (changed);
+ALTER TABLE sites ADD COLUMN order_given BIGINT NOT NULL DEFAULT 0;
+CREATE TABLE given (release BIGINT NOT NULL);
+INSERT INTO given VALUES (0);
 CREATE TABLE change_numbers (last BIGINT NOT NULL);
 INSERT INTO change_numbers VALUES (0);
 CREATE INDEX events_of_site ON events (site, id);

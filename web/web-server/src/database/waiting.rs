@@ -55,7 +55,8 @@ pub(crate) async fn forget_image(db: &mut Connection, version: &Hex<32>) -> Resu
 pub(crate) async fn highest_release(db: &mut Connection) -> Result<u64> {
     let row = sql::query(
         "SELECT COALESCE(MAX(release), 0) AS release FROM
-            (SELECT release FROM images UNION ALL SELECT release FROM waiting_images) AS given",
+            (SELECT release FROM images UNION ALL SELECT release FROM waiting_images
+             UNION ALL SELECT release FROM given) AS known",
     )
     .fetch_one(db)
     .await?;
@@ -168,7 +169,8 @@ pub(crate) async fn highest_order(db: &mut Connection, site: SiteId) -> Result<u
     let row = sql::query(
         "SELECT COALESCE(MAX(number), 0) AS number FROM
             (SELECT number FROM orders WHERE site = $1
-             UNION ALL SELECT number FROM waiting_orders WHERE site = $1) AS given",
+             UNION ALL SELECT number FROM waiting_orders WHERE site = $1
+             UNION ALL SELECT order_given AS number FROM sites WHERE id = $1) AS known",
     )
     .bind(site.to_string())
     .fetch_one(db)

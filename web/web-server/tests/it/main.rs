@@ -7,6 +7,7 @@ mod agents;
 mod audit;
 mod away;
 mod backing;
+mod backup;
 mod distribution;
 mod enrolment;
 mod health;

@@ -162,6 +162,15 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The same browser, which comes to another HQ.
+    pub(crate) fn at(&self, world: &World) -> Self {
+        Self {
+            base: world.admin.base.clone(),
+            client: world.admin.client.clone(),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.base));
         // as a browser does
@@ -336,6 +345,8 @@ impl World {
             "DROP INDEX machines_by_change",
             "ALTER TABLE machines DROP COLUMN changed",
             "DROP TABLE change_numbers",
+            "DROP TABLE given",
+            "ALTER TABLE sites DROP COLUMN order_given",
             "ALTER TABLE sites DROP COLUMN words",
             "DROP INDEX nodes_by_seen",
             "DROP INDEX nodes_by_name",
