@@ -73,6 +73,11 @@ enum Command {
     Ledger(people::LedgerArguments),
     /// What happened, the newest first.
     Events(people::EventsArguments),
+    /// Prints what makes a shell complete these commands: put it where the shell looks for such files.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// What machines boot to be imaged.
     #[command(subcommand)]
     Media(media::MediaCommand),
@@ -157,9 +162,18 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Nodes(arguments) => people::nodes(arguments).await,
         Command::Ledger(arguments) => people::ledger(arguments).await,
         Command::Events(arguments) => people::events(arguments).await,
+        Command::Completions { shell } => completions(shell, &mut std::io::stdout()),
         Command::Media(command) => media::run(command).await,
         Command::Demo(arguments) => Box::pin(demo::run(arguments)).await,
     }
+}
+
+/// A file that makes a shell complete the commands.
+fn completions(shell: clap_complete::Shell, out: &mut impl std::io::Write) -> anyhow::Result<()> {
+    let mut file = Vec::new();
+    let mut command = <Arguments as clap::CommandFactory>::command();
+    clap_complete::generate(shell, &mut command, "lamplighter", &mut file);
+    Ok(out.write_all(&file)?)
 }
 
 #[allow(
@@ -169,4 +183,25 @@ async fn run(command: Command) -> anyhow::Result<()> {
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("lamplighter: {error:#}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, ValueEnum};
+
+    use super::*;
+
+    #[test]
+    fn commands_fit_together_and_every_shell_completes_them() {
+        Arguments::command().debug_assert();
+        for shell in clap_complete::Shell::value_variants() {
+            let mut file = Vec::new();
+            completions(*shell, &mut file).unwrap();
+            let file = String::from_utf8(file).unwrap();
+            for word in ["restore", "access-token", "--dry-run", "imaging"] {
+                let word = word.trim_start_matches('-');
+                assert!(file.contains(word), "{shell}: {word}");
+            }
+        }
+    }
 }
