@@ -30,6 +30,7 @@ mod roots;
 mod rosters;
 mod routes;
 mod sheets;
+mod signs_of_life;
 mod sites;
 mod tls;
 mod vouchers;
@@ -174,6 +175,7 @@ pub(crate) struct Hq {
     pub(crate) tries: Tries,
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) counts: health::Counts,
+    pub(crate) signs_of_life: signs_of_life::SignsOfLife,
 }
 
 /// A running HQ.
@@ -268,13 +270,17 @@ impl RunningHq {
             tries: Tries::default(),
             watchers: Arc::new(Semaphore::new(live::WATCHERS_MAX)),
             counts: health::Counts::default(),
+            signs_of_life: signs_of_life::SignsOfLife::default(),
         });
         roots::join(&hq).await?;
         roots::log_keys(&hq.signer);
         // addresses may have changed since the last start: every channel names them. So may the keys that are here
         waiting::catch_up_alone(&hq).await.map_err(failed)?;
         let acceptor = identity.acceptor()?;
-        let mut beside = vec![tokio::spawn(roots::keep_following(hq.clone()))];
+        let mut beside = vec![
+            tokio::spawn(roots::keep_following(hq.clone())),
+            tokio::spawn(signs_of_life::keep_writing(hq.clone())),
+        ];
         let router = routes::router(hq);
         let page_address = match config.page {
             Some(door) => {

@@ -6,8 +6,8 @@ use axum::{Extension, Json, extract::State};
 use tokio::time::{Instant, timeout_at};
 use trust_format::{MachineId, SiteId, Voucher, check_completion};
 use web_api::{
-    Facts, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport, REPORTS_MAX, ReportsAnswer,
-    ReportsRequest,
+    Facts, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport, NumberedReport, REPORTS_MAX,
+    ReportsAnswer, ReportsRequest,
 };
 
 use crate::{
@@ -86,16 +86,61 @@ pub(crate) async fn take(
     let is_life = request.reports.is_empty();
     // before the first look, so that no change falls between
     let mut bell = hq.bells.documents.listen(node.site);
+    let address = (request.peer_port != 0)
+        .then(|| SocketAddr::new(client.ip().to_canonical(), request.peer_port).to_string());
+    let address = address.as_deref();
+    let quiet = match is_life {
+        true => hear(&hq, &node, address).await?,
+        false => None,
+    };
+    let (stored, mut answer) = match quiet {
+        Some(answer) => (answer.stored, answer),
+        None => write(&hq, &node, address, request.reports).await?,
+    };
+    let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
+    while is_life
+        && request.known == Some(answer.standing)
+        && !answer.certificate_waits
+        && Instant::now() < until
+    {
+        if timeout_at(until, bell.changed()).await.is_ok() {
+            answer = news(&mut *hq.database.read().await?, &node, stored).await?;
+        }
+    }
+    Ok(Json(answer))
+}
+
+/// What a node is told of which nothing is new but that it is there.
+async fn hear(
+    hq: &Hq,
+    node: &Node,
+    address: Option<&str>,
+) -> Result<Option<ReportsAnswer>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let Some(stored) = nodes::settled(&mut db, &node.key, address).await? else {
+        return Ok(None);
+    };
+    hq.signs_of_life.heard(node.key);
+    Ok(Some(news(&mut db, node, stored).await?))
+}
+
+/// Stores what is new of a node. Returns the number of its last stored report, and what it is told.
+async fn write(
+    hq: &Hq,
+    node: &Node,
+    address: Option<&str>,
+    reports: Vec<NumberedReport>,
+) -> Result<(u64, ReportsAnswer), Refusal> {
     let mut change = hq.database.write().await?;
     let known = nodes::find(&mut change, &node.key).await?;
     let known = known.ok_or_else(|| Refusal::missing("this node"))?;
     let mut stored = known.reports;
-    for numbered in request.reports {
+    for numbered in reports {
         if numbered.number <= stored {
             continue;
         }
         stored = numbered.number;
-        store(&mut change, &hq, &known, numbered.report).await?;
+        store(&mut change, hq, &known, numbered.report).await?;
     }
     called_home(&mut change, &known).await?;
     if known.life.seen == 0 && known.life.order > 0 {
@@ -108,29 +153,10 @@ pub(crate) async fn take(
         };
         rebuilt::arrived(&mut change, &arrival).await?;
     }
-    let address = (request.peer_port != 0)
-        .then(|| SocketAddr::new(client.ip().to_canonical(), request.peer_port).to_string());
-    nodes::heard(
-        &mut change,
-        &node.key,
-        unix_seconds(),
-        address.as_deref(),
-        stored,
-    )
-    .await?;
-    let mut answer = news(&mut change, &node, stored).await?;
+    nodes::heard(&mut change, &node.key, unix_seconds(), address, stored).await?;
+    let answer = news(&mut change, node, stored).await?;
     change.commit().await?;
-    let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
-    while is_life
-        && request.known == Some(answer.standing)
-        && !answer.certificate_waits
-        && Instant::now() < until
-    {
-        if timeout_at(until, bell.changed()).await.is_ok() {
-            answer = news(&mut *hq.database.read().await?, &node, stored).await?;
-        }
-    }
-    Ok(Json(answer))
+    Ok((stored, answer))
 }
 
 /// What a node is told.

@@ -195,6 +195,35 @@ pub(crate) async fn seen(db: &mut Connection, node: &PublicKey) -> Result<Option
     row.map(|row| number(&row, "seen")).transpose()
 }
 
+/// The number of the last stored report of a node of which there is nothing to write but that it was heard of: it was before, at the same
+/// address, has its place to itself, and its machine waits for nothing of it.
+pub(crate) async fn settled(
+    db: &mut Connection,
+    node: &PublicKey,
+    address: Option<&str>,
+) -> Result<Option<u64>> {
+    let row = sql::query(
+        "SELECT n.reports FROM nodes n LEFT JOIN machines m ON m.site = n.site AND m.id = n.machine
+         WHERE n.node_key = $1 AND n.revoked = 0 AND n.replaced_by IS NULL AND n.seen > 0
+            AND ($2 IS NULL OR n.address = $2) AND (m.state IS NULL OR m.state = 'done')",
+    )
+    .bind(node.to_string())
+    .bind(address)
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| number(&row, "reports")).transpose()
+}
+
+/// The node was heard of then, and nothing else is new.
+pub(crate) async fn heard_at(db: &mut Connection, node: &PublicKey, seen: u64) -> Result<()> {
+    sql::query("UPDATE nodes SET seen = $2 WHERE node_key = $1")
+        .bind(node.to_string())
+        .bind(big(seen))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// The node was heard of; its reports are stored up to a number.
 pub(crate) async fn heard(
     db: &mut Connection,

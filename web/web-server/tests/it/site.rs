@@ -536,6 +536,36 @@ async fn a_restart_keeps_everything() {
     assert_eq!(node.report(1, vec![]).await.stored, 1);
 }
 
+/// Thousands of nodes say every ten seconds that they are there: a disk that were told of each at once would do nothing else.
+#[tokio::test]
+async fn a_sign_of_life_is_written_with_others() {
+    let world = World::new().await;
+    world.site("north", SiteUnknown::Wait).await;
+    let node = world.node("north", "office").await;
+    node.report(1, vec![]).await;
+    let seen = async || {
+        let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.rows();
+        nodes[0].seen_unix_seconds
+    };
+    assert_ne!(seen().await, 0, "the first time is written at once");
+    world.sql("UPDATE nodes SET seen = 7").await;
+    node.report(2, vec![]).await;
+    assert_eq!(seen().await, 7);
+    let began = std::time::Instant::now();
+    while seen().await == 7 {
+        assert!(began.elapsed().as_secs() < 60);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    // one at another address is written at once: others are told of it
+    world
+        .sql("UPDATE nodes SET seen = 7, address = '192.0.2.1:4433'")
+        .await;
+    node.report(2, vec![]).await;
+    assert_ne!(seen().await, 7);
+    let nodes: Vec<NodeInfo> = world.admin.get("/api/v1/nodes").await.rows();
+    assert_eq!(nodes[0].address.as_deref(), Some("127.0.0.1:4433"));
+}
+
 #[tokio::test]
 async fn a_newer_database_is_left_alone() {
     let world = World::new().await;

@@ -1,0 +1,61 @@
+//! When nodes were last heard of, written together every few seconds.
+//!
+//! A chain has more nodes than a disk can be told of one by one: each says every ten seconds that it is there, and to write that is to wait for
+//! the disk. Whatever else a node says is written before it is answered.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+use trust_format::PublicKey;
+
+use crate::{
+    Hq,
+    database::{nodes, unix_seconds},
+};
+
+/// By so much may be old when a node was last heard of; who decides by it allows for many times more.
+const WRITTEN_EVERY: Duration = Duration::from_secs(2);
+/// Nodes that are written in one transaction.
+const WRITTEN_AT_ONCE: usize = 500;
+
+/// Nodes that were heard of and when, in seconds since 1970. Each is known: there are no more than the database has.
+#[derive(Debug, Default)]
+pub(crate) struct SignsOfLife(Mutex<BTreeMap<PublicKey, u64>>);
+
+impl SignsOfLife {
+    /// A node that is known was heard of.
+    pub(crate) fn heard(&self, node: PublicKey) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(node, unix_seconds());
+    }
+
+    fn take(&self) -> Vec<(PublicKey, u64)> {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *heard).into_iter().collect()
+    }
+}
+
+/// Writes them, for ever. What cannot be written is said again by the nodes themselves.
+pub(crate) async fn keep_writing(hq: Arc<Hq>) {
+    let mut beat = interval(WRITTEN_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        for some in hq.signs_of_life.take().chunks(WRITTEN_AT_ONCE) {
+            let written = async {
+                let mut change = hq.database.write().await?;
+                for (node, seen) in some {
+                    nodes::heard_at(&mut change, node, *seen).await?;
+                }
+                change.commit().await
+            };
+            if let Err(error) = written.await {
+                tracing::debug!(%error, "when nodes were heard of is not written");
+            }
+        }
+    }
+}
