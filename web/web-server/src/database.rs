@@ -25,6 +25,7 @@ pub(crate) mod replaced;
 pub(crate) mod roots;
 pub(crate) mod rosters;
 mod schema;
+pub(crate) mod search;
 mod server;
 pub(crate) mod sessions;
 pub(crate) mod sites;

@@ -7,9 +7,10 @@ use web_api::{EventInfo, Page};
 
 use super::{
     Connection, Result, big,
-    listing::{Key, Listing, Order, Search, Turn},
+    listing::{Key, Listing, Order, Turn},
     number,
     reach::Reach,
+    search::Search,
     sql, unix_seconds,
 };
 use crate::{bell::News, listed::Sort};

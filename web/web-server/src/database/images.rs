@@ -7,8 +7,10 @@ use web_api::{Hex, ImageKind, ImageVersion, Page};
 
 use super::{
     Connection, Result, big,
-    listing::{Key, Listing, Order, Search, Turn},
-    number, parsed, parsed_option, sql, undecodable,
+    listing::{Key, Listing, Order, Turn},
+    number, parsed, parsed_option,
+    search::Search,
+    sql, undecodable,
 };
 use crate::listed::Sort;
 

@@ -9,9 +9,10 @@ use web_api::{AdmissionState, Facts, Hex, InstallReport, Machine, MachineState, 
 
 use super::{
     Connection, Result, big, changes, flag, json,
-    listing::{Key, Listing, Order, Search, Turn, Words, searchable},
+    listing::{Key, Listing, Order, Turn},
     number, parsed,
     reach::Reach,
+    search::{Search, Words, searchable},
     sql, to_json, undecodable,
 };
 use crate::listed::Sort;

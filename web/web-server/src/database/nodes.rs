@@ -7,9 +7,10 @@ use web_api::{Facts, Hex, NodeInfo, Page, PeerAddress};
 
 use super::{
     Connection, Result, big, flag, key,
-    listing::{Key, Listing, Order, Search, Turn, Words, searchable},
+    listing::{Key, Listing, Order, Turn},
     number, parsed, parsed_option,
     reach::Reach,
+    search::{Search, Words, searchable},
     sql, to_json,
 };
 use crate::listed::Sort;

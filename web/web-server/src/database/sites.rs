@@ -9,9 +9,10 @@ use web_api::{Hex, MachineState, Page, SiteInfo, SiteUnknown};
 
 use super::{
     Connection, Result, big, flag, key,
-    listing::{Key, Listing, Order, Search, Turn, searchable},
+    listing::{Key, Listing, Order, Turn},
     number, parsed, parsed_option,
     reach::Reach,
+    search::{Search, searchable},
     sql, undecodable,
 };
 use crate::listed::Sort;

@@ -6,9 +6,10 @@ use web_api::{Page, Role, UserInfo};
 
 use super::{
     Connection, Result, big, flag,
-    listing::{Key, Listing, Order, Search, Turn},
+    listing::{Key, Listing, Order, Turn},
     number, reach,
     reach::Reach,
+    search::Search,
     sql, undecodable,
 };
 use crate::listed::Sort;
