@@ -61,8 +61,8 @@ def tables(scale):
     yield "nodes", ["node_key", "site", "name", "machine", "origin", "certificate", "revoked", "seen", "address", "reports"], (
         (identity("b", n, 64), site[n % sites], f"till-{n // sites}", identity("a", n, 32), "certified", bytes(300), 0,
          NOW - n * 7919 % 1_000_000, "10.1.2.3:4433", 5) for n in range(machines))
-    yield "node_words", ["node_key", "words"], (
-        (identity("b", n, 64), f"{identity('b', n, 64)} {identity('a', n, 32)} till-{n // sites}") for n in range(machines))
+    yield "node_words", ["node_key", "site", "words"], (
+        (identity("b", n, 64), site[n % sites], f"{identity('b', n, 64)} {identity('a', n, 32)} till-{n // sites}") for n in range(machines))
     yield "orders", ["site", "number", "version", "erase", "document", "made"], (
         (site[n % sites], n // sites + 1, versions[n % VERSIONS], 0, bytes(200), NOW - n) for n in range(orders))
     yield "completions", ["site", "machine", "order_number", "document"], (
@@ -174,6 +174,7 @@ def lists(dice, sites, machines):
         "machines by model": lambda: "machines?search=optiplex+dell",
         "no machine at all": lambda: f"machines?search=nothing-{some()}",
         **{f"nodes by {sort}": (lambda sort=sort: f"nodes?sort={sort}&state=living") for sort in ("seen", "name", "site")},
+        "machines of a site by words": lambda: f"machines?site=Store+{(n := store()):04}+{http_quoted(town(n))}&search=dell",
         "nodes by key": lambda: f"nodes?search={identity('b', some(), 64)[:8]}",
         "orders": lambda: "orders",
         "orders by site": lambda: "orders?sort=site",

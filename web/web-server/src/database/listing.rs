@@ -163,6 +163,8 @@ pub(crate) struct Listing {
     /// Of those few that a search found.
     found: Option<Found>,
     fitting: Query,
+    /// The same for the sites of words.
+    sites: Query,
     is_counted: bool,
 }
 
@@ -182,6 +184,7 @@ impl Listing {
             counted: tables,
             found: None,
             fitting: query(" WHERE 1 = 1"),
+            sites: query(" w WHERE 1 = 1"),
             is_counted: true,
         }
     }
@@ -195,9 +198,13 @@ impl Listing {
     /// Only rows of sites within a reach.
     pub(crate) fn within(mut self, site: &'static str, reach: Reach) -> Self {
         if !reach.is_all() {
-            let fitting = self.fitting.say(" AND ").say(site);
-            let fitting = fitting.say(" IN (SELECT site FROM reach WHERE user_id = ");
-            self.fitting = fitting.value(reach).say(")");
+            let within = |query: Query, site| {
+                let query = query.say(" AND ").say(site);
+                let query = query.say(" IN (SELECT site FROM reach WHERE user_id = ");
+                query.value(reach).say(")")
+            };
+            self.fitting = within(self.fitting, site);
+            self.sites = within(self.sites, "w.site");
         }
         self
     }
@@ -205,9 +212,13 @@ impl Listing {
     /// Only rows of the site of a name, if there is one.
     pub(crate) fn of_site(mut self, site: &'static str, name: Option<&String>) -> Self {
         if let Some(name) = name {
-            let fitting = self.fitting.say(" AND ").say(site);
-            let fitting = fitting.say(" = (SELECT o.id FROM sites o WHERE o.name = ");
-            self.fitting = fitting.value(name).say(")");
+            let of = |query: Query, site| {
+                let query = query.say(" AND ").say(site);
+                let query = query.say(" = (SELECT o.id FROM sites o WHERE o.name = ");
+                query.value(name).say(")")
+            };
+            self.fitting = of(self.fitting, site);
+            self.sites = of(self.sites, "w.site");
         }
         self
     }
@@ -259,8 +270,8 @@ impl Listing {
         for (at, key) in words.keys.iter().enumerate() {
             found = found.say(if at == 0 { "w." } else { ", w." }).say(key);
         }
-        found = found.say(" FROM ").say(words.table).say(" w WHERE 1 = 1");
-        found = search.among_words(found);
+        found = found.say(" FROM ").say(words.table);
+        found = search.among_words(self.sites.clone().after(found));
         let found = found.say(" LIMIT ").value(FOUND_MAX + 1);
         let rows = found.fetch_all(db).await?;
         if i64::try_from(rows.len()).is_ok_and(|found| found <= FOUND_MAX) {

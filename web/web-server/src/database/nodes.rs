@@ -150,11 +150,12 @@ pub(crate) async fn insert(
 pub(super) async fn set_words(db: &mut Connection, node: &NodeRecord) -> Result<()> {
     let (key, machine) = (node.key.to_string(), node.machine.to_string());
     sql::query(
-        "INSERT INTO node_words (node_key, words) VALUES ($1, $2)
+        "INSERT INTO node_words (node_key, words, site) VALUES ($1, $2, $3)
          ON CONFLICT (node_key) DO UPDATE SET words = excluded.words",
     )
     .bind(&key)
     .bind(searchable([key.as_str(), &machine, &node.name]))
+    .bind(node.site.to_string())
     .execute(db)
     .await?;
     Ok(())

@@ -364,9 +364,11 @@ INSERT INTO machine_words SELECT site, id, id || lower(replace(replace(replace(r
 UPDATE machine_words SET words = words || ' ' || replace(replace(replace(words, '-', ''), ':', ''), '.', '');
 CREATE TABLE node_words (
     node_key TEXT PRIMARY KEY NOT NULL REFERENCES nodes (node_key),
+    site TEXT NOT NULL,
     words TEXT NOT NULL
 );
-INSERT INTO node_words SELECT node_key, node_key || ' ' || machine || ' ' || lower(name)
+CREATE INDEX node_words_of_site ON node_words (site);
+INSERT INTO node_words SELECT node_key, site, node_key || ' ' || machine || ' ' || lower(name)
     || ' ' || replace(replace(replace(lower(name), '-', ''), ':', ''), '.', '') FROM nodes;
 ALTER TABLE sites ADD COLUMN words TEXT NOT NULL DEFAULT '';
 UPDATE sites SET words = lower(name) || ' ' || replace(replace(replace(lower(name), '-', ''), ':', ''), '.', '');

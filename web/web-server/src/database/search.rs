@@ -8,6 +8,7 @@ use super::sql::Query;
 const SEARCH_WORDS_MAX: usize = 8;
 /// Characters of it.
 const SEARCH_CHARS_MAX: usize = 200;
+
 /// Words that are searched for. All are there in whatever fits, in any order, or as parts of others.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
@@ -30,7 +31,7 @@ impl TryFrom<String> for Search {
 /// The words of a list's rows, in a narrow table with a row for each of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Words {
-    /// Its name; it has a column `words`.
+    /// Its name; it has columns `words` and `site`.
     pub(crate) table: &'static str,
     /// The columns by which it and the list's table belong together.
     pub(crate) keys: &'static [&'static str],

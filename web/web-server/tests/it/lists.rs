@@ -166,6 +166,9 @@ async fn machines_are_found_by_what_is_on_their_stickers() {
     see(&north, 3, 2, &facts).await;
     assert_eq!(found("search=xyz").await, [2].into());
     assert_eq!(found("search=abc-100x").await, [].into());
+    // a search within a site, and one of somebody who reaches another
+    assert_eq!(found("site=north&search=dell").await, [1, 2].into());
+    assert_eq!(found("site=south&search=dell").await, [].into());
     // a site's reach goes for rows and for their number
     let scope = SiteScope {
         sites: vec!["north".into()],
@@ -174,6 +177,14 @@ async fn machines_are_found_by_what_is_on_their_stickers() {
     let bob = world.user("bob", Role::Viewer, &scope).await;
     let page: Page<Machine> = bob.get("/api/v1/machines?limit=1").await.json();
     assert_eq!((page.rows.len(), page.total), (1, Some(2)));
+    for (search, rows) in [("dell", 2), ("lenovo", 0), ("e", 2)] {
+        let path = format!("/api/v1/machines?search={search}");
+        assert_eq!(bob.get(&path).await.rows::<Machine>().len(), rows);
+        let path = format!("/api/v1/nodes?search={search}");
+        bob.get(&path).await.rows::<NodeInfo>();
+    }
+    let nodes: Vec<NodeInfo> = bob.get("/api/v1/nodes?search=till").await.rows();
+    assert!(nodes.is_empty());
     let sites: Page<SiteInfo> = bob.get("/api/v1/sites?sort=machines").await.json();
     assert_eq!((names(&sites.rows), sites.total), (vec!["north"], Some(1)));
 }
