@@ -207,6 +207,11 @@ pub(crate) async fn import_sites(
     Asked(import): Asked<Import>,
     Raw(file): Raw,
 ) -> Result<Json<ImportReport>, Refusal> {
+    if file.is_empty() {
+        return Err(Refusal::bad(
+            "the request's body is empty: there is no file in it",
+        ));
+    }
     let mut faults = Faults::default();
     let lines = sites::parse(&file, rules::TAGS_MAX, &mut faults);
     if let (Some(first), false) = (faults.0.first(), import.dry_run) {

@@ -84,8 +84,8 @@ async fn a_file_with_a_fault_changes_nothing() {
     assert!(sites(&world).await.is_empty());
     let large = "x".repeat((4 << 20) + 1);
     import(&world.admin, &large, false).await.refused(413);
+    import(&world.admin, "", true).await.refused(400);
     for hostile in [
-        "",
         "\0",
         "name\n\"",
         "<script>",
