@@ -431,6 +431,11 @@ const SCHEMA_VERSION: &str = "CREATE TABLE IF NOT EXISTS schema_version (
     root BIGINT NOT NULL DEFAULT 0
 )";
 
+/// SQLite's functions that statements use, for PostgreSQL. It puts such a function's text in the place of its name.
+const POSTGRES_FUNCTIONS: &str =
+    "CREATE OR REPLACE FUNCTION instr(whole TEXT, part TEXT) RETURNS INTEGER
+    LANGUAGE SQL IMMUTABLE PARALLEL SAFE AS 'SELECT strpos(whole, part)'";
+
 /// The same in a PostgreSQL database. Two processes that start at once do it once: the second waits for the first.
 ///
 /// The number is in the only row of `schema_version`. That row is also the pen: who writes holds it, see [`take_pen`].
@@ -454,6 +459,9 @@ pub(super) async fn bring_up_server(db: &mut PgConnection) -> Result<i64> {
             .execute(&mut *change)
             .await?;
     }
+    sqlx::raw_sql(POSTGRES_FUNCTIONS)
+        .execute(&mut *change)
+        .await?;
     let note = match known {
         None => "INSERT INTO schema_version (version) VALUES ($1)",
         Some(_) => "UPDATE schema_version SET version = $1",

@@ -82,9 +82,9 @@ impl Search {
     pub(super) fn among_words(&self, mut query: Query) -> Query {
         for word in &self.0 {
             let digits = digits_of(word);
-            let pattern = contains(digits.as_ref().unwrap_or(word));
-            query = query.say(" AND w.words LIKE ").value(pattern);
-            query = query.say(" ESCAPE '!'");
+            let part = digits.as_ref().unwrap_or(word);
+            // PostgreSQL takes half as long again for LIKE
+            query = query.say(" AND instr(w.words, ").value(part).say(") > 0");
         }
         query
     }
