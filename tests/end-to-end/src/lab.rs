@@ -389,6 +389,8 @@ impl Lab {
         let arguments = [
             "--keep-in-foreground",
             "--conf-file=/dev/null",
+            // none: two that start at once would make the same one
+            "--pid-file",
             "--user=root",
             "--port=0",
             "--no-ping",
