@@ -42,6 +42,12 @@ pub enum BackupError {
         /// Which.
         path: PathBuf,
     },
+    /// A backup inside of what it is of would be copied into itself.
+    #[error("{path} is inside HQ's own folder")]
+    Inside {
+        /// Where the backup was to go.
+        path: PathBuf,
+    },
     /// There is nothing to make a backup of, or to restore.
     #[error("{path} has no {what}")]
     Missing {
@@ -172,7 +178,17 @@ pub async fn back_up(
             path: to.to_owned(),
         });
     }
+    let is_new = !to.exists();
     private_folder(to)?;
+    let (own, there) = (folder.canonicalize(), to.canonicalize());
+    if there.map_err(of(to))?.starts_with(own.map_err(of(folder))?) {
+        if is_new {
+            fs::remove_dir(to).map_err(of(to))?;
+        }
+        return Err(BackupError::Inside {
+            path: to.to_owned(),
+        });
+    }
     fs::write(&marker, "").map_err(of(&marker))?;
     let file = match database {
         None => Some(folder.join(DATABASE)),
@@ -227,9 +243,15 @@ pub async fn restore(
             path: folder.to_owned(),
         });
     }
-    let mut name = folder.as_os_str().to_owned();
+    // beside it, also where its name ends in a slash
+    let Some(mut name) = folder.file_name().map(ToOwned::to_owned) else {
+        return Err(BackupError::Missing {
+            path: folder.to_owned(),
+            what: "name of its own",
+        });
+    };
     name.push("#new");
-    let unfinished = PathBuf::from(name);
+    let unfinished = folder.with_file_name(name);
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(of(&unfinished))?;
     }

@@ -228,7 +228,7 @@ pub(crate) async fn import_sites(
     };
     let mut wanted = Vec::new();
     let mut db = hq.database.read().await?;
-    for (_, line) in lines {
+    for line in lines {
         let now = known(&mut db, &line.name).await?;
         match &now {
             None => report.made += 1,

@@ -106,8 +106,8 @@ fn word(unknown: SiteUnknown) -> &'static str {
     }
 }
 
-/// Sites of a file, each once, with their lines' numbers.
-pub(super) fn parse(bytes: &[u8], tags_max: usize, faults: &mut Faults) -> Vec<(u64, SiteLine)> {
+/// Sites of a file, each once.
+pub(super) fn parse(bytes: &[u8], tags_max: usize, faults: &mut Faults) -> Vec<SiteLine> {
     let lines = read(bytes, COLUMNS, faults);
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let mut sites = Vec::new();
@@ -120,7 +120,7 @@ pub(super) fn parse(bytes: &[u8], tags_max: usize, faults: &mut Faults) -> Vec<(
                 let fault = format!("line {before} has this site too");
                 faults.add(line.number, Some("name"), fault);
             }
-            None => sites.push((line.number, site)),
+            None => sites.push(site),
         }
     }
     if lines.is_empty() && faults.0.is_empty() {
@@ -202,11 +202,7 @@ mod tests {
     fn of(text: &str) -> (Vec<SiteLine>, Vec<String>) {
         let mut faults = Faults::default();
         let sites = parse(text.as_bytes(), 2, &mut faults);
-        let sites = sites.into_iter().map(|(_, site)| site);
-        (
-            sites.collect(),
-            faults.0.iter().map(ToString::to_string).collect(),
-        )
+        (sites, faults.0.iter().map(ToString::to_string).collect())
     }
 
     #[test]

@@ -51,7 +51,9 @@ async fn a_chain_goes_on_after_its_hq_was_restored() {
 
     let (folder, backing) = (world.folder, world.backing);
     std::fs::rename(&hq, folder.path().join("lost")).unwrap();
-    restore(&saved, &hq, database.as_ref()).await.unwrap();
+    // as shells complete a folder's name
+    let named = folder.path().join("hq/");
+    restore(&saved, &named, database.as_ref()).await.unwrap();
     let hq = RunningHq::start(config(folder.path(), &backing)).await;
     let world = World::around(folder, hq.unwrap(), backing);
     let node = Node {
@@ -119,6 +121,18 @@ async fn nothing_is_written_over() {
             .await
             .unwrap_err(),
     );
+    for inside in ["hq", "hq/saved"] {
+        let error = back_up(&at("hq"), database, &at(inside), true).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                BackupError::Inside { .. } | BackupError::Foreign { .. }
+            ),
+            "{error}"
+        );
+    }
+    assert!(!at("hq/saved").exists());
     assert_eq!(std::fs::read(at("full/letter")).unwrap(), b"dear");
     assert!(!at("new").exists());
     // whoever reads a backup can sign as HQ does
