@@ -3,11 +3,11 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use imaging_plan::{Disk, choose_disk};
+use imaging_plan::{ChooseDiskError, Disk, choose_disk};
 use peer_cache_node::Site;
 use peer_cache_proto::{machine::MachineFacts, voucher::stick, wire::PEER_PORT};
 use trust_format::TrustedKeys;
@@ -18,6 +18,7 @@ use crate::{
         self, command_line, console, efi, inventory, modules, network,
         reboot::{self, End},
         stick::mount_stick,
+        uevents::Uevents,
     },
     install::{InstallOptions, TargetChoice, install},
     lent::{self, LentNode},
@@ -30,6 +31,9 @@ const ROOT: &str = "/etc/lamplighter/root";
 const NETWORK_WITHIN: Duration = Duration::from_secs(60);
 /// The agent's own modules: what no device asks for.
 const MODULES: [&str; 2] = ["ext4", "efivarfs"];
+/// Disks behind controllers that count their drives first, or behind USB, come up late.
+const DISK_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A failed install is read from the screen before the machine tries again; doubled with each try of the same boot.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(60);
 
@@ -83,8 +87,8 @@ pub(crate) async fn run() -> Result<()> {
         say("this machine stays as it is until it is switched off");
         return node.context("no voucher was opened")?.stay().await;
     }
-    let found = inventory::read();
-    let disk = choose(&found, asked.others.get("disk").map(String::as_str))?;
+    let pin = asked.others.get("disk").map(String::as_str);
+    let (found, disk) = wait_for_disk(pin).await?;
     say(&format!(
         "disk {} of {} MiB {}",
         disk.path,
@@ -125,18 +129,25 @@ pub(crate) async fn run() -> Result<()> {
 }
 
 fn load_modules() {
-    match modules::Modules::open() {
-        Err(error) => say(&format!("no modules: {error}")),
-        Ok(mut all) => {
-            let plugged = all.coldplug();
-            tracing::info!(loaded = plugged.loaded.len(), "drivers");
-            for name in MODULES {
-                if let Err(error) = all.load(name) {
-                    tracing::info!(%error, name, "module");
-                }
-            }
+    let mut all = match modules::Modules::open() {
+        Err(error) => return say(&format!("no modules: {error}")),
+        Ok(all) => all,
+    };
+    let uevents = Uevents::open();
+    let plugged = all.coldplug();
+    tracing::info!(loaded = plugged.loaded.len(), "drivers");
+    for name in MODULES {
+        if let Err(error) = all.load(name) {
+            tracing::info!(%error, name, "module");
         }
     }
+    // ends with this process
+    std::thread::spawn(move || {
+        let Err(error) = uevents.and_then(|uevents| all.keep_loading(&uevents));
+        say(&format!(
+            "devices that come up later get no driver: {error}"
+        ));
+    });
 }
 
 /// Hints: the voucher's node beside the agent, the node on the command line, and the boot servers that DHCP named. Beacons find
@@ -180,7 +191,21 @@ fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
     digits.parse::<web_api::Hex<16>>().ok().map(|h| h.0)
 }
 
-fn choose(found: &inventory::Inventory, pin: Option<&str>) -> Result<Disk> {
+/// The disk to image and what else is there, as soon as there is one to choose. Several to choose from are not fewer later.
+async fn wait_for_disk(pin: Option<&str>) -> Result<(inventory::Inventory, Disk)> {
+    let started = Instant::now();
+    loop {
+        let found = inventory::read();
+        match choose(&found, pin) {
+            Ok(disk) => return Ok((found, disk)),
+            Err(error @ ChooseDiskError::Ambiguous { .. }) => return Err(error.into()),
+            Err(error) if started.elapsed() > DISK_WITHIN => return Err(error.into()),
+            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+fn choose(found: &inventory::Inventory, pin: Option<&str>) -> Result<Disk, ChooseDiskError> {
     let disks: Vec<Disk> = found
         .disks
         .iter()
@@ -194,7 +219,7 @@ fn choose(found: &inventory::Inventory, pin: Option<&str>) -> Result<Disk> {
             serial: d.serial.clone().unwrap_or_default(),
         })
         .collect();
-    Ok(choose_disk(&disks, pin)?.clone())
+    choose_disk(&disks, pin).cloned()
 }
 
 /// A machine that boots from the network first goes to its disk once without asking anybody.

@@ -22,6 +22,8 @@ const REVOKED_BYTES_MAX: u64 = 1_500_000;
 const SECOND_BYTES: usize = 32 << 20;
 /// Image and boot bundle, with room to spare.
 const STICK_SLAB_BYTES: &str = "1073741824";
+/// A stick's disk comes up long after the stick, when the first look at what is plugged in has ended.
+const SLOW_STICK: &str = "usb-storage.delay_use=8";
 /// The stick's node fetches the image.
 const FILL_TIMEOUT: Duration = Duration::from_secs(400);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(240);
@@ -349,6 +351,8 @@ fn sticks_with_vouchers() -> Result<()> {
         "--slab-bytes",
         STICK_SLAB_BYTES,
         "--stay",
+        "--append",
+        SLOW_STICK,
     ];
     let spare = Machine {
         name: "S",

@@ -1,6 +1,6 @@
 //! What the boot media or a boot script tells the agent: the kernel's command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
@@ -19,6 +19,15 @@ pub(crate) struct CommandLine {
     pub(crate) boot_interface: Option<[u8; 6]>,
     /// All other `lamplighter.KEY=VALUE`, by KEY; a word without `=` has an empty value.
     pub(crate) others: BTreeMap<String, String>,
+}
+
+/// What a technician says of kernel modules on the command line, as modprobe(8) takes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ForModules {
+    /// `MODULE.PARAMETER=VALUE`: what a module is given as it is loaded, by its name.
+    pub(crate) parameters: BTreeMap<String, String>,
+    /// `modprobe.blacklist=MODULE,...`: what no device gets, though another module may.
+    pub(crate) blacklist: BTreeSet<String>,
 }
 
 /// A command line that says something the agent cannot take.
@@ -44,6 +53,37 @@ pub(crate) enum ReadCommandLineError {
 pub(crate) fn read() -> Result<CommandLine, ReadCommandLineError> {
     let line = fs::read_to_string(COMMAND_LINE).map_err(ReadCommandLineError::Read)?;
     parse(&line)
+}
+
+/// What this kernel's command line says of modules; nothing when it cannot be read.
+pub(crate) fn for_modules() -> ForModules {
+    parse_for_modules(&fs::read_to_string(COMMAND_LINE).unwrap_or_default())
+}
+
+fn parse_for_modules(line: &str) -> ForModules {
+    let mut found = ForModules::default();
+    for word in words(line) {
+        let (key, value) = word.split_once('=').unwrap_or((&word, ""));
+        let Some((module, parameter)) = key.split_once('.') else {
+            continue;
+        };
+        let module = module.replace('-', "_");
+        if (module.as_str(), parameter) == ("modprobe", "blacklist") {
+            let names = value.split(',').map(|name| name.replace('-', "_"));
+            found.blacklist.extend(names);
+            continue;
+        }
+        let quote = if value.contains(char::is_whitespace) {
+            "\""
+        } else {
+            ""
+        };
+        let given = found.parameters.entry(module).or_default();
+        let blank = if given.is_empty() { "" } else { " " };
+        let equals = if word.contains('=') { "=" } else { "" };
+        *given += &format!("{blank}{parameter}{equals}{quote}{value}{quote}");
+    }
+    found
 }
 
 /// Reads words as the kernel does: separated by blanks, a part in double quotes may hold blanks.
@@ -111,6 +151,20 @@ mod tests {
         assert_eq!(found.others["note"], "two words");
         assert_eq!(found.others["stay"], "");
         assert_eq!(found.boot_interface, None);
+    }
+
+    #[test]
+    fn modules_are_given_what_a_technician_says() {
+        let line = "quiet usb-storage.delay_use=20 modprobe.blacklist=nouveau,snd-hda usb_storage.quirks=0bda:0309:u \
+            a.words=\"two words\" b.flag console=ttyS0 lamplighter.stick";
+        let found = parse_for_modules(line);
+        let given = |module: &str| found.parameters.get(module).map(String::as_str);
+        let usb = "delay_use=20 quirks=0bda:0309:u";
+        assert_eq!(given("usb_storage"), Some(usb));
+        assert_eq!(given("a"), Some("words=\"two words\""));
+        assert_eq!(given("b"), Some("flag"));
+        let expect = ["nouveau", "snd_hda"].map(str::to_owned);
+        assert_eq!(found.blacklist, BTreeSet::from(expect));
     }
 
     #[test]

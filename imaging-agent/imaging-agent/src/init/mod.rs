@@ -17,6 +17,7 @@ pub(crate) mod modules;
 pub(crate) mod network;
 pub(crate) mod reboot;
 pub(crate) mod stick;
+pub(crate) mod uevents;
 
 use std::fs;
 use std::io;

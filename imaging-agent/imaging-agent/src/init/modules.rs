@@ -1,7 +1,9 @@
 //! Kernel modules without udev: what devices ask for by their modalias is looked up and loaded, again and again until
-//! nothing new appears.
+//! nothing new appears; from then on the kernel announces what comes up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
+
+use super::command_line::{self, ForModules};
+use super::uevents::{Heard, Uevents};
 
 /// Looking for devices stops after this long, found or not: a bus that never settles must not hold up the rest.
 const COLDPLUG_DEADLINE: Duration = Duration::from_secs(30);
@@ -67,6 +72,7 @@ pub(crate) struct Modules {
     aliases: BTreeMap<String, Vec<(String, String)>>,
     soft: BTreeMap<String, Vec<String>>,
     builtin: BTreeSet<String>,
+    asked: ForModules,
     tried: BTreeSet<String>,
 }
 
@@ -90,7 +96,9 @@ impl Modules {
         let release = nix::sys::utsname::uname()
             .map(|names| names.release().to_os_string())
             .unwrap_or_default();
-        Self::open_folder(&Path::new("/lib/modules").join(release))
+        let mut modules = Self::open_folder(&Path::new("/lib/modules").join(release))?;
+        modules.asked = command_line::for_modules();
+        Ok(modules)
     }
 
     fn open_folder(folder: &Path) -> Result<Self, LoadModuleError> {
@@ -179,8 +187,8 @@ impl Modules {
     }
 
     /// Looks at every device for what it asks for and loads that, until no new device has appeared for a while. Devices
-    /// behind a driver (disks behind a controller, keyboards behind a USB hub) appear as it starts. May be called again
-    /// at any time, for what was plugged in since.
+    /// behind a driver (disks behind a controller, keyboards behind a USB hub) appear as it starts, and some take longer
+    /// than anyone wants to wait: a stick's disk comes a second after the stick ([`Self::keep_loading`] sees to it).
     pub(crate) fn coldplug(&mut self) -> Coldplug {
         let deadline = Instant::now() + COLDPLUG_DEADLINE;
         let mut done = Coldplug::default();
@@ -192,15 +200,7 @@ impl Modules {
                 .filter(|alias| seen.insert(alias.clone()))
                 .collect();
             for alias in &new {
-                for name in self.matching(alias) {
-                    if self.tried.contains(&name) {
-                        continue;
-                    }
-                    match self.load(&name) {
-                        Ok(()) => done.loaded.push(name),
-                        Err(error) => done.failed.push(error),
-                    }
-                }
+                self.load_for_device(alias, &mut done);
             }
             if !new.is_empty() {
                 last_news = Instant::now();
@@ -211,6 +211,37 @@ impl Modules {
             thread::sleep(PAUSE);
         }
         done
+    }
+
+    /// Loads what devices ask for that come up from now on, for as long as this process lives; blocks. `uevents` were
+    /// opened before the last [`Self::coldplug`], so that no device falls between the two.
+    ///
+    /// # Errors
+    /// Of listening.
+    pub(crate) fn keep_loading(mut self, uevents: &Uevents) -> io::Result<Infallible> {
+        loop {
+            let mut done = Coldplug::default();
+            match uevents.next()? {
+                Heard::Alias(alias) => self.load_for_device(&alias, &mut done),
+                Heard::Lost => done = self.coldplug(),
+                Heard::Other => {}
+            }
+            for name in done.loaded {
+                tracing::info!(name, "a driver for a device that came later");
+            }
+        }
+    }
+
+    fn load_for_device(&mut self, alias: &str, done: &mut Coldplug) {
+        for name in self.matching(alias) {
+            if self.tried.contains(&name) || self.asked.blacklist.contains(&name) {
+                continue;
+            }
+            match self.load(&name) {
+                Ok(()) => done.loaded.push(name),
+                Err(error) => done.failed.push(error),
+            }
+        }
     }
 
     fn matching(&self, alias: &str) -> Vec<String> {
@@ -228,12 +259,13 @@ impl Modules {
             path: path.clone(),
             source,
         })?;
-        match finit_module(open, c"", ModuleInitFlags::empty()) {
+        let name = module_name(file);
+        // a command line holds no zero
+        let given = self.asked.parameters.get(&name).cloned();
+        let given = CString::new(given.unwrap_or_default()).unwrap_or_default();
+        match finit_module(open, &given, ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(source) => Err(LoadModuleError::Refused {
-                name: module_name(file),
-                source,
-            }),
+            Err(source) => Err(LoadModuleError::Refused { name, source }),
         }
     }
 }
