@@ -75,6 +75,12 @@ impl Reports {
         self.news.notify_one();
     }
 
+    /// Whether something waits to be sent.
+    pub(crate) fn waits(&self) -> bool {
+        let queue = self.lock();
+        !queue.waiting.is_empty() || !queue.progress.is_empty()
+    }
+
     /// Waits for something to report. What was reported before may end the wait once.
     pub(crate) async fn news(&self) {
         self.news.notified().await;

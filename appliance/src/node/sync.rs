@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use peer_cache_node::{PeerCache, write_durably};
 use peer_cache_origin::HqOrigin;
 use peer_cache_proto::wire::{Credentials, Documents};
+use trust_format::PublicKey;
 use web_api::{
     Base64, Certified, ConfirmRequest, Hex, LIFE_HELD_SECONDS, NodeDocuments, ReportsAnswer,
     ReportsRequest, SiteStanding,
@@ -19,6 +20,8 @@ use super::{reports::Reports, versions::Versions};
 const EVERY: Duration = Duration::from_secs(1);
 /// Without a report for so long, HQ is asked to answer when there is something new.
 const QUIET_AFTER: Duration = Duration::from_secs(5);
+/// While there is something to report each second, HQ hears so often which nodes are connected.
+const BESIDE_EVERY: Duration = Duration::from_secs(LIFE_HELD_SECONDS);
 /// Pauses double while HQ is away, with up to half as much again by chance: after an outage all stores knock at once.
 const AWAY_MAX: Duration = Duration::from_secs(20);
 /// Once for a new certificate, once to say that it is here, and once more if it changed meanwhile.
@@ -31,9 +34,14 @@ pub(crate) struct Sync {
     reports: Reports,
     versions: Versions,
     dir: PathBuf,
-    seen_orders: u64,
+    /// How many orders HQ had when its documents were fetched last. Each start begins with a look: HQ says where the neighbours were.
+    seen_orders: Option<u64>,
     /// When something was reported last.
     reported: Instant,
+    /// When HQ heard last which nodes are connected.
+    told_beside: Option<Instant>,
+    /// A neighbour tells HQ that this node is there.
+    rests: bool,
 }
 
 /// Documents from HQ, as peers would send them.
@@ -63,8 +71,10 @@ impl Sync {
             reports,
             versions,
             dir,
-            seen_orders: 0,
+            seen_orders: None,
             reported: Instant::now(),
+            told_beside: None,
+            rests: false,
         }
     }
 
@@ -73,6 +83,7 @@ impl Sync {
         let mut pause = EVERY;
         let mut reachable = None;
         loop {
+            self.wait_until_due().await;
             let round = tokio::time::timeout(ASK_WITHIN, self.round())
                 .await
                 .context("HQ does not answer")
@@ -93,22 +104,52 @@ impl Sync {
         }
     }
 
+    /// Another node may report this one; what is news here nobody else tells.
+    async fn wait_until_due(&mut self) {
+        if !self.is_quiet() || self.reports.waits() {
+            return;
+        }
+        let rests = !self.cache.is_due_at_hq();
+        match (self.rests, rests) {
+            (false, true) => tracing::info!("a neighbour tells HQ that this node is there"),
+            (true, false) => tracing::info!("this node tells HQ itself that it is there"),
+            _ => {}
+        }
+        self.rests = rests;
+        if rests {
+            tokio::select! {
+                () = self.cache.due_at_hq() => {}
+                () = self.reports.news() => {}
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.reported.elapsed() >= QUIET_AFTER
+    }
+
     async fn round(&mut self) -> Result<()> {
         self.be_confirmed().await?;
         let known = SiteStanding {
             channel: self.cache.site(|s| s.channel().map_or(0, |c| c.number)),
             roster: self.cache.site(|s| s.roster().map_or(0, |r| r.number)),
-            orders: self.seen_orders,
+            orders: self.seen_orders.unwrap_or(0),
         };
         let reports = self.reports.to_send();
         if !reports.is_empty() {
             self.reported = Instant::now();
         }
-        let is_quiet = self.reported.elapsed() >= QUIET_AFTER;
+        let is_quiet = self.is_quiet();
+        let told = self.told_beside.map(|at| at.elapsed());
+        let beside = match is_quiet || told.is_none_or(|ago| ago >= BESIDE_EVERY) {
+            true => self.cache.neighbours(),
+            false => Vec::new(),
+        };
         let request = ReportsRequest {
             peer_port: self.cache.local_addr().map_or(0, |a| a.port()),
             reports,
             known: is_quiet.then_some(known),
+            beside: beside.iter().map(|key| Hex(key.0)).collect(),
         };
         let asked = self.origin.post("/node/reports", &request);
         let answer: ReportsAnswer = tokio::select! {
@@ -117,9 +158,14 @@ impl Sync {
             () = self.reports.news(), if is_quiet => return Ok(()),
         };
         self.reports.forget(answer.stored);
-        if answer.standing != known {
+        if !beside.is_empty() || is_quiet {
+            self.told_beside = Some(Instant::now());
+        }
+        let wanted: Vec<PublicKey> = answer.wanted.iter().map(|key| PublicKey(key.0)).collect();
+        self.cache.tell_reported(&beside, &wanted);
+        if answer.standing != known || self.seen_orders.is_none() {
             self.fetch_documents().await?;
-            self.seen_orders = answer.standing.orders;
+            self.seen_orders = Some(answer.standing.orders);
         } else if answer.certificate_waits {
             self.take_certificate()
                 .await

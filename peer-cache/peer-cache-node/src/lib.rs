@@ -378,6 +378,46 @@ impl PeerCache {
             .collect()
     }
 
+    /// Nodes that are connected and that HQ itself certified: this node can report them.
+    pub fn neighbours(&self) -> Vec<PublicKey> {
+        let peers = self.shared.peers().into_iter();
+        let certified = peers.filter(|p| p.is_certified_by_hq() && self.shared.may_be_served(p));
+        certified.map(|p| p.key).collect()
+    }
+
+    /// HQ answered a call of this node in which these neighbours were named as being there. Some of them it wants to hear itself.
+    pub fn tell_reported(&self, neighbours: &[PublicKey], wanted: &[PublicKey]) {
+        lock(&self.shared.reporters).handle_called(self.shared.now());
+        for peer in self.shared.peers() {
+            if neighbours.contains(&peer.key) {
+                let wanted = wanted.contains(&peer.key);
+                peer.send(Frame::Reported { wanted });
+            }
+        }
+    }
+
+    /// Whether this node is due to call HQ: unless another reports it.
+    pub fn is_due_at_hq(&self) -> bool {
+        self.rests_for().is_none()
+    }
+
+    /// Returns when it is.
+    pub async fn due_at_hq(&self) {
+        while let Some(rest) = self.rests_for() {
+            // what changes meanwhile is looked at
+            let changed = self.shared.reporters_changed.notified();
+            let _ = tokio::time::timeout(rest, changed).await;
+        }
+    }
+
+    fn rests_for(&self) -> Option<Duration> {
+        let neighbours = self.neighbours();
+        let before = neighbours.iter().filter(|key| **key < self.key()).count();
+        let now = self.shared.now();
+        let until = lock(&self.shared.reporters).rests_until(now, before)?;
+        Some(until.saturating_sub(now))
+    }
+
     /// Object bytes that came from the origin.
     pub fn origin_bytes(&self) -> u64 {
         self.shared.origin_bytes.load(Ordering::Relaxed)

@@ -305,6 +305,8 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, mut frames: FrameReader, _pla
         share.tell(SwarmEvent::Gone { id: peer.id }).await;
     }
     spread::handle_gone(&shared, &peer);
+    lock(&shared.reporters).handle_gone(shared.now(), &peer.key);
+    shared.reporters_changed.notify_one();
     shared.emit(Event::PeerGone { key: peer.key });
 }
 
@@ -445,6 +447,13 @@ async fn handle(shared: &Arc<Shared>, peer: &Arc<Peer>, frame: Frame) {
             };
             let news = lock(&shared.site).learn_vouched(&shown, teller.as_ref());
             tell_vouched(shared, news, Some(peer));
+        }
+        Frame::Reported { wanted } if served && shared.role == Role::Node => {
+            if peer.is_certified_by_hq() {
+                let (now, by) = (shared.now(), peer.key);
+                lock(&shared.reporters).handle_reported(now, by, wanted);
+                shared.reporters_changed.notify_one();
+            }
         }
         Frame::Certificate {
             certificate,

@@ -22,6 +22,7 @@ use peer_cache_proto::{
     machine::MachineFacts,
     pin::{CHECKS_AT_ONCE, PinCounter, PinGate},
     renewal::Renewal,
+    reporter::Reporters,
     suspicion::{ACCUSED_FOR, Suspicions},
     voucher::{VoucherGate, spent_words},
     wire::{Credentials, Frame, Hello, PROTOCOL_VERSION, PeerHint, TicketProof},
@@ -179,6 +180,11 @@ impl Peer {
         matches!(self.standing(), Standing::Node(_))
     }
 
+    /// Whether it is a node that HQ itself certified, and not one that another node or a voucher speaks for.
+    pub(crate) fn is_certified_by_hq(&self) -> bool {
+        matches!(self.standing(), Standing::Node(member) if member.node.may_certify() && member.node.voucher().is_none())
+    }
+
     /// Queues a frame. A peer that does not read is cut off.
     pub(crate) fn send(&self, frame: Frame) {
         if self.outbox.try_send(frame).is_err() {
@@ -248,6 +254,9 @@ pub(crate) struct Shared {
     /// A PIN is being checked.
     pub(crate) pin_checks: Arc<Semaphore>,
     pub(crate) disks_say: Mutex<DisksSay>,
+    /// Of a node: who tells HQ that it is there.
+    pub(crate) reporters: Mutex<Reporters>,
+    pub(crate) reporters_changed: Notify,
     voucher_pin: Option<VoucherPin>,
     next_peer: AtomicU64,
 }
@@ -263,6 +272,8 @@ impl Shared {
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
+            reporters: Mutex::new(Reporters::new(config.identity.public())),
+            reporters_changed: Notify::new(),
             identity: config.identity,
             role: config.role,
             always_on: config.always_on,

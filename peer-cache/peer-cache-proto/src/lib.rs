@@ -17,6 +17,7 @@ pub mod machine;
 pub mod pin;
 pub mod recognition;
 pub mod renewal;
+pub mod reporter;
 pub mod spread;
 pub mod suspicion;
 pub mod swarm;

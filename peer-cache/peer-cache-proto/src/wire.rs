@@ -21,7 +21,7 @@ pub use members::Members;
 pub use request::*;
 
 /// Version of everything in this module. Programs of different versions do not talk.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 /// Application protocol of the QUIC handshake (RFC 7301).
 pub const ALPN: &[u8] = b"lamplighter/1";
 /// UDP port of a node's QUIC endpoint.
@@ -225,6 +225,11 @@ pub enum Frame {
     PinTally(PinTally),
     /// What machines showed whose rights come from a voucher: it admits so many and no more.
     Vouched(Vec<Credentials>),
+    /// HQ took a report of the speaker in which the listener is named among those that are there.
+    Reported {
+        /// HQ wants to hear the listener itself.
+        wanted: bool,
+    },
 }
 
 impl Frame {
@@ -296,6 +301,9 @@ impl Frame {
                 out.u8(16).count(shown.len());
                 shown.iter().for_each(|one| one.encode(&mut out));
             }
+            Self::Reported { wanted } => {
+                out.u8(17).flag(*wanted);
+            }
         }
         out.finish()
     }
@@ -362,6 +370,9 @@ impl Frame {
                 let shown = (0..count).map(|_| Credentials::decode(&mut input));
                 Self::Vouched(shown.collect::<Result<_, DecodeError>>()?)
             }
+            17 => Self::Reported {
+                wanted: input.flag("whether HQ wants it")?,
+            },
             other => return Err(input.bad("frame type", 1, other.into())),
         };
         input.finish()?;

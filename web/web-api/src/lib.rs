@@ -28,9 +28,10 @@ pub use audit::{
 pub use enrolment::{EnrolmentToken, ParseTokenError, certificate_fingerprint};
 pub use import::{IMPORT_FAULTS_MAX, IMPORT_LINES_MAX, ImportFault, ImportReport};
 pub use node::{
-    AgentAdmitted, AgentTicket, Certified, CertifyRequest, ConfirmRequest, EnrolRequest, Enrolled,
-    HolderView, LIFE_HELD_SECONDS, LeaseAnswer, LeaseEnd, LeaseHeld, LeaseKind, LeaseRequest,
-    NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest, SiteStanding,
+    AgentAdmitted, AgentTicket, BESIDE_MAX, Certified, CertifyRequest, ConfirmRequest,
+    EnrolRequest, Enrolled, HolderView, LIFE_HELD_SECONDS, LeaseAnswer, LeaseEnd, LeaseHeld,
+    LeaseKind, LeaseRequest, NodeDocuments, PeerAddress, ReportsAnswer, ReportsRequest,
+    SiteStanding,
 };
 pub use page::{PAGE_ROWS, PAGE_ROWS_MAX, PAGE_TOTAL_MAX, Page};
 pub use people::{

@@ -197,7 +197,13 @@ pub struct ReportsRequest {
     /// [`LIFE_HELD_SECONDS`].
     #[serde(default)]
     pub known: Option<SiteStanding>,
+    /// Other nodes of the site that the node is connected to, at most [`BESIDE_MAX`]: HQ need not hear of them themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Hex<32>>,
 }
+
+/// Nodes that one node reports beside itself: as many as it can be connected to.
+pub const BESIDE_MAX: usize = 256;
 
 /// How long HQ holds a sign of life of a node that knows everything: so often it is heard of at least.
 pub const LIFE_HELD_SECONDS: u64 = 10;
@@ -225,4 +231,7 @@ pub struct ReportsAnswer {
     /// HQ has another certificate for the node than it is known to have: it was renamed, or a new authority key signed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub certificate_waits: bool,
+    /// Of the nodes beside it, those that HQ wants to hear themselves: it does not know them, or has something for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted: Vec<Hex<32>>,
 }

@@ -4,10 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use tokio::time::{Instant, timeout_at};
-use trust_format::{MachineId, SiteId, Voucher, check_completion};
+use trust_format::{MachineId, PublicKey, SiteId, Voucher, check_completion};
 use web_api::{
-    Facts, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport, NumberedReport, REPORTS_MAX,
-    ReportsAnswer, ReportsRequest,
+    BESIDE_MAX, Facts, Hex, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport,
+    NumberedReport, REPORTS_MAX, ReportsAnswer, ReportsRequest,
 };
 
 use crate::{
@@ -74,6 +74,11 @@ pub(crate) async fn take(
             "more than {REPORTS_MAX} reports in one request"
         )));
     }
+    if request.beside.len() > BESIDE_MAX {
+        return Err(Refusal::bad(format!(
+            "more than {BESIDE_MAX} nodes beside one"
+        )));
+    }
     if request
         .reports
         .iter()
@@ -97,6 +102,7 @@ pub(crate) async fn take(
         Some(answer) => (answer.stored, answer),
         None => write(&hq, &node, address, request.reports).await?,
     };
+    answer.wanted = hear_beside(&hq, node.site, &request.beside).await?;
     let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
     while is_life
         && request.known == Some(answer.standing)
@@ -104,10 +110,25 @@ pub(crate) async fn take(
         && Instant::now() < until
     {
         if timeout_at(until, bell.changed()).await.is_ok() {
-            answer = news(&mut *hq.database.read().await?, &node, stored).await?;
+            let news = news(&mut *hq.database.read().await?, &node, stored).await?;
+            let wanted = answer.wanted;
+            answer = ReportsAnswer { wanted, ..news };
         }
     }
     Ok(Json(answer))
+}
+
+/// Takes a node's word for it that others of its site are there. Those that HQ has to hear itself come back.
+async fn hear_beside(hq: &Hq, site: SiteId, beside: &[Hex<32>]) -> Result<Vec<Hex<32>>, Refusal> {
+    if beside.is_empty() {
+        return Ok(Vec::new());
+    }
+    let settled = nodes::settled_of_site(&mut *hq.database.read().await?, site).await?;
+    let is_settled = |key: &Hex<32>| settled.contains(&PublicKey(key.0));
+    let (there, wanted): (Vec<Hex<32>>, Vec<_>) = beside.iter().copied().partition(is_settled);
+    hq.signs_of_life
+        .heard(there.iter().map(|key| PublicKey(key.0)));
+    Ok(wanted)
 }
 
 /// What a node is told of which nothing is new but that it is there.
@@ -120,7 +141,7 @@ async fn hear(
     let Some(stored) = nodes::settled(&mut db, &node.key, address).await? else {
         return Ok(None);
     };
-    hq.signs_of_life.heard(node.key);
+    hq.signs_of_life.heard([node.key]);
     Ok(Some(news(&mut db, node, stored).await?))
 }
 
@@ -166,6 +187,7 @@ async fn news(db: &mut Connection, node: &Node, stored: u64) -> Result<ReportsAn
         stored,
         standing: sites::standing(db, node.site).await?,
         certificate_waits: known.is_some_and(|n| !n.life.certificate_taken),
+        wanted: Vec::new(),
     })
 }
 

@@ -1,10 +1,10 @@
 //! When nodes were last heard of, written together every few seconds.
 //!
-//! A chain has more nodes than a disk can be told of one by one: each says every ten seconds that it is there, and to write that is to wait for
-//! the disk. Whatever else a node says is written before it is answered.
+//! A chain has more nodes than a disk can be told of one by one: of each HQ hears every ten seconds that it is there, and to write that is to
+//! wait for the disk. Whatever else a node says is written before it is answered.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,20 +22,29 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(2);
 /// Nodes that are written in one transaction.
 const WRITTEN_AT_ONCE: usize = 500;
 
-/// Nodes that were heard of and when, in seconds since 1970. Each is known: there are no more than the database has.
+/// Nodes that were heard of since the last writing. Each is known: there are no more than the database has.
 #[derive(Debug, Default)]
-pub(crate) struct SignsOfLife(Mutex<BTreeMap<PublicKey, u64>>);
+pub(crate) struct SignsOfLife(Mutex<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    nodes: BTreeSet<PublicKey>,
+    /// When the first of them was, in seconds since 1970.
+    since: u64,
+}
 
 impl SignsOfLife {
-    /// A node that is known was heard of.
-    pub(crate) fn heard(&self, node: PublicKey) {
+    /// Nodes that are known were heard of.
+    pub(crate) fn heard(&self, nodes: impl IntoIterator<Item = PublicKey>) {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.insert(node, unix_seconds());
+        if heard.nodes.is_empty() {
+            heard.since = unix_seconds();
+        }
+        heard.nodes.extend(nodes);
     }
 
-    fn take(&self) -> Vec<(PublicKey, u64)> {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *heard).into_iter().collect()
+    fn take(&self) -> Heard {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -45,12 +54,12 @@ pub(crate) async fn keep_writing(hq: Arc<Hq>) {
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
-        for some in hq.signs_of_life.take().chunks(WRITTEN_AT_ONCE) {
+        let heard = hq.signs_of_life.take();
+        let all: Vec<PublicKey> = heard.nodes.into_iter().collect();
+        for some in all.chunks(WRITTEN_AT_ONCE) {
             let written = async {
                 let mut change = hq.database.write().await?;
-                for (node, seen) in some {
-                    nodes::heard_at(&mut change, node, *seen).await?;
-                }
+                nodes::heard_at(&mut change, some, heard.since).await?;
                 change.commit().await
             };
             if let Err(error) = written.await {

@@ -14,6 +14,7 @@ mod fallback;
 mod hostile;
 mod machines;
 mod raw;
+mod reporter;
 mod spread;
 mod trust;
 mod vouchers;

@@ -4,6 +4,7 @@ mod nodeless;
 pub mod noisy;
 mod offline;
 mod rebuilt;
+mod reporter;
 mod restored;
 mod secrets;
 pub mod shaped;

@@ -149,6 +149,7 @@ fn frames() -> Vec<Frame> {
             certificate: vec![1; 30],
             issuer: Some(vec![2; 30]),
         }]),
+        Frame::Reported { wanted: true },
         Frame::Documents(Documents {
             roots: vec![vec![1; 9]],
             channel: None,

@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use trust_format::{MachineId, PublicKey, SiteId};
 use utoipa::{IntoParams, ToSchema};
@@ -216,11 +218,29 @@ pub(crate) async fn settled(
     row.map(|row| number(&row, "reports")).transpose()
 }
 
-/// The node was heard of then, and nothing else is new.
-pub(crate) async fn heard_at(db: &mut Connection, node: &PublicKey, seen: u64) -> Result<()> {
-    sql::query("UPDATE nodes SET seen = $2 WHERE node_key = $1")
-        .bind(node.to_string())
-        .bind(big(seen))
+/// Nodes of a site of which there is nothing to write but that they are there (as [`settled`]), and for which nothing waits.
+pub(crate) async fn settled_of_site(
+    db: &mut Connection,
+    site: SiteId,
+) -> Result<BTreeSet<PublicKey>> {
+    let rows = sql::query(
+        "SELECT n.node_key FROM nodes n LEFT JOIN machines m ON m.site = n.site AND m.id = n.machine
+         WHERE n.site = $1 AND n.revoked = 0 AND n.replaced_by IS NULL AND n.seen > 0 AND n.certificate_taken = 1
+            AND (m.state IS NULL OR m.state = 'done')",
+    )
+    .bind(site.to_string())
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| key(row, "node_key")).collect()
+}
+
+/// These nodes were heard of then or later, and nothing else is new.
+pub(crate) async fn heard_at(db: &mut Connection, nodes: &[PublicKey], seen: u64) -> Result<()> {
+    sql::query("UPDATE nodes SET seen = ")
+        .value(big(seen))
+        .say(" WHERE node_key IN (")
+        .list(nodes.iter().map(PublicKey::to_string))
+        .say(")")
         .execute(db)
         .await?;
     Ok(())

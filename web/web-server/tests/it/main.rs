@@ -8,6 +8,7 @@ mod audit;
 mod away;
 mod backing;
 mod backup;
+mod beside;
 mod distribution;
 mod enrolment;
 mod health;

@@ -24,6 +24,7 @@ async fn a_renamed_node_gets_a_certificate_that_says_so() {
         peer_port: 4433,
         reports: vec![],
         known: Some(standing),
+        beside: vec![],
     };
     let asked = Instant::now();
     let digits = node.key.public.to_string()[..8].to_uppercase();

@@ -171,6 +171,7 @@ async fn an_order_at_one_wakes_a_node_that_waits_at_the_other() {
         peer_port: 0,
         reports: vec![],
         known,
+        beside: vec![],
     };
     let path = "/api/v1/node/reports";
     let now: ReportsAnswer = at_two.post(path, &life(None)).await.json();

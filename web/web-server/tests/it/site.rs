@@ -291,6 +291,7 @@ async fn reports_count_once_and_in_order() {
         peer_port: 1,
         reports,
         known: None,
+        beside: vec![],
     };
     node.caller
         .post("/api/v1/node/reports", &request)
@@ -419,6 +420,7 @@ async fn an_install_is_followed_to_the_call_from_the_new_system() {
         peer_port: 0,
         reports: vec![],
         known: None,
+        beside: vec![],
     };
     world
         .with_key(&new)
@@ -443,6 +445,7 @@ async fn a_sign_of_life_is_held_until_there_is_news() {
         peer_port: 4433,
         reports: vec![],
         known: Some(known),
+        beside: vec![],
     };
     let path = "/api/v1/node/reports";
     // it knows something that is not so

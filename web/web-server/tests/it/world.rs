@@ -546,6 +546,7 @@ impl Node {
             peer_port: 4433,
             reports,
             known: None,
+            beside: vec![],
         };
         self.caller
             .post("/api/v1/node/reports", &request)
