@@ -5,9 +5,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use web_api::HQ_PORT;
 use web_server::{
-    Bucket, DatabasePlace, HqConfig, PageDoor, ParseDatabasePlaceError, RunningHq, back_up, restore,
+    Bucket, CONNECTIONS_MAX, DatabasePlace, HqConfig, PageDoor, ParseDatabasePlaceError, RunningHq,
+    back_up, restore,
 };
 
 use crate::client::word_of_local_hq;
@@ -134,6 +136,27 @@ fn database_place(text: &str) -> Result<ParsedPlace, Infallible> {
     Ok(text.parse())
 }
 
+/// Files that HQ has open beside its connections: its database, objects, libraries.
+const OTHER_FILES: u64 = 512;
+
+/// A connection is a file, and a program begins with leave to open 1,024.
+fn allow_connections() {
+    let wanted = CONNECTIONS_MAX as u64 + OTHER_FILES;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let most = wanted.max(soft).min(hard);
+        setrlimit(Resource::RLIMIT_NOFILE, most, hard).map(|()| most)
+    });
+    match raised {
+        Ok(most) if most >= wanted => {}
+        Ok(most) => tracing::warn!(
+            most,
+            wanted,
+            "HQ may open fewer files than it needs for as many stores as it takes: raise LimitNOFILE of its service"
+        ),
+        Err(error) => tracing::warn!(%error, "how many files HQ may open"),
+    }
+}
+
 /// Runs until SIGTERM or Ctrl-C.
 #[allow(
     clippy::print_stdout,
@@ -156,6 +179,7 @@ pub(crate) async fn run(arguments: HqArguments) -> Result<()> {
         }),
         _ => None,
     };
+    allow_connections();
     let hq = RunningHq::start(HqConfig {
         folder: dir.clone(),
         listen: arguments.listen,

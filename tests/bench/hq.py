@@ -254,8 +254,6 @@ def of_kind(kind, scale):
 
 
 def rows(keys, quick):
-    if unknown := [key for key in keys if key not in [*KEYS, "hq"]]:
-        raise SystemExit(f"hq: no key {unknown[0]}; there is {', '.join(KEYS)}")
     for key in KEYS:
-        if key in keys or "hq" in keys:
+        if key in keys:
             yield of_kind(key.rsplit("_", 1)[1], QUICK if quick else 1)

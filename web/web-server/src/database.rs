@@ -68,6 +68,9 @@ pub(crate) use sql::Connection;
 use sql::{Link, Row};
 
 const READERS_MAX: u32 = 4;
+/// Pages that a connection keeps, in KiB below zero: with SQLite's own 2 MiB, rows of nodes all over the file are read again for each write.
+const WRITER_CACHE: &str = "-16384";
+const READER_CACHE: &str = "-8192";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Result of a statement.
@@ -341,12 +344,15 @@ async fn open_file(path: &Path) -> Result<(SqlitePool, SqlitePool, i64)> {
         .busy_timeout(BUSY_TIMEOUT);
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
-        .connect_with(options.clone())
+        // a file does not hang up
+        .test_before_acquire(false)
+        .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
         .await?;
     let found = schema::bring_up_file(&writer).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS_MAX)
-        .connect_with(options.read_only(true))
+        .test_before_acquire(false)
+        .connect_with(options.pragma("cache_size", READER_CACHE).read_only(true))
         .await?;
     Ok((writer, readers, found))
 }

@@ -27,8 +27,8 @@ use crate::{
 
 /// A database that takes longer is as good as away.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// A node that was heard of within this time is there: signs of life come every 10 s.
-const THERE_SECONDS: u64 = 60;
+/// A node that was heard of within this time is there: of one that others name it is written every minute.
+const THERE_SECONDS: u64 = 120;
 
 /// What HQ counts while it runs; from 0 at each start.
 #[derive(Debug, Clone, Default)]

@@ -7,6 +7,7 @@ mod agents;
 mod audit;
 mod backup;
 mod bell;
+mod beside;
 mod database;
 mod door;
 mod error;
@@ -24,6 +25,7 @@ mod openapi;
 mod orders;
 mod page;
 mod people;
+mod progress;
 mod rebuilt;
 mod reports;
 mod roots;
@@ -59,7 +61,7 @@ pub use database::{DatabasePlace, OpenDatabaseError, ParseDatabasePlaceError};
 use people::{passwords::Passwords, setup::SetupCode, tries::Tries};
 pub use roots::FollowRootsError;
 pub use routes::route_table;
-pub use tls::{ServerIdentity, TlsError};
+pub use tls::{CONNECTIONS_MAX, ServerIdentity, TlsError};
 
 /// Where HQ keeps everything and where it listens.
 #[derive(Debug, Clone)]
@@ -176,6 +178,8 @@ pub(crate) struct Hq {
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) counts: health::Counts,
     pub(crate) signs_of_life: signs_of_life::SignsOfLife,
+    pub(crate) progress: progress::Progress,
+    pub(crate) settled: beside::Settled,
 }
 
 /// A running HQ.
@@ -271,6 +275,8 @@ impl RunningHq {
             watchers: Arc::new(Semaphore::new(live::WATCHERS_MAX)),
             counts: health::Counts::default(),
             signs_of_life: signs_of_life::SignsOfLife::default(),
+            progress: progress::Progress::default(),
+            settled: beside::Settled::default(),
         });
         roots::join(&hq).await?;
         roots::log_keys(&hq.signer);
@@ -280,6 +286,7 @@ impl RunningHq {
         let mut beside = vec![
             tokio::spawn(roots::keep_following(hq.clone())),
             tokio::spawn(signs_of_life::keep_writing(hq.clone())),
+            tokio::spawn(progress::keep_writing(hq.clone())),
         ];
         let router = routes::router(hq);
         let page_address = match config.page {

@@ -34,7 +34,7 @@ use crate::{
 
 /// Watchers at once.
 pub(crate) const WATCHERS_MAX: usize = 512;
-/// A watcher is given what changed so often at most.
+/// A watcher is given what changed so often at most, unless it is more than is read at once.
 const PACE: Duration = Duration::from_millis(300);
 /// A watcher whose line is quiet hears from HQ so often: proxies end what is silent for a minute.
 const QUIET: Duration = Duration::from_secs(15);
@@ -161,9 +161,12 @@ impl Watcher {
             sleep_until(self.pause).await;
             self.bell.mark_unchanged();
             // a database that is away ends the stream; the watcher asks again, and is told so
-            let events = self.read().await.ok()?;
+            let (events, is_more) = self.read().await.ok()?;
             if !events.is_empty() {
-                self.pause = Instant::now() + PACE;
+                self.pause = Instant::now();
+                if !is_more {
+                    self.pause += PACE;
+                }
                 return Some(events);
             }
             if timeout_at(quiet, self.bell.changed()).await.is_err() {
@@ -173,14 +176,15 @@ impl Watcher {
         None
     }
 
-    async fn read(&mut self) -> Result<Vec<Event>, sqlx::Error> {
+    /// What changed, and whether there is more of it.
+    async fn read(&mut self) -> Result<(Vec<Event>, bool), sqlx::Error> {
         let mut db = self.hq.database.read().await?;
         let db: &mut Connection = &mut db;
         let all = changes::all(db).await?;
         if begin(Some(self.seen), all).1 {
             self.seen = all;
             let event = Event::default().event("behind").id(all.to_string());
-            return Ok(vec![event.data("{}")]);
+            return Ok((vec![event.data("{}")], false));
         }
         let (reach, site, seen) = (self.reach, self.site, self.seen);
         let machines = changes::machines_since(db, reach, site, seen.changes, ROWS_MAX).await?;
@@ -202,7 +206,8 @@ impl Watcher {
         if is_whole(lines.len()) {
             self.seen.lines = self.seen.lines.max(all.lines);
         }
-        Ok(events)
+        let is_more = !is_whole(machines.len()) || !is_whole(lines.len());
+        Ok((events, is_more))
     }
 }
 

@@ -4,15 +4,16 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use tokio::time::{Instant, timeout_at};
-use trust_format::{MachineId, PublicKey, SiteId, Voucher, check_completion};
+use trust_format::{MachineId, SiteId, Voucher, check_completion};
 use web_api::{
-    BESIDE_MAX, Facts, Hex, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport,
-    NumberedReport, REPORTS_MAX, ReportsAnswer, ReportsRequest,
+    BESIDE_MAX, Facts, InstallReport, InstallState, LIFE_HELD_SECONDS, NodeReport, NumberedReport,
+    REPORTS_MAX, ReportsAnswer, ReportsRequest,
 };
 
 use crate::{
     Hq,
     access::Node,
+    beside,
     database::{
         Connection,
         events::{self, EventKind},
@@ -89,20 +90,24 @@ pub(crate) async fn take(
         ));
     }
     let is_life = request.reports.is_empty();
+    let is_progress = !is_life && hq.progress.take(&node, &request.reports);
     // before the first look, so that no change falls between
     let mut bell = hq.bells.documents.listen(node.site);
     let address = (request.peer_port != 0)
         .then(|| SocketAddr::new(client.ip().to_canonical(), request.peer_port).to_string());
     let address = address.as_deref();
-    let quiet = match is_life {
-        true => hear(&hq, &node, address).await?,
+    let last = request.reports.last().map(|report| report.number);
+    let quiet = match is_life || is_progress {
+        true => hear(&hq, &node, address, last, !request.beside.is_empty()).await?,
         false => None,
     };
     let (stored, mut answer) = match quiet {
         Some(answer) => (answer.stored, answer),
-        None => write(&hq, &node, address, request.reports).await?,
+        None => write(&hq, &node, address, &request.reports).await?,
     };
-    answer.wanted = hear_beside(&hq, node.site, &request.beside).await?;
+    if !request.beside.is_empty() {
+        answer.wanted = beside::hear(&hq, &node, &request.beside).await?;
+    }
     let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
     while is_life
         && request.known == Some(answer.standing)
@@ -118,31 +123,33 @@ pub(crate) async fn take(
     Ok(Json(answer))
 }
 
-/// Takes a node's word for it that others of its site are there. Those that HQ has to hear itself come back.
-async fn hear_beside(hq: &Hq, site: SiteId, beside: &[Hex<32>]) -> Result<Vec<Hex<32>>, Refusal> {
-    if beside.is_empty() {
-        return Ok(Vec::new());
-    }
-    let settled = nodes::settled_of_site(&mut *hq.database.read().await?, site).await?;
-    let is_settled = |key: &Hex<32>| settled.contains(&PublicKey(key.0));
-    let (there, wanted): (Vec<Hex<32>>, Vec<_>) = beside.iter().copied().partition(is_settled);
-    hq.signs_of_life
-        .heard(there.iter().map(|key| PublicKey(key.0)));
-    Ok(wanted)
-}
-
-/// What a node is told of which nothing is new but that it is there.
+/// What a node is told of which nothing is to be written now but that it is there; its reports up to the last one are in good hands.
 async fn hear(
     hq: &Hq,
     node: &Node,
     address: Option<&str>,
+    last: Option<u64>,
+    names_others: bool,
 ) -> Result<Option<ReportsAnswer>, Refusal> {
     let mut db = hq.database.read().await?;
-    let Some(stored) = nodes::settled(&mut db, &node.key, address).await? else {
+    let call = nodes::call(&mut db, &node.key, address).await?;
+    let Some(call) = call.filter(|call| call.is_settled) else {
         return Ok(None);
     };
-    hq.signs_of_life.heard([node.key]);
-    Ok(Some(news(&mut db, node, stored).await?))
+    if !names_others {
+        hq.signs_of_life.heard([node.key]);
+    }
+    let stored = last.unwrap_or(call.reports);
+    Ok(Some(told(stored, &call)))
+}
+
+fn told(stored: u64, call: &nodes::Call) -> ReportsAnswer {
+    ReportsAnswer {
+        stored,
+        standing: call.standing,
+        certificate_waits: !call.certificate_taken,
+        wanted: Vec::new(),
+    }
 }
 
 /// Stores what is new of a node. Returns the number of its last stored report, and what it is told.
@@ -150,7 +157,7 @@ async fn write(
     hq: &Hq,
     node: &Node,
     address: Option<&str>,
-    reports: Vec<NumberedReport>,
+    reports: &[NumberedReport],
 ) -> Result<(u64, ReportsAnswer), Refusal> {
     let mut change = hq.database.write().await?;
     let known = nodes::find(&mut change, &node.key).await?;
@@ -161,7 +168,7 @@ async fn write(
             continue;
         }
         stored = numbered.number;
-        store(&mut change, hq, &known, numbered.report).await?;
+        store(&mut change, hq, &known, numbered.report.clone()).await?;
     }
     called_home(&mut change, &known).await?;
     if known.life.seen == 0 && known.life.order > 0 {
@@ -176,19 +183,17 @@ async fn write(
     }
     nodes::heard(&mut change, &node.key, unix_seconds(), address, stored).await?;
     let answer = news(&mut change, node, stored).await?;
+    hq.progress.handle_writing(node, reports);
     change.commit().await?;
+    hq.progress.handle_written(node, reports);
     Ok((stored, answer))
 }
 
 /// What a node is told.
 async fn news(db: &mut Connection, node: &Node, stored: u64) -> Result<ReportsAnswer, Refusal> {
-    let known = nodes::find(db, &node.key).await?;
-    Ok(ReportsAnswer {
-        stored,
-        standing: sites::standing(db, node.site).await?,
-        certificate_waits: known.is_some_and(|n| !n.life.certificate_taken),
-        wanted: Vec::new(),
-    })
+    let call = nodes::call(db, &node.key, None).await?;
+    let call = call.ok_or_else(|| Refusal::missing("this node"))?;
+    Ok(told(stored, &call))
 }
 
 async fn store(

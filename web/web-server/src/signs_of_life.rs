@@ -4,7 +4,7 @@
 //! wait for the disk. Whatever else a node says is written before it is answered.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use trust_format::PublicKey;
 
 use crate::{
     Hq,
-    database::{nodes, unix_seconds},
+    database::{nodes, nodes::RollCall, unix_seconds},
 };
 
 /// By so much may be old when a node was last heard of; who decides by it allows for many times more.
@@ -31,6 +31,8 @@ struct Heard {
     nodes: BTreeSet<PublicKey>,
     /// When the first of them was, in seconds since 1970.
     since: u64,
+    /// Whom each reporter named last.
+    named: BTreeMap<PublicKey, RollCall>,
 }
 
 impl SignsOfLife {
@@ -41,6 +43,12 @@ impl SignsOfLife {
             heard.since = unix_seconds();
         }
         heard.nodes.extend(nodes);
+    }
+
+    /// A node named others of its site.
+    pub(crate) fn named(&self, by: PublicKey, call: RollCall) {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.named.insert(by, call);
     }
 
     fn take(&self) -> Heard {
@@ -55,16 +63,24 @@ pub(crate) async fn keep_writing(hq: Arc<Hq>) {
     loop {
         beat.tick().await;
         let heard = hq.signs_of_life.take();
-        let all: Vec<PublicKey> = heard.nodes.into_iter().collect();
-        for some in all.chunks(WRITTEN_AT_ONCE) {
-            let written = async {
-                let mut change = hq.database.write().await?;
-                nodes::heard_at(&mut change, some, heard.since).await?;
-                change.commit().await
-            };
-            if let Err(error) = written.await {
-                tracing::debug!(%error, "when nodes were heard of is not written");
-            }
+        if let Err(error) = write(&hq, heard).await {
+            tracing::debug!(%error, "when nodes were heard of is not written");
         }
     }
+}
+
+async fn write(hq: &Hq, heard: Heard) -> Result<(), sqlx::Error> {
+    let nodes: Vec<PublicKey> = heard.nodes.into_iter().collect();
+    for some in nodes.chunks(WRITTEN_AT_ONCE) {
+        let mut change = hq.database.write().await?;
+        nodes::heard_at(&mut change, some, heard.since).await?;
+        change.commit().await?;
+    }
+    let named: Vec<_> = heard.named.into_iter().collect();
+    for some in named.chunks(WRITTEN_AT_ONCE) {
+        let mut change = hq.database.write().await?;
+        nodes::put_roll_calls(&mut change, some).await?;
+        change.commit().await?;
+    }
+    Ok(())
 }

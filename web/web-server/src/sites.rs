@@ -7,8 +7,8 @@ use trust_format::{
     CHANNEL_REVOKED_MAX, Channel, Digest, HqContact, PublicKey, SiteId, UnknownRule, Verified,
 };
 use web_api::{
-    EnrolmentToken, Hex, NewSite, NewToken, Page, SiteChange, SiteCreated, SiteInfo, SiteStanding,
-    SiteUnknown, TokenInfo, TokenMade,
+    EnrolmentToken, Hex, NewSite, NewToken, Page, SiteChange, SiteCreated, SiteInfo, SiteUnknown,
+    TokenInfo, TokenMade,
 };
 use zeroize::Zeroizing;
 
@@ -17,7 +17,7 @@ use crate::{
     access::By,
     bell::News,
     database::{
-        self, Connection, images, nodes, reach,
+        Connection, images, nodes, reach,
         reach::Reach,
         sites,
         sites::{SiteFilter, SiteRecord, SiteSort},
@@ -337,14 +337,4 @@ pub(crate) async fn revoke_token(
     let token: Option<TokenInfo> = tokens::by_id(&mut change, id).await?;
     change.commit().await?;
     token.map(Json).ok_or_else(missing)
-}
-
-/// The site of a node and where its documents stand.
-pub(crate) async fn standing(db: &mut Connection, site: SiteId) -> Result<SiteStanding, Refusal> {
-    let record = of(db, site).await?;
-    Ok(SiteStanding {
-        channel: record.channel_number,
-        roster: record.roster_number,
-        orders: database::orders::count(db, site).await?,
-    })
 }

@@ -44,8 +44,8 @@ pub(crate) use given::GivenCertificate;
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const HEADERS_WITHIN: Duration = Duration::from_secs(20);
-/// Open connections; further ones wait. Of strangers there are fewer ([`Door`]).
-const CONNECTIONS_MAX: usize = 4096;
+/// Open connections; further ones wait. Each store keeps one, and more while it images. Of strangers there are fewer ([`Door`]).
+pub const CONNECTIONS_MAX: usize = 16_384;
 /// Bytes that wait in a socket before the next are taken from a body: the ledger and the leases count what went out, not
 /// what the kernel was glad to keep, and a transfer that is cut off costs little.
 const UNSENT_BYTES_MAX: u32 = 32 << 10;

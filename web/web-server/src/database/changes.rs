@@ -56,8 +56,14 @@ impl FromStr for Seen {
 
 /// The number of one more change of a machine. Those who watch are told when it is committed.
 pub(super) async fn next(db: &mut Connection) -> Result<u64> {
+    next_of(db, 1).await
+}
+
+/// The last of so many numbers in a row, for several machines that change at once.
+pub(super) async fn next_of(db: &mut Connection, count: usize) -> Result<u64> {
     db.tell(News::Changes);
-    let row = sql::query("UPDATE change_numbers SET last = last + 1 RETURNING last")
+    let row = sql::query("UPDATE change_numbers SET last = last + $1 RETURNING last")
+        .bind(big(count as u64))
         .fetch_one(db)
         .await?;
     number(&row, "last")

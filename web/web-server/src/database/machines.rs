@@ -102,6 +102,36 @@ pub(crate) async fn put(
     Ok(())
 }
 
+/// Writes how far machines are that are being imaged; one that is not any more stays as it is.
+pub(crate) async fn put_progress(
+    db: &mut Connection,
+    news: &[((SiteId, MachineId), InstallReport)],
+    seen: u64,
+) -> Result<()> {
+    let last = changes::next_of(db, news.len()).await?;
+    let mut told = sql::query("WITH told (site, id, install, change) AS (VALUES ");
+    for (at, ((site, id), report)) in news.iter().enumerate() {
+        told = told
+            .say(if at == 0 { "(" } else { ", (" })
+            .value(site.to_string())
+            .say(", ")
+            .value(id.to_string())
+            .say(", ")
+            .value(to_json(report)?)
+            .say(", ")
+            .value(big(last - (news.len() - 1 - at) as u64))
+            .say(")");
+    }
+    told.say(") UPDATE machines SET install = told.install, changed = told.change, seen = ")
+        .value(big(seen))
+        .say(
+            " FROM told WHERE machines.site = told.site AND machines.id = told.id AND machines.state = 'imaging'",
+        )
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// What a machine is found by.
 fn words(id: MachineId, facts: &Facts) -> String {
     let mut words = vec![id.to_string(), facts.model.clone()];

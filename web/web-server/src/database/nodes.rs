@@ -1,11 +1,11 @@
 //! Nodes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use trust_format::{MachineId, PublicKey, SiteId};
 use utoipa::{IntoParams, ToSchema};
-use web_api::{Facts, Hex, NodeInfo, Page, PeerAddress};
+use web_api::{Facts, Hex, NodeInfo, Page, PeerAddress, SiteStanding};
 
 use super::{
     Connection, Result, big, flag, key,
@@ -38,8 +38,6 @@ pub(crate) struct NodeLife {
     pub(crate) order: u64,
     /// When it was last heard of, in seconds since 1970; 0 if never.
     pub(crate) seen: u64,
-    /// It has its certificate as it is here.
-    pub(crate) certificate_taken: bool,
     /// Another node has its place.
     pub(crate) replaced: Option<Replaced>,
 }
@@ -114,7 +112,6 @@ pub(super) fn record(row: &sql::Row) -> Result<NodeRecord> {
         life: NodeLife {
             order: number(row, "order_number")?,
             seen: number(row, "seen")?,
-            certificate_taken: flag(row, "certificate_taken")?,
             replaced: by.map(|by| Replaced {
                 by: PublicKey(by.0),
                 since,
@@ -187,51 +184,116 @@ pub(crate) async fn revoke(db: &mut Connection, node: &PublicKey) -> Result<()> 
     Ok(())
 }
 
-/// When a living node was last heard of, in seconds since 1970.
+/// When a living node was last heard of, by itself or by one that named it, in seconds since 1970.
 pub(crate) async fn seen(db: &mut Connection, node: &PublicKey) -> Result<Option<u64>> {
     let row = sql::query(
-        "SELECT seen FROM nodes WHERE node_key = $1
-         AND revoked = 0 AND (replaced_by IS NULL OR heard_again > 0)",
+        "SELECT n.seen, (SELECT CAST(COALESCE(MAX(c.seen), 0) AS BIGINT) FROM roll_calls c JOIN nodes r ON r.node_key = c.node_key
+            WHERE c.site = n.site AND r.revoked = 0 AND instr(c.there, n.node_key) > 0) AS named
+         FROM nodes n WHERE n.node_key = $1 AND n.revoked = 0 AND (n.replaced_by IS NULL OR n.heard_again > 0)",
     )
     .bind(node.to_string())
     .fetch_optional(db)
     .await?;
-    row.map(|row| number(&row, "seen")).transpose()
+    let later = |row: sql::Row| Ok(number(&row, "seen")?.max(number(&row, "named")?));
+    row.map(later).transpose()
 }
 
-/// The number of the last stored report of a node of which there is nothing to write but that it was heard of: it was before, at the same
-/// address, has its place to itself, and its machine waits for nothing of it.
-pub(crate) async fn settled(
+/// Nodes of a site that one of them named as being there, itself among them.
+#[derive(Debug)]
+pub(crate) struct RollCall {
+    pub(crate) site: SiteId,
+    pub(crate) there: Vec<PublicKey>,
+    /// In seconds since 1970.
+    pub(crate) seen: u64,
+}
+
+/// What HQ looks at when a node calls.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Number of its last stored report.
+    pub(crate) reports: u64,
+    /// There is nothing to write but that it was heard of: it was before, at the same address, has its place to itself, and its machine waits
+    /// for nothing of it.
+    pub(crate) is_settled: bool,
+    /// It has its certificate as it is here.
+    pub(crate) certificate_taken: bool,
+    /// Of its site.
+    pub(crate) standing: SiteStanding,
+}
+
+/// A node calls, from an address if it takes connections.
+pub(crate) async fn call(
     db: &mut Connection,
     node: &PublicKey,
     address: Option<&str>,
-) -> Result<Option<u64>> {
+) -> Result<Option<Call>> {
     let row = sql::query(
-        "SELECT n.reports FROM nodes n LEFT JOIN machines m ON m.site = n.site AND m.id = n.machine
-         WHERE n.node_key = $1 AND n.revoked = 0 AND n.replaced_by IS NULL AND n.seen > 0
-            AND ($2 IS NULL OR n.address = $2) AND (m.state IS NULL OR m.state = 'done')",
+        "SELECT n.reports, n.certificate_taken, s.channel_number, s.roster_number,
+            (SELECT COUNT(*) FROM orders o WHERE o.site = n.site) AS orders,
+            CAST(CASE WHEN n.revoked = 0 AND n.replaced_by IS NULL AND n.seen > 0 AND ($2 IS NULL OR n.address = $2)
+                AND (m.state IS NULL OR m.state = 'done') THEN 1 ELSE 0 END AS BIGINT) AS settled
+         FROM nodes n JOIN sites s ON s.id = n.site LEFT JOIN machines m ON m.site = n.site AND m.id = n.machine
+         WHERE n.node_key = $1",
     )
     .bind(node.to_string())
     .bind(address)
     .fetch_optional(db)
     .await?;
-    row.map(|row| number(&row, "reports")).transpose()
+    let call = |row: sql::Row| {
+        Ok(Call {
+            reports: number(&row, "reports")?,
+            is_settled: flag(&row, "settled")?,
+            certificate_taken: flag(&row, "certificate_taken")?,
+            standing: SiteStanding {
+                channel: number(&row, "channel_number")?,
+                roster: number(&row, "roster_number")?,
+                orders: number(&row, "orders")?,
+            },
+        })
+    };
+    row.map(call).transpose()
 }
 
-/// Nodes of a site of which there is nothing to write but that they are there (as [`settled`]), and for which nothing waits.
+/// Nodes of a site of which there is nothing to write but that they are there, and for which nothing waits.
 pub(crate) async fn settled_of_site(
     db: &mut Connection,
     site: SiteId,
-) -> Result<BTreeSet<PublicKey>> {
+) -> Result<BTreeMap<PublicKey, u64>> {
     let rows = sql::query(
-        "SELECT n.node_key FROM nodes n LEFT JOIN machines m ON m.site = n.site AND m.id = n.machine
+        "SELECT n.node_key, n.seen FROM nodes n LEFT JOIN machines m ON m.site = n.site AND m.id = n.machine
          WHERE n.site = $1 AND n.revoked = 0 AND n.replaced_by IS NULL AND n.seen > 0 AND n.certificate_taken = 1
             AND (m.state IS NULL OR m.state = 'done')",
     )
     .bind(site.to_string())
     .fetch_all(db)
     .await?;
-    rows.iter().map(|row| key(row, "node_key")).collect()
+    let heard = |row: &sql::Row| Ok((key(row, "node_key")?, number(row, "seen")?));
+    rows.iter().map(heard).collect()
+}
+
+/// Writes whom these nodes of sites named last, and when that was.
+pub(crate) async fn put_roll_calls(
+    db: &mut Connection,
+    calls: &[(PublicKey, RollCall)],
+) -> Result<()> {
+    let mut told = sql::query("INSERT INTO roll_calls (node_key, site, seen, there) VALUES ");
+    for (at, (by, call)) in calls.iter().enumerate() {
+        let there: Vec<String> = call.there.iter().map(PublicKey::to_string).collect();
+        told = told
+            .say(if at == 0 { "(" } else { ", (" })
+            .list([by.to_string(), call.site.to_string()])
+            .say(", ")
+            .value(big(call.seen))
+            .say(", ")
+            .value(there.join(" "))
+            .say(")");
+    }
+    told.say(
+        " ON CONFLICT (node_key) DO UPDATE SET site = excluded.site, seen = excluded.seen, there = excluded.there",
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// These nodes were heard of then or later, and nothing else is new.

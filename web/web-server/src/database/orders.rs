@@ -21,15 +21,6 @@ pub(crate) struct OrderRecord {
     pub(crate) machine: Option<MachineId>,
 }
 
-/// How many a site has.
-pub(crate) async fn count(db: &mut Connection, site: SiteId) -> Result<u64> {
-    let row = sql::query("SELECT COUNT(*) AS number FROM orders WHERE site = $1")
-        .bind(site.to_string())
-        .fetch_one(db)
-        .await?;
-    number(&row, "number")
-}
-
 /// Adds an order.
 pub(crate) async fn insert(db: &mut Connection, order: &Order, document: &[u8]) -> Result<()> {
     sql::query(

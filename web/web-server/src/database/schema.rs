@@ -7,10 +7,10 @@ use sqlx::{AssertSqlSafe, PgConnection, SqlitePool};
 use super::Result;
 
 /// Number of the schema that this program writes.
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
-const STEPS: [&str; 10] = [
-    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8, STEP_9, STEP_10,
+const STEPS: [&str; 11] = [
+    STEP_1, STEP_2, STEP_3, STEP_4, STEP_5, STEP_6, STEP_7, STEP_8, STEP_9, STEP_10, STEP_11,
 ];
 
 /// PostgreSQL's names for what a step says, longest first.
@@ -339,6 +339,17 @@ CREATE TABLE audit (
 );
 ";
 
+/// Which nodes of its site each node named last as being there, itself among them, and when: their keys, with a blank between them.
+const STEP_11: &str = "
+CREATE TABLE roll_calls (
+    node_key TEXT NOT NULL PRIMARY KEY,
+    site TEXT NOT NULL,
+    seen BIGINT NOT NULL,
+    there TEXT NOT NULL
+);
+CREATE INDEX roll_calls_of_site ON roll_calls (site);
+";
+
 /// What lists are filtered by, sorted by and searched in, the numbers of changes, and those that were given before a restore. Words of what is there already are taken out of its JSON.
 const STEP_10: &str = r#"
 ALTER TABLE machines ADD COLUMN state TEXT NOT NULL DEFAULT 'waiting';
@@ -508,7 +519,7 @@ mod tests {
     fn every_step_has_a_number() {
         assert_eq!(steps_after(0).count(), STEPS.len());
         assert_eq!(i64::try_from(STEPS.len()), Ok(VERSION));
-        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_10]);
+        assert_eq!(steps_after(VERSION - 1).collect::<Vec<_>>(), [STEP_11]);
         assert_eq!(steps_after(VERSION).count(), 0);
     }
 

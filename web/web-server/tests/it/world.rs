@@ -332,9 +332,10 @@ impl World {
         self.backing.sql(&file, statement).await;
     }
 
-    /// Takes away what came with schema 10.
+    /// Takes away what came since schema 9.
     pub(crate) async fn forget_lists(&self) {
         for statement in [
+            "DROP TABLE roll_calls",
             "DROP TABLE machine_words",
             "DROP TABLE node_words",
             "DROP INDEX machines_by_state",
