@@ -17,7 +17,7 @@ from hq import MACHINES, QUICK, SITES, Hq, identity, load_file
 
 KEYS = ["hq.fleet_cores", "hq.fleet_rss_mib", "hq.live_delay_ms"]
 IMAGED, IMAGED_OF_SITE = 2_000, 4
-SECONDS, QUICK_SECONDS = 60, 20
+SECONDS, QUICK_SECONDS = 90, 20
 GOALS = {"hq.fleet_cores": 1, "hq.fleet_rss_mib": 400, "hq.live_delay_ms": 1000}
 CONNECTED_WITHIN = 300
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -73,8 +73,6 @@ def rows(keys, quick):
                                      env={**os.environ, "LAMPLIGHTER_TOKEN": hq.token})
             try:
                 wait_for(lambda: "running" in text(log) or fleet.poll() is not None, CONNECTED_WITHIN)
-                if os.environ.get("PERF"):
-                    subprocess.Popen(["perf", "record", "-q", "-g", "-o", "/work/out/perf.data", "-p", str(hq.program.process.pid), "--", "sleep", "30"])
                 before = processor_seconds(hq.program.process.pid)
                 code = fleet.wait(timeout=2 * seconds + 60)
                 cores = (processor_seconds(hq.program.process.pid) - before) / seconds
@@ -90,8 +88,9 @@ def rows(keys, quick):
     per_second = {f"{what}_per_s": round(done[what] / seconds, 1) for what in ("lives", "progress", "own_calls")}
     load = {"sites": sites, "nodes": machines, **per_second, "failed": done["failed"]}
     delays = {what: done[what] for what in ("delay_ms_p50", "delay_ms_p99", "delay_ms_max", "shown")}
+    # the worst of all, not a percentile: people wait for what they see
     found = {"hq.fleet_cores": (round(cores, 3), "cores", load), "hq.fleet_rss_mib": (round(peak, 1), "MiB", load),
-             "hq.live_delay_ms": (done["delay_ms_p99"], "ms", load | delays)}
+             "hq.live_delay_ms": (done["delay_ms_max"], "ms", load | delays)}
     for key, (value, unit, beside) in found.items():
         if key in keys:
             yield {"key": key, "value": value, "unit": unit, "goal": f"<= {GOALS[key]}", "peers": beside | {"faults": faults[:2]}, "runs": 1}

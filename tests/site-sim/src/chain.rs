@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use peer_cache_proto::reporter::OWN_CALL_EVERY;
 use trust_format::PublicKey;
 use web_api::{LIFE_HELD_SECONDS, WAN_NEWS_SECONDS, WanBudget, WanWindow};
 
@@ -33,7 +34,7 @@ const TAKEOVER_SECONDS: u64 = 4;
 const RENEW_EVERY_BYTES: u64 = 16 << 20;
 /// Transfers at once: as many are lost with a fetcher.
 const TRANSFERS: u64 = 4;
-/// A node that has nothing to report tells HQ that it lives so often: HQ holds it, and a second later it comes again.
+/// The node that reports for a site tells HQ so often that its nodes live: HQ holds it, and a second later it comes again.
 const LIFE_EVERY_SECONDS: u64 = LIFE_HELD_SECONDS + 1;
 /// A minute of HQ's day when the version is published: 18:00 UTC.
 const PUBLISHED_AT: u64 = 18 * 60;
@@ -199,7 +200,9 @@ pub fn roll_out(chain: Chain) -> Result<Rollout, String> {
             rollout.takeovers += u64::from(lost > 0);
         }
         let of_fetch = desk.total() - before;
-        let alive = u64::from(chain.sites) * u64::from(chain.nodes) / LIFE_EVERY_SECONDS;
+        let sites = u64::from(chain.sites);
+        let own_calls = sites * u64::from(chain.nodes) / OWN_CALL_EVERY.as_secs();
+        let alive = sites / LIFE_EVERY_SECONDS + own_calls;
         desk.count("signs of life", alive);
         rollout.requests_peak_of_fetch = rollout.requests_peak_of_fetch.max(of_fetch);
         rollout.requests_peak = rollout.requests_peak.max(of_fetch + alive);

@@ -105,10 +105,10 @@ pub(crate) async fn node_only(
             "this needs a node's client certificate",
         );
     };
-    match hq.database.node(&key).await {
+    match Box::pin(hq.database.node(&key)).await {
         Ok(Some((node, false))) => {
             let_through(&request);
-            if let Err(refusal) = heard(&hq, &node, client_address(&request)).await {
+            if let Err(refusal) = Box::pin(heard(&hq, &node, client_address(&request))).await {
                 return refusal.into_response();
             }
             request.extensions_mut().insert(node);

@@ -35,7 +35,7 @@ use crate::{
 /// Watchers at once.
 pub(crate) const WATCHERS_MAX: usize = 512;
 /// A watcher is given what changed so often at most, unless it is more than is read at once.
-const PACE: Duration = Duration::from_millis(300);
+const PACE: Duration = Duration::from_millis(150);
 /// A watcher whose line is quiet hears from HQ so often: proxies end what is silent for a minute.
 const QUIET: Duration = Duration::from_secs(15);
 /// Then it asks again, and its rights are looked at again.
@@ -161,7 +161,7 @@ impl Watcher {
             sleep_until(self.pause).await;
             self.bell.mark_unchanged();
             // a database that is away ends the stream; the watcher asks again, and is told so
-            let (events, is_more) = self.read().await.ok()?;
+            let (events, is_more) = Box::pin(self.read()).await.ok()?;
             if !events.is_empty() {
                 self.pause = Instant::now();
                 if !is_more {

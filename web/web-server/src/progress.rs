@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// So much later at most those who watch are told.
-const WRITTEN_EVERY: Duration = Duration::from_millis(250);
+const WRITTEN_EVERY: Duration = Duration::from_millis(200);
 /// Machines that are written in one statement.
 const WRITTEN_AT_ONCE: usize = 200;
 /// A machine that says nothing for so long tells its state anew.

@@ -97,16 +97,17 @@ pub(crate) async fn take(
         .then(|| SocketAddr::new(client.ip().to_canonical(), request.peer_port).to_string());
     let address = address.as_deref();
     let last = request.reports.last().map(|report| report.number);
+    // what is in boxes takes no room in a request that is held, of which there are as many as stores
     let quiet = match is_life || is_progress {
-        true => hear(&hq, &node, address, last, !request.beside.is_empty()).await?,
+        true => Box::pin(hear(&hq, &node, address, last, !request.beside.is_empty())).await?,
         false => None,
     };
     let (stored, mut answer) = match quiet {
         Some(answer) => (answer.stored, answer),
-        None => write(&hq, &node, address, &request.reports).await?,
+        None => Box::pin(write(&hq, &node, address, &request.reports)).await?,
     };
     if !request.beside.is_empty() {
-        answer.wanted = beside::hear(&hq, &node, &request.beside).await?;
+        answer.wanted = Box::pin(beside::hear(&hq, &node, &request.beside)).await?;
     }
     let until = Instant::now() + Duration::from_secs(LIFE_HELD_SECONDS);
     while is_life
@@ -115,9 +116,12 @@ pub(crate) async fn take(
         && Instant::now() < until
     {
         if timeout_at(until, bell.changed()).await.is_ok() {
-            let news = news(&mut *hq.database.read().await?, &node, stored).await?;
+            let again = async { news(&mut *hq.database.read().await?, &node, stored).await };
             let wanted = answer.wanted;
-            answer = ReportsAnswer { wanted, ..news };
+            answer = ReportsAnswer {
+                wanted,
+                ..Box::pin(again).await?
+            };
         }
     }
     Ok(Json(answer))

@@ -42,9 +42,10 @@ impl Store {
     pub(crate) async fn run(self, at_once: Arc<Semaphore>) {
         let reporter = self.site.nodes[0];
         let mut line = {
+            // HQ has few places for those of whom it does not know yet who they are
             let _place = at_once.acquire().await;
             loop {
-                match Line::open(&self.hq, Some(reporter)).await {
+                match self.greet(reporter).await {
                     Ok(line) => break line,
                     Err(_) => sleep(PAUSE).await,
                 }
@@ -66,13 +67,21 @@ impl Store {
                     eprintln!("node {reporter}: {error}");
                     self.counts.failed.fetch_add(1, Relaxed);
                     sleep(PAUSE).await;
-                    if let Ok(new) = Line::open(&self.hq, Some(reporter)).await {
+                    if let Ok(new) = self.greet(reporter).await {
                         line = new;
                     }
                 }
             }
         };
         tokio::join!(own_calls, reports);
+    }
+
+    /// Connects, and says for the first time that the node is there.
+    async fn greet(&self, node: u64) -> io::Result<Line> {
+        let mut line = Line::open(&self.hq, Some(node)).await?;
+        line.post::<ReportsAnswer>(PATH, &request(Vec::new(), None, &[]))
+            .await?;
+        Ok(line)
     }
 
     /// Every other node calls once in ten minutes, one after the other.
@@ -84,12 +93,7 @@ impl Store {
         let every = OWN_CALL_EVERY / count.max(1);
         sleep(every.mul_f64(self.part())).await;
         for node in others.iter().cycle() {
-            let call = async {
-                let mut line = Line::open(&self.hq, Some(*node)).await?;
-                line.post::<ReportsAnswer>(PATH, &request(Vec::new(), None, &[]))
-                    .await
-            };
-            match call.await {
+            match self.greet(*node).await {
                 Ok(_) => self.counts.own_calls.fetch_add(1, Relaxed),
                 Err(error) => {
                     eprintln!("node {node}: {error}");

@@ -102,22 +102,28 @@ pub(crate) async fn put(
     Ok(())
 }
 
-/// Writes how far machines are that are being imaged; one that is not any more stays as it is.
+/// Writes how far machines are within the state that the database has; one that is in another stays as it is.
 pub(crate) async fn put_progress(
     db: &mut Connection,
     news: &[((SiteId, MachineId), InstallReport)],
     seen: u64,
 ) -> Result<()> {
     let last = changes::next_of(db, news.len()).await?;
-    let mut told = sql::query("WITH told (site, id, install, change) AS (VALUES ");
+    let mut told = sql::query("WITH told (site, id, install, state, change) AS (VALUES ");
     for (at, ((site, id), report)) in news.iter().enumerate() {
+        let install = to_json(report)?;
+        // its state comes first: `{"state":"writing",`
+        let state = install.split_inclusive(',').next().unwrap_or_default();
+        let state = state.to_owned();
         told = told
             .say(if at == 0 { "(" } else { ", (" })
             .value(site.to_string())
             .say(", ")
             .value(id.to_string())
             .say(", ")
-            .value(to_json(report)?)
+            .value(install)
+            .say(", ")
+            .value(state)
             .say(", ")
             .value(big(last - (news.len() - 1 - at) as u64))
             .say(")");
@@ -125,7 +131,7 @@ pub(crate) async fn put_progress(
     told.say(") UPDATE machines SET install = told.install, changed = told.change, seen = ")
         .value(big(seen))
         .say(
-            " FROM told WHERE machines.site = told.site AND machines.id = told.id AND machines.state = 'imaging'",
+            " FROM told WHERE machines.site = told.site AND machines.id = told.id AND instr(machines.install, told.state) = 1",
         )
         .execute(db)
         .await?;
