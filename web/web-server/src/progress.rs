@@ -236,7 +236,10 @@ mod tests {
             report(4, 2, Writing, 0),
             report(4, 1, Failed, 0),
         ] {
-            assert!(!progress.take(&NODE, &[refused.clone()]), "{refused:?}");
+            assert!(
+                !progress.take(&NODE, std::slice::from_ref(&refused)),
+                "{refused:?}"
+            );
         }
         // one of several is enough
         let mixed = [report(4, 1, Writing, 30), report(5, 2, Writing, 0)];

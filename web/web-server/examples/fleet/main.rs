@@ -17,6 +17,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "a program for people"
 )]
 
@@ -102,12 +103,12 @@ async fn run(hq: &str, sites: Vec<Site>, time: Duration) {
         .zip(before)
         .map(|(now, before)| now - before);
     let done: Vec<u64> = done.collect();
-    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize];
+    let at = |percent: usize| delays[(delays.len() - 1) * percent / 100];
     println!(
         "{}",
         serde_json::json!({
             "lives": done[0], "progress": done[1], "own_calls": done[2], "failed": done[3],
-            "shown": delays.len(), "delay_ms_p50": at(0.5), "delay_ms_p99": at(0.99), "delay_ms_max": at(1.0),
+            "shown": delays.len(), "delay_ms_p50": at(50), "delay_ms_p99": at(99), "delay_ms_max": at(100),
         })
     );
 }

@@ -91,7 +91,7 @@ impl Store {
             return;
         };
         let every = OWN_CALL_EVERY / count.max(1);
-        sleep(every.mul_f64(self.part())).await;
+        sleep(self.part_of(every)).await;
         for node in others.iter().cycle() {
             match self.greet(*node).await {
                 Ok(_) => self.counts.own_calls.fetch_add(1, Relaxed),
@@ -104,9 +104,10 @@ impl Store {
         }
     }
 
-    /// A part of one that differs from site to site, so that not all do the same at once.
-    fn part(&self) -> f64 {
-        (self.site.nodes[0] * 7919 % 1000) as f64 / 1000.0
+    /// A part of a time that differs from site to site, so that not all do the same at once.
+    fn part_of(&self, time: Duration) -> Duration {
+        let part = u32::try_from(self.site.nodes[0] * 7919 % 1000).unwrap_or(0);
+        time * part / 1000
     }
 
     async fn live(&self, line: &mut Line, beside: &[Hex<32>]) -> io::Result<()> {
@@ -127,7 +128,7 @@ impl Store {
             .iter()
             .map(|m| m.parse().unwrap())
             .collect();
-        let begun = Instant::now() + PACE.mul_f64(self.part());
+        let begun = Instant::now() + self.part_of(PACE);
         let mut turns = interval_at(begun, PACE);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let started = unix_millis();
