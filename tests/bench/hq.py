@@ -186,7 +186,7 @@ def lists(dice, sites, machines):
         "events of a site": lambda: f"events?site=Store+{(n := store()):04}+{http_quoted(town(n))}",
         "events by words": lambda: f"events?search={some()}+chunks",
         "no event at all": lambda: f"events?search=nothing-{some()}",
-        "overview": lambda: "overview",
+        "summary": lambda: "summary",
     }
 
 
@@ -227,7 +227,7 @@ def measure(hq, sites, machines):
     for name, path in asked.items():
         milliseconds(hq, path())
         found[name] = p95([milliseconds(hq, path())[0] for _ in range(ASKED)])
-        behind = far(hq, path()) if name != "overview" else path()
+        behind = far(hq, path()) if name != "summary" else path()
         if "after=" in behind:
             found[f"{name}, behind"] = p95([milliseconds(hq, behind)[0] for _ in range(ASKED)])
     return {name: round(value, 1) for name, value in sorted(found.items(), key=lambda item: -item[1])}

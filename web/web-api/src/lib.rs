@@ -13,6 +13,7 @@ mod page;
 mod people;
 mod report;
 mod signing;
+mod summary;
 mod text;
 mod voucher;
 mod wan;
@@ -42,6 +43,7 @@ pub use people::{
 };
 pub use report::{Facts, InstallReport, InstallState, NodeReport, NumberedReport};
 pub use signing::{KeysInfo, NamedKey, RootPublished, RootRow, Waiting, WaitingChannel};
+pub use summary::{MachineCounts, NodeCounts, Summary};
 pub use text::{Base64, Hex};
 pub use voucher::{NewVoucher, VoucherInfo, VoucherMade};
 pub use wan::{

@@ -1,4 +1,4 @@
-//! How HQ is, for load balancers and for Prometheus.
+//! How HQ is, for load balancers and for Prometheus; what there is, in numbers, for people.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use prometheus_client::{
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
+use web_api::Summary;
 
 use crate::{
     Hq,
@@ -74,6 +75,16 @@ pub(crate) async fn check(State(hq): State<Arc<Hq>>) -> Result<Json<Health>, Ref
         healthy: true,
         version: env!("CARGO_PKG_VERSION"),
     }))
+}
+
+/// What there is within the caller's scope.
+pub(crate) async fn summary(
+    State(hq): State<Arc<Hq>>,
+    Extension(by): Extension<By>,
+) -> Result<Json<Summary>, Refusal> {
+    let mut db = hq.database.read().await?;
+    let since = unix_seconds().saturating_sub(THERE_SECONDS);
+    Ok(Json(counts::within(&mut db, by.reach, since).await?))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

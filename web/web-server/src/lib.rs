@@ -11,6 +11,7 @@ mod beside;
 mod database;
 mod door;
 mod error;
+mod events;
 mod health;
 mod images;
 mod input;

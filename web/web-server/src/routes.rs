@@ -8,18 +8,26 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
     handler::Handler,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header},
     middleware,
     response::Response,
     routing::{MethodFilter, MethodRouter, on},
 };
 use image_format::OBJECT_BYTES_MAX;
+use tower_http::{
+    CompressionLevel,
+    compression::{
+        CompressionLayer,
+        predicate::{Predicate, SizeAbove},
+    },
+};
 
 use crate::{
     Hq,
     access::{Access, Gate, fetcher_only, newcomer_only, node_only, person_only, strangers_wait},
     error::Refusal,
     openapi::{Described, Shape},
+    page,
 };
 
 pub(crate) use table::routes;
@@ -29,6 +37,9 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 const STRANGERS_BODY_BYTES_MAX: usize = 16 << 10;
 /// A little more than an object, so that one too large is refused in words.
 const OBJECT_BODY_BYTES_MAX: usize = OBJECT_BYTES_MAX + 4096;
+
+/// A shorter answer gains nothing.
+const PACKED_FROM_BYTES: u16 = 1024;
 
 /// Of an envelope beside the payload in it.
 const SIGNATURES_BYTES_MAX: usize = 4096;
@@ -148,16 +159,29 @@ pub(crate) fn router(hq: Arc<Hq>) -> Router {
         router = router.route(route.path, handler);
     }
     router
-        .fallback(async || Refusal::missing("this path"))
+        .fallback(page::elsewhere)
         .method_not_allowed_fallback(async || {
             Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this path does not take this method",
             )
         })
+        .layer(packing())
         .layer(middleware::map_response_with_state(hq.clone(), guarded))
         .layer(middleware::from_fn(strangers_wait))
         .with_state(hq)
+}
+
+/// Long answers in JSON are sent packed to those who take it. Nothing else is: objects are packed already, and their bytes are counted as
+/// they are; what is watched has to leave at once.
+fn packing() -> CompressionLayer<impl Predicate> {
+    let is_json = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+        let kind = headers.get(header::CONTENT_TYPE);
+        kind.is_some_and(|kind| kind == "application/json")
+    };
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(PACKED_FROM_BYTES).and(is_json))
 }
 
 /// Nothing is guessed about content, nothing is kept that may change, and every answer is counted.

@@ -61,7 +61,7 @@ async fn again_and_again(how: String, caller: Caller, from: Ipv4Addr) {
             "handshakes" => caller.greet(from, &caller.nobody).await.map(drop),
             "headers" => caller.dawdle(from).await,
             "tokens" => {
-                let request = b"GET /api/v1/overview HTTP/1.1\r\nHost: hq\r\nAuthorization: Bearer aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
+                let request = b"GET /api/v1/summary HTTP/1.1\r\nHost: hq\r\nAuthorization: Bearer aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n\r\n";
                 caller.ask_endlessly(from, &caller.nobody, request).await
             }
             "passwords" => {
@@ -119,7 +119,7 @@ impl Caller {
     /// A byte of its header in a second.
     async fn dawdle(&self, from: Ipv4Addr) -> io::Result<()> {
         let mut stream = self.greet(from, &self.nobody).await?;
-        for byte in b"GET /api/v1/overview HTTP/1.1\r\nHost: hq\r\n" {
+        for byte in b"GET /api/v1/summary HTTP/1.1\r\nHost: hq\r\n" {
             stream.write_all(&[*byte]).await?;
             stream.flush().await?;
             sleep(Duration::from_secs(1)).await;

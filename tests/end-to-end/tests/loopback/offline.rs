@@ -49,7 +49,10 @@ fn troubles(site: &Site) -> Result<Vec<String>> {
             "--header",
         ])
         .arg(format!("authorization: Bearer {token}"))
-        .arg(format!("https://{}/api/v1/overview", site.hq_address))
+        .arg(format!(
+            "https://{}/api/v1/events?kind=trouble",
+            site.hq_address
+        ))
         .output()
         .context("curl")?;
     ensure!(
@@ -57,9 +60,8 @@ fn troubles(site: &Site) -> Result<Vec<String>> {
         "curl: {}",
         String::from_utf8_lossy(&out.stderr)
     );
-    let overview: Value = serde_json::from_slice(&out.stdout)?;
-    let events = overview["events"].as_array().context("events")?;
-    let troubles = events.iter().rev().filter(|e| e["kind"] == "trouble");
+    let page: Value = serde_json::from_slice(&out.stdout)?;
+    let troubles = page["rows"].as_array().context("rows")?.iter().rev();
     let message = |event: &Value| event["message"].as_str().unwrap_or_default().to_owned();
     Ok(troubles.map(message).collect())
 }

@@ -1,6 +1,8 @@
 //! What there is, in numbers.
 
-use super::{Connection, Result, big, number, sql};
+use web_api::{MachineCounts, NodeCounts, Summary};
+
+use super::{Connection, Result, big, number, reach::Reach, sql};
 
 /// What there is.
 #[derive(Debug)]
@@ -45,6 +47,63 @@ pub(crate) async fn all(db: &mut Connection, since: u64) -> Result<Counts> {
         machines,
         nodes: number(&row, "nodes")?,
         nodes_there: number(&row, "there")?,
+        wan_bytes: number(&row, "wan_bytes")?,
+    })
+}
+
+/// What there is within a reach. Nodes are there that were heard of since then, in seconds since 1970. Nothing of what happened is looked
+/// at: it grows for ever.
+pub(crate) async fn within(db: &mut Connection, reach: Reach, since: u64) -> Result<Summary> {
+    let states = sql::query(
+        "SELECT state, COUNT(*) AS machines FROM machines
+         WHERE $1 IS NULL OR site IN (SELECT site FROM reach WHERE user_id = $1) GROUP BY state",
+    )
+    .bind(reach)
+    .fetch_all(&mut *db)
+    .await?;
+    let mut machines = MachineCounts::default();
+    for row in &states {
+        let counted = match row.try_get("state")? {
+            "waiting" => &mut machines.waiting,
+            "ready" => &mut machines.ready,
+            "imaging" => &mut machines.imaging,
+            "done" => &mut machines.done,
+            _ => &mut machines.failed,
+        };
+        *counted += number(row, "machines")?;
+    }
+    // one pass over nodes gives those of each site, and from there the sites in which all are silent
+    let row = sql::query(
+        "SELECT COALESCE(CAST(SUM(living) AS BIGINT), 0) AS living, COALESCE(CAST(SUM(there) AS BIGINT), 0) AS there,
+            COALESCE(CAST(SUM(CASE WHEN there = 0 THEN 1 ELSE 0 END) AS BIGINT), 0) AS silent_sites
+         FROM (SELECT site, COUNT(*) AS living, SUM(CASE WHEN seen >= $2 THEN 1 ELSE 0 END) AS there FROM nodes
+            WHERE revoked = 0 AND origin <> 'voucher' AND (replaced_by IS NULL OR heard_again > 0)
+                AND ($1 IS NULL OR site IN (SELECT site FROM reach WHERE user_id = $1))
+            GROUP BY site) n",
+    )
+    .bind(reach)
+    .bind(big(since))
+    .fetch_one(&mut *db)
+    .await?;
+    let there = number(&row, "there")?;
+    let nodes = NodeCounts {
+        there,
+        silent: number(&row, "living")?.saturating_sub(there),
+    };
+    let silent_sites = number(&row, "silent_sites")?;
+    let row = sql::query(
+        "SELECT (SELECT COUNT(*) FROM sites WHERE $1 IS NULL OR id IN (SELECT site FROM reach WHERE user_id = $1)) AS sites,
+            (SELECT CAST(COALESCE(SUM(wan_bytes), 0) AS BIGINT) FROM ledger
+                WHERE $1 IS NULL OR site IN (SELECT site FROM reach WHERE user_id = $1)) AS wan_bytes",
+    )
+    .bind(reach)
+    .fetch_one(db)
+    .await?;
+    Ok(Summary {
+        sites: number(&row, "sites")?,
+        silent_sites,
+        machines,
+        nodes,
         wan_bytes: number(&row, "wan_bytes")?,
     })
 }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     access::{Access, Bounds},
-    agents, audit, health, images, leases, live, machines, names, nodes, objects, openapi, orders,
-    page,
+    agents, audit, events, health, images, leases, live, machines, names, nodes, objects, openapi,
+    orders, page,
     people::{me, setup, sign_in, users},
     reports, roots, rosters,
     sheets::{self, SHEET_BYTES_MAX},
@@ -109,8 +109,12 @@ fn routes_of_strangers() -> Vec<Route> {
     use Access::Public;
     vec![
         get("/", Public, "The page", page::index),
-        get("/app.js", Public, "Its script", page::script),
-        get("/app.css", Public, "Its style", page::style),
+        get(
+            "/assets/{file}",
+            Public,
+            "Scripts and styles of the page",
+            page::asset,
+        ),
         get(
             "/healthz",
             Public,
@@ -278,10 +282,10 @@ fn routes_of_sites() -> Vec<Route> {
     let found = Access::Person(Right::Operate, Bounds::Chain);
     vec![
         get(
-            "/api/v1/overview",
+            "/api/v1/summary",
             look,
-            "Everything that the page shows",
-            page::overview,
+            "What there is, in numbers",
+            health::summary,
         ),
         get("/api/v1/sites", look, "Sites", sites::list),
         post(
@@ -413,7 +417,7 @@ fn routes_of_sites() -> Vec<Route> {
             "/api/v1/events",
             look,
             "What happened, the newest first",
-            page::events,
+            events::list,
         ),
         get(
             "/api/v1/ledger",

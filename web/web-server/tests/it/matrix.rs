@@ -37,7 +37,7 @@ fn sample(operation: &str, place: &Place) -> Sample {
     let (_, path) = operation.split_once(' ').unwrap();
     let free = |body: Value| Free(path.to_owned(), body);
     match operation {
-        "GET /api/v1/overview"
+        "GET /api/v1/summary"
         | "GET /api/v1/sites"
         | "GET /api/v1/machines"
         | "GET /api/v1/orders"

@@ -119,11 +119,9 @@ impl Store {
     }
 
     pub(crate) async fn lines(&self, kind: &str) -> Vec<String> {
-        let overview: serde_json::Value = self.world.admin.get("/api/v1/overview").await.json();
-        let events = overview["events"].as_array().unwrap();
-        let of_kind = events.iter().filter(|e| e["kind"] == kind);
-        let message = |e: &serde_json::Value| e["message"].as_str().unwrap().to_owned();
-        of_kind.map(message).collect()
+        let path = format!("/api/v1/events?kind={kind}");
+        let events: Vec<EventInfo> = self.world.admin.get(&path).await.rows();
+        events.into_iter().map(|e| e.message).collect()
     }
 
     async fn alarms(&self) -> Vec<String> {

@@ -3,7 +3,8 @@
 use reqwest::Method;
 use trust_format::{MachineId, Sign, TpmKey, UnknownRule};
 use web_api::{
-    DemoteSign, Facts, Hex, Machine, NewPin, NodeInfo, NodeReport, SignKind, SitePin, SiteUnknown,
+    DemoteSign, EventInfo, Facts, Hex, Machine, NewPin, NodeInfo, NodeReport, SignKind, SitePin,
+    SiteUnknown,
 };
 
 use crate::world::{Key, World, facts};
@@ -30,10 +31,8 @@ fn waiting(facts: Facts, code: &str) -> NodeReport {
 impl World {
     /// What people are told, newest first.
     async fn events(&self) -> Vec<String> {
-        let overview: serde_json::Value = self.admin.get("/api/v1/overview").await.json();
-        let events = overview["events"].as_array().unwrap();
-        let message = |e: &serde_json::Value| e["message"].as_str().unwrap().to_owned();
-        events.iter().map(message).collect()
+        let events: Vec<EventInfo> = self.admin.get("/api/v1/events").await.rows();
+        events.into_iter().map(|e| e.message).collect()
     }
 }
 

@@ -250,11 +250,10 @@ async fn reports_count_once_and_in_order() {
     };
     let reports = vec![boot, accused, holds, share];
     assert_eq!(other.report(1, reports).await.stored, 4);
-    let overview: serde_json::Value = world.admin.get("/api/v1/overview").await.json();
-    let events = overview["events"].as_array().unwrap();
+    let events: Vec<EventInfo> = world.admin.get("/api/v1/events").await.rows();
     let mut lines: Vec<_> = events
         .iter()
-        .map(|e| (e["kind"].as_str().unwrap(), e["message"].as_str().unwrap()))
+        .map(|e| (e.kind.as_str(), e.message.as_str()))
         .collect();
     lines.reverse();
     assert_eq!(

@@ -23,7 +23,7 @@ async fn the_silent_make_room_and_members_do_not() {
         silent.push(TcpStream::connect(world.hq.address).await.unwrap());
     }
     // a newcomer gets in, and a member was never out
-    world.nobody().get("/api/v1/overview").await.refused(401);
+    world.nobody().get("/api/v1/summary").await.refused(401);
     node.documents().await;
     let mut sent_away = 0;
     for stream in &mut silent {
@@ -43,7 +43,7 @@ async fn refusals_are_slow_for_strangers_and_for_nobody_else() {
         begun.elapsed()
     };
     assert!(took(&world.nobody()).await >= Duration::from_millis(250));
-    world.admin.get("/api/v1/overview").await;
+    world.admin.get("/api/v1/summary").await;
     assert!(took(&world.admin).await < Duration::from_millis(250));
 }
 

@@ -114,8 +114,8 @@ impl Lent {
     }
 
     async fn troubles(&self) -> Vec<String> {
-        let overview = self.world.admin.get("/api/v1/overview").await;
-        let text = String::from_utf8(overview.body).unwrap();
+        let events = self.world.admin.get("/api/v1/events").await;
+        let text = String::from_utf8(events.body).unwrap();
         text.match_indices("came with it as well")
             .map(|(at, _)| text[at.saturating_sub(120)..at].to_owned())
             .collect()

@@ -1,0 +1,133 @@
+// What the stories share: a real HQ for each test, Chromium from Debian, and how people come in.
+
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before } from "node:test";
+
+const require = createRequire(process.env.LAMPLIGHTER_BROWSER_MODULES + "/");
+const { chromium } = require("playwright-core");
+const { AxeBuilder } = require("@axe-core/playwright");
+
+export const PASSWORD = "lamps at dusk";
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync"];
+/** Anything is waited for no longer than this. */
+export const PATIENCE_MS = 60_000;
+
+let browser;
+before(async () => {
+  browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+});
+after(() => browser?.close());
+
+export function program(name) {
+  return join(process.env.LAMPLIGHTER_BIN_DIR, name);
+}
+
+/** HQ with a browser that looks at it. It prints where it is and how the first account is made. */
+export async function startHq(t, options = {}) {
+  const folder = mkdtempSync(join(tmpdir(), "lamplighter-page-"));
+  const environment = { ...process.env, LAMPLIGHTER_LOG: "error", XDG_RUNTIME_DIR: folder };
+  const hq = spawn(program("lamplighter"), ["hq", "--dir", join(folder, "hq"), "--listen", "127.0.0.1:0"], {
+    stdio: ["ignore", "pipe", "inherit"], env: environment,
+  });
+  const ended = new Promise((done) => hq.once("exit", done));
+  const wrong = [];
+  let context;
+  t.after(async () => {
+    // the page goes first: one whose HQ ends says so in its console
+    await context?.close();
+    hq.kill();
+    await ended;
+    rmSync(folder, { recursive: true, maxRetries: 5 });
+    assert.deepEqual(wrong, [], "the page made mistakes");
+  });
+  const lines = createInterface({ input: hq.stdout })[Symbol.asyncIterator]();
+  const url = (await lines.next()).value.split(" as ")[1];
+  const setup = (await lines.next()).value.replace("make the first account: ", "");
+  assert.ok(setup.startsWith(url + "/#setup="), setup);
+  const tokenFile = join(folder, "hq", "admin-token");
+  const token = readFileSync(tokenFile, "utf8").split("\n")[0];
+  context = await browser.newContext({ ignoreHTTPSErrors: true, reducedMotion: "reduce", ...options });
+  context.setDefaultTimeout(15_000);
+  const page = await context.newPage();
+  page.on("pageerror", (error) => wrong.push(error.message));
+  page.on("console", (message) => {
+    // refusals are in the console too, and are no mistake of the page
+    if (message.type() === "error" && !message.text().includes("status of 4")) wrong.push(message.text());
+  });
+  const api = async (method, path, data) => {
+    const answer = await context.request.fetch(url + "/api/v1" + path, { method, data, headers: { authorization: "Bearer " + token } });
+    assert.ok(answer.ok(), `${method} ${path}: ${await answer.text()}`);
+    return answer.status() === 204 ? null : answer.json();
+  };
+  const command = (...words) => {
+    const done = spawnSync(program("lamplighter"), [...words, "--hq", url, "--token-file", tokenFile], { encoding: "utf8", env: environment });
+    assert.equal(done.status, 0, `${words.join(" ")}: ${done.stdout}${done.stderr}`);
+    return done.stdout;
+  };
+  return { url, setup, context, page, api, command, folder, environment };
+}
+
+/** A program that does not outlive its test; its output is kept. */
+export function start(t, name, words, environment = process.env) {
+  const child = spawn(program(name), words, { stdio: ["ignore", "pipe", "pipe"], env: environment });
+  let said = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (said += text));
+  const ended = new Promise((done) => child.once("exit", (code) => done(code)));
+  const stop = async () => {
+    child.kill();
+    await ended;
+  };
+  t.after(stop);
+  return { stop, ended, said: () => said };
+}
+
+/** Looks again and again until something is so. */
+export async function until(what, look, patience = PATIENCE_MS) {
+  const end = Date.now() + patience;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    assert.ok(Date.now() < end, `not within ${patience / 1000} s: ${what}`);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
+
+export async function signIn(page, name, password = PASSWORD) {
+  await page.getByLabel("Name", { exact: true }).fill(name);
+  await page.getByLabel("Password").fill(password);
+  await page.getByRole("button", { name: "Sign in" }).click();
+}
+
+/** An account with a role, signed in, and its page open. */
+export async function signedIn({ url, page, api }, name, role, path = "/", scope = { all: true }) {
+  await api("POST", "/users", { name, role, scope, password: PASSWORD });
+  await page.goto(url + path);
+  await signIn(page, name);
+  await page.getByRole("banner").waitFor();
+}
+
+/** What axe finds of WCAG 2.2, levels A and AA, and of good habits. */
+export async function accessible(page, where = "") {
+  const found = await new AxeBuilder({ page }).analyze();
+  const said = found.violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map((node) => node.target).join(" | ")}`);
+  assert.deepEqual(said, [], where);
+}
+
+/** The page does not scroll sideways. */
+export async function fits(page, where = "") {
+  const [width, shown] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(width <= shown, `${where} is ${width} px wide on a screen of ${shown}`);
+}
+
+/** Kept when somebody asks for it. */
+export async function picture(page, name) {
+  const folder = process.env.LAMPLIGHTER_SCREENSHOTS;
+  if (folder) await page.screenshot({ path: join(folder, name + ".png") });
+}
