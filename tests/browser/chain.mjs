@@ -80,11 +80,14 @@ function reportsOf(site, at, version) {
     reports.push({ kind: "admitted", ...told, order: 1 });
     const is = (state, done, message) => reports.push({ kind: "install", machine: told.machine, report: install(state, version, done, state === "writing" ? from.slice(0, 1 + (n % 3)) : from, message) });
     if (at === 0 && n >= 3 && n <= 7) is(n === 6 ? "verifying" : "writing", 0.13 * n, "");
-    else if (n === 8 && at < 3) is("failed", 0, `preflight: the disk of ${name} has 16.0 GB and the image needs 20.0 GB; nothing was touched. Put in a larger disk, or order a smaller image.`);
+    else if (n === 8 && at < 3) is("failed", 0, "preflight: the disk has 16.0 GB and the image needs 20.0 GB; nothing was touched. Put in a larger disk, or order a smaller image.");
     else if (n === 9) continue;
     else if (n <= 12) is("done", 1, "the disk is whole");
   }
-  reports.push({ kind: "boot", mac: "b04f13" + digits("SN", 6), uuid: null, message: "asked for a boot file, got it, agent starting" });
+  for (const n of [3, 4, 5]) {
+    const { macs: [mac], uuid } = facts(`SN-${digits(site + n, 6).toUpperCase()}`, n);
+    reports.push({ kind: "boot", mac, uuid: null, message: "DISCOVER heard, proxy offer sent" }, { kind: "boot", mac, uuid, message: "asked for a boot file, got it, agent starting" });
+  }
   if (at === 1) reports.push({ kind: "trouble", message: "port 67 is held by another program (dnsmasq): machines get no boot file from here; end it, or start the node with --boot off" });
   return reports;
 }

@@ -67,7 +67,9 @@ async fn no_route_answers_without_credentials() {
         .await;
     for (method, path) in [
         ("GET", "/api/v1"),
-        ("GET", "/nothing"),
+        ("POST", "/nothing"),
+        ("GET", "/api/v2/sites"),
+        ("GET", "/assets/"),
         ("DELETE", "/api/v1/sites"),
         ("TRACE", "/"),
     ] {
@@ -93,36 +95,71 @@ fn every_route_is_documented() {
 async fn the_page_says_nothing_by_itself_and_runs_no_foreign_script() {
     let world = World::new().await;
     let nobody = world.nobody();
-    for (path, kind) in [
-        ("/", "text/html"),
-        ("/app.js", "text/javascript"),
-        ("/app.css", "text/css"),
-    ] {
+    let index = String::from_utf8(nobody.get("/").await.body).unwrap();
+    let mut paths = vec!["/", "/sites/0042%20Graz?row=1", "/nothing/of/that/kind"];
+    let quoted = index.split('"');
+    paths.extend(quoted.filter(|text| text.starts_with("/assets/")));
+    assert!(paths.len() > 4, "a script and a style: {index}");
+    for path in paths {
         let answer = nobody.get(path).await;
-        assert_eq!(answer.status, 200);
-        assert!(
-            answer.headers["content-type"]
-                .to_str()
-                .unwrap()
-                .starts_with(kind)
-        );
-        let policy = answer.headers["content-security-policy"].to_str().unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        let header = |name: &str| answer.headers[name].to_str().unwrap().to_owned();
+        let policy = header("content-security-policy");
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
-        let text = String::from_utf8(answer.body).unwrap();
-        assert!(
-            !text.contains("innerHTML") && !text.contains("http://") && !text.contains("https://")
-        );
+        let kind = header("content-type");
+        let kept = header("cache-control");
+        match path.starts_with("/assets/") {
+            true => {
+                assert!(
+                    kind.starts_with("text/javascript") || kind.starts_with("text/css"),
+                    "{path}: {kind}"
+                );
+                assert!(kept.contains("immutable"), "{path}: {kept}");
+            }
+            false => {
+                assert!(kind.starts_with("text/html"), "{path}: {kind}");
+                assert_eq!(kept, "no-cache", "{path}");
+                assert_eq!(answer.body, index.as_bytes(), "{path}");
+            }
+        }
     }
-    let own = format!("https://{}", world.hq.address);
-    let request = world
-        .admin
-        .request(Method::GET, "/api/v1/overview")
-        .header("origin", own);
-    let overview: serde_json::Value = Answer::of(request.send().await.unwrap()).await.json();
-    for part in [
-        "images", "sites", "machines", "nodes", "orders", "ledger", "events",
+    // nothing in it is the browser's to take for a script or a style
+    assert!(!index.contains("<style") && !index.contains("style=") && !index.contains("onload"));
+    assert!(!index.contains("<script>"), "{index}");
+    nobody.get("/assets/nothing.js").await.refused(404);
+    // a browser that has it already is told so
+    let tag = nobody.get("/").await.headers["etag"].clone();
+    let asked = nobody.request(Method::GET, "/");
+    let asked = asked.header("if-none-match", tag).send().await.unwrap();
+    assert_eq!(asked.status(), 304);
+}
+
+#[tokio::test]
+async fn long_answers_travel_packed_and_what_is_counted_does_not() {
+    let world = World::new().await;
+    let packed = async |path: &str| {
+        let asked = world.admin.request(Method::GET, path);
+        let answer = asked.header("accept-encoding", "gzip").send().await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        let encoding = answer.headers().get("content-encoding").cloned();
+        (encoding, answer.bytes().await.unwrap())
+    };
+    let (encoding, bytes) = packed("/api/v1/openapi.json").await;
+    assert_eq!(encoding.unwrap(), "gzip");
+    let plain = world.admin.get("/api/v1/openapi.json").await;
+    assert!(!plain.headers.contains_key("content-encoding"));
+    assert!(bytes.len() * 4 < plain.body.len(), "{} bytes", bytes.len());
+    let (encoding, _) = packed("/").await;
+    assert!(encoding.is_some());
+    // short ones, what is watched, and files are as they are
+    for path in [
+        "/api/v1/me",
+        "/api/v1/live?seconds=1",
+        "/api/v1/export/sites",
+        "/api/v1/root",
     ] {
-        assert!(overview[part].as_array().unwrap().is_empty(), "{part}");
+        assert_eq!(packed(path).await.0, None, "{path}");
     }
 }
 

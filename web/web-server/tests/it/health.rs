@@ -53,6 +53,78 @@ async fn hq_says_how_it_is() {
     bob.get("/metrics").await.refused(403);
 }
 
+#[tokio::test]
+async fn a_summary_counts_what_its_reader_reaches() {
+    let world = World::new().await;
+    let empty: Summary = world.admin.get("/api/v1/summary").await.json();
+    assert_eq!(empty, Summary::default());
+    for (site, machines) in [("north", 3_u8), ("south", 2)] {
+        world.site(site, SiteUnknown::Admit).await;
+        let node = world.node(site, &format!("{site}-node")).await;
+        let mut reports = Vec::new();
+        for n in 0..machines {
+            let (machine, facts) = (Hex([n + machines; 16]), facts("till"));
+            match n {
+                0 => reports.push(NodeReport::Waiting { machine, facts }),
+                _ => reports.push(NodeReport::Admitted {
+                    machine,
+                    facts,
+                    order: 1,
+                    by_pin: false,
+                }),
+            }
+            if n == 2 {
+                let report = InstallReport {
+                    state: InstallState::Failed,
+                    version: None,
+                    order: Some(1),
+                    done_bytes: 0,
+                    total_bytes: 0,
+                    received_bytes: 0,
+                    from: vec![],
+                    message: "the disk is too small".into(),
+                };
+                reports.push(NodeReport::Install { machine, report });
+            }
+        }
+        node.report(1, reports).await;
+    }
+    // one that was never heard of
+    world.site("east", SiteUnknown::Admit).await;
+    world.node("east", "east-node").await;
+    let all: Summary = world.admin.get("/api/v1/summary").await.json();
+    let machines = |waiting, ready, failed| MachineCounts {
+        waiting,
+        ready,
+        failed,
+        ..MachineCounts::default()
+    };
+    assert_eq!((all.sites, all.silent_sites, all.wan_bytes), (3, 1, 0));
+    assert_eq!(all.machines, machines(2, 2, 1));
+    assert_eq!(
+        all.nodes,
+        NodeCounts {
+            there: 2,
+            silent: 1
+        }
+    );
+    let scope = SiteScope {
+        sites: vec!["south".into()],
+        ..SiteScope::default()
+    };
+    let bob = world.user("bob", Role::Viewer, &scope).await;
+    let some: Summary = bob.get("/api/v1/summary").await.json();
+    assert_eq!((some.sites, some.silent_sites), (1, 0));
+    assert_eq!(some.machines, machines(1, 1, 0));
+    assert_eq!(some.nodes.there, 1);
+    // nor are bytes of others counted
+    let none = SiteScope::default();
+    let eve = world.user("eve", Role::Viewer, &none).await;
+    let nothing: Summary = eve.get("/api/v1/summary").await.json();
+    assert_eq!(nothing, Summary::default());
+    world.nobody().get("/api/v1/summary").await.refused(401);
+}
+
 /// Files as whoever renews certificates leaves them. Returns the certificate's fingerprint.
 fn renew(folder: &Path) -> [u8; 32] {
     let pair = KeyPair::generate().unwrap();

@@ -13,6 +13,11 @@ const AGAIN_MS = 1500;
 type ListPath = { [P in PathOf<"get">]: Wish<"get", P> extends { query?: { after?: unknown } } ? P : never }[PathOf<"get">];
 type Asked = Readonly<Record<string, string | undefined>>;
 
+function isSame(one: Asked, other: Asked): boolean {
+  const names = new Set([...Object.keys(one), ...Object.keys(other)]);
+  return [...names].every((name) => one[name] === other[name]);
+}
+
 export class List<Row> {
   rows: Row[] = $state.raw([]);
   /** How many there are, as far as HQ counted. */
@@ -24,7 +29,7 @@ export class List<Row> {
   failure = $state("");
 
   #next: string | undefined;
-  #asked: Asked = {};
+  #asked: Asked | undefined;
   #turn = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #readAt = 0;
@@ -35,11 +40,14 @@ export class List<Row> {
     private readonly isNewer: (row: Row, than: Row) => boolean = () => true,
   ) {}
 
-  /** Other rows are wanted. */
-  async ask(asked: Asked): Promise<void> {
+  /** These rows are wanted. False when they are the same as before: an address says more than what a list is asked for. */
+  ask(asked: Asked): boolean {
+    const before = this.#asked;
     this.#asked = asked;
+    if (before !== undefined && isSame(before, asked)) return false;
     this.isFirst = true;
-    await this.#read(PAGE_ROWS);
+    void this.#read(PAGE_ROWS);
+    return true;
   }
 
   /** The next page, behind what is there. */

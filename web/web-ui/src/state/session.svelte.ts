@@ -62,7 +62,6 @@ class Session {
     await call("delete", "/api/v1/session", {});
     this.me = undefined;
     this.phase = "signed-out";
-    history.replaceState(null, "", "/");
   }
 
   #end(): void {
