@@ -6,7 +6,7 @@ import { digits, playedNode } from "./played.mjs";
 
 const TOWNS = ["Graz", "Lienz", "Linz", "Wels", "Steyr", "Villach", "Bregenz", "Krems", "Leoben", "Baden", "Enns", "Hallein"];
 const MODELS = ["Dell Inc. OptiPlex 7090", "LENOVO ThinkCentre M70q", "HP ProDesk 400 G7", "FUJITSU ESPRIMO Q558", "NCR 7772 till"];
-const CODES = ["K7Q-2MX", "P4D-9RT", "W3H-6LC"];
+const CODES = ["K7Q-2MX", "P4D-9RT", "W3H-6LC", "T9B-4QF"];
 const GB = 1_000_000_000;
 /** Names that would do something if anybody took them for more than text. */
 export const HOSTILE = "<img src=x onerror=alert(1)> & sons";
@@ -59,22 +59,23 @@ export async function fillChain(hq, sites = 36) {
     const { token } = await api("POST", `/sites/${encodeURIComponent(site)}/tokens`);
     const node = await playedNode(hq, token, "back-office PC");
     nodes.push({ site, node });
-    await node.report(...reportsOf(site, at, version));
+    const { key } = (await api("GET", `/nodes?site=${encodeURIComponent(site)}`)).rows[0];
+    await node.report(...reportsOf(site, at, version, key.slice(0, 8)));
   }
   await people(hq);
   return { version, nodes };
 }
 
-function reportsOf(site, at, version) {
+function reportsOf(site, at, version, key) {
   const source = (n) => `${digits(site + n, 8)} at 10.${at + 4}.2.${n}`;
-  const from = [[source(1), 5200], [source(11), 2900], [source(14), 1400]];
+  const from = [[`${key} at 10.${at + 4}.2.1`, 5200], [source(11), 2900], [source(14), 1400]];
   const reports = [];
   const machine = (n) => digits(`${site}-${n}`, 32);
   for (let n = 1; n <= 14 - at; n += 1) {
     const name = `SN-${digits(site + n, 6).toUpperCase()}`;
     const told = { machine: machine(n), facts: facts(name, n) };
     if (n <= 2 && at < 2) {
-      reports.push({ kind: "waiting", machine: told.machine, facts: { ...told.facts, code: CODES[(n + at) % 3] } });
+      reports.push({ kind: "waiting", machine: told.machine, facts: { ...told.facts, code: CODES[n + 2 * at - 1] } });
       continue;
     }
     reports.push({ kind: "admitted", ...told, order: 1 });

@@ -122,6 +122,25 @@ test("people see what they reach, and are offered what they may do", async (t) =
   await until("the other site", async () => (await names.count()) === 2, 20_000);
 });
 
+test("a page whose HQ is away says so calmly, and goes on by itself", async (t) => {
+  const hq = await startHq(t);
+  const { page, api, stop } = hq;
+  await api("POST", "/sites", { name: "north" });
+  await signedIn(hq, "ada", "operator", "/sites");
+  const names = page.getByRole("table", { name: "sites" }).locator("tbody td:first-child");
+  await names.first().waitFor();
+  const again = await stop();
+  await page.getByText("HQ has not been heard for").waitFor();
+  // what was there can be read on
+  assert.deepEqual(await names.allTextContents(), ["north"]);
+  await accessible(page);
+  await picture(page, "away");
+  await again();
+  await api("POST", "/sites", { name: "south" });
+  await page.getByText("HQ has not been heard for").waitFor({ state: "detached", timeout: 40_000 });
+  await until("the new site", async () => (await names.count()) === 2, 20_000);
+});
+
 test("signing in fits a phone, in the dark too", async (t) => {
   const { url, page } = await startHq(t, { viewport: { width: 360, height: 740 }, colorScheme: "dark" });
   await page.goto(url);

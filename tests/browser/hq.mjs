@@ -29,27 +29,37 @@ export function program(name) {
   return join(process.env.LAMPLIGHTER_BIN_DIR, name);
 }
 
-/** HQ with a browser that looks at it. It prints where it is and how the first account is made. */
+/** HQ, which prints where it is and how the first account is made. */
+async function run(folder, listen, environment) {
+  const process = spawn(program("lamplighter"), ["hq", "--dir", join(folder, "hq"), "--listen", listen], { stdio: ["ignore", "pipe", "inherit"], env: environment });
+  const ended = new Promise((done) => process.once("exit", done));
+  const lines = createInterface({ input: process.stdout })[Symbol.asyncIterator]();
+  const url = (await lines.next()).value.split(" as ")[1];
+  const setup = (await lines.next()).value;
+  const stop = async () => {
+    process.kill();
+    await ended;
+  };
+  return { url, setup, stop };
+}
+
+/** HQ with a browser that looks at it. */
 export async function startHq(t, options = {}) {
   const folder = mkdtempSync(join(tmpdir(), "lamplighter-page-"));
   const environment = { ...process.env, LAMPLIGHTER_LOG: "error", XDG_RUNTIME_DIR: folder };
-  const hq = spawn(program("lamplighter"), ["hq", "--dir", join(folder, "hq"), "--listen", "127.0.0.1:0"], {
-    stdio: ["ignore", "pipe", "inherit"], env: environment,
-  });
-  const ended = new Promise((done) => hq.once("exit", done));
+  let hq = await run(folder, "127.0.0.1:0", environment);
   const wrong = [];
+  let isAway = false;
   let context;
   t.after(async () => {
     // the page goes first: one whose HQ ends says so in its console
     await context?.close();
-    hq.kill();
-    await ended;
+    await hq.stop();
     rmSync(folder, { recursive: true, maxRetries: 5 });
     assert.deepEqual(wrong, [], "the page made mistakes");
   });
-  const lines = createInterface({ input: hq.stdout })[Symbol.asyncIterator]();
-  const url = (await lines.next()).value.split(" as ")[1];
-  const setup = (await lines.next()).value.replace("make the first account: ", "");
+  const { url } = hq;
+  const setup = hq.setup.replace("make the first account: ", "");
   assert.ok(setup.startsWith(url + "/#setup="), setup);
   const tokenFile = join(folder, "hq", "admin-token");
   const token = readFileSync(tokenFile, "utf8").split("\n")[0];
@@ -59,7 +69,7 @@ export async function startHq(t, options = {}) {
   page.on("pageerror", (error) => wrong.push(error.message));
   page.on("console", (message) => {
     // refusals are in the console too, and are no mistake of the page
-    if (message.type() === "error" && !message.text().includes("status of 4")) wrong.push(message.text());
+    if (message.type() === "error" && !message.text().includes("status of 4") && !isAway) wrong.push(message.text());
   });
   const api = async (method, path, data) => {
     const answer = await context.request.fetch(url + "/api/v1" + path, { method, data, headers: { authorization: "Bearer " + token } });
@@ -71,7 +81,16 @@ export async function startHq(t, options = {}) {
     assert.equal(done.status, 0, `${words.join(" ")}: ${done.stdout}${done.stderr}`);
     return done.stdout;
   };
-  return { url, setup, context, page, api, command, folder, environment };
+  /** HQ ends; what it gives starts it again where it was. */
+  const stop = async () => {
+    isAway = true;
+    await hq.stop();
+    return async () => {
+      hq = await run(folder, new URL(url).host, environment);
+      isAway = false;
+    };
+  };
+  return { url, setup, context, page, api, command, stop, folder, environment };
 }
 
 /** A program that does not outlive its test; its output is kept. */

@@ -65,6 +65,7 @@ test("every view is accessible, in light and dark, and fits a phone", async (t) 
   };
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
+    for (const { node } of nodes) await node.alive();
     for (const [name, path, words] of views(version, machine)) {
       await look(path, words);
       await picture(page, colorScheme === "light" ? name : `${name}-dark`);

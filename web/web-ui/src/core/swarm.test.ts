@@ -22,6 +22,13 @@ describe("a site as a swarm", () => {
     expect(sender("peer 7")).toEqual({ key: "peer 7", address: "" });
   });
 
+  it("knows a giver by its address when one node alone is there", () => {
+    const machines = [playedMachine("m1", { install: playedInstall({ from: [["cccc at 10.0.0.9", 1]] }) })];
+    const there = playedNode("a", { address: "10.0.0.9:4433" });
+    expect(swarm([there], machines, 0, 600).lines[0]?.from.label).toBe("node a");
+    expect(swarm([there, playedNode("b", { address: "10.0.0.9:4434" })], machines, 0, 600).lines[0]?.from.kind).toBe("other");
+  });
+
   it("keeps what came over the WAN apart", () => {
     const picture = swarm([playedNode("a")], [], 5000, 600);
     expect(picture.lines).toMatchObject([{ isWan: true }]);

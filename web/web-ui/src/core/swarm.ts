@@ -73,9 +73,15 @@ export function swarm(nodes: readonly NodeInfo[], machines: readonly Machine[], 
   const ofNode = new Map(apart.map((node) => [node.key, point(node.key, node.name, "node", "node")]));
   const others = new Map<string, SwarmPoint>();
 
+  // an agent has a fresh key: it is known by where it is, when one node alone is there
+  function nodeAt(address: string): NodeInfo | undefined {
+    const there = living.filter((known) => address !== "" && known.address?.replace(/:\d+$/, "") === address);
+    return there.length === 1 ? there[0] : undefined;
+  }
+
   function source(text: string): SwarmPoint {
     const { key, address } = sender(text);
-    const node = living.find((known) => known.key.startsWith(key));
+    const node = living.find((known) => known.key.startsWith(key)) ?? nodeAt(address);
     const known = node === undefined ? undefined : ofNode.get(node.key) ?? ofMachine.get(node.machine);
     if (known !== undefined) return known;
     const label = address === "" ? key : address;

@@ -26,6 +26,7 @@ class Live {
 
   #told = new Set<Told>();
   #stream: EventSource | undefined;
+  #wasReady = false;
   #retryMs = RETRY_MS;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #away: ReturnType<typeof setTimeout> | undefined;
@@ -60,6 +61,7 @@ class Live {
     this.#stream?.close();
     this.#stream = undefined;
     this.#away = undefined;
+    this.#wasReady = false;
     this.awaySince = 0;
     this.samples = new Map();
   }
@@ -69,12 +71,16 @@ class Live {
     return this.samples.get(machineKey(machine))?.rate ?? 0;
   }
 
-  #heard(mayHaveMissed: boolean): void {
+  #heard(isReady: boolean): void {
     this.#retryMs = RETRY_MS;
     clearTimeout(this.#away);
     this.#away = undefined;
     this.awaySince = 0;
-    if (mayHaveMissed) for (const told of this.#told) told.again?.();
+    if (!isReady) return;
+    // a stream ends every few minutes so that rights are looked at again: here too
+    if (this.#wasReady) void session.ask();
+    this.#wasReady = true;
+    for (const told of this.#told) told.again?.();
   }
 
   #machine(machine: Machine): void {
