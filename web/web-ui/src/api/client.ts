@@ -27,6 +27,11 @@ export class Refusal extends Error {
   }
 }
 
+/** HQ was not reached, or its database is away: it may be back in a moment. */
+export function isAway(error: unknown): boolean {
+  return error instanceof Refusal && (error.status === 0 || error.status === 503);
+}
+
 /** Any failure in one sentence. */
 export function sentence(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -22,11 +22,13 @@ describe("a site as a swarm", () => {
     expect(sender("peer 7")).toEqual({ key: "peer 7", address: "" });
   });
 
-  it("knows a giver by its address when one node alone is there", () => {
+  it("knows an agent by its address when its machine's node alone is there", () => {
     const machines = [playedMachine("m1", { install: playedInstall({ from: [["cccc at 10.0.0.9", 1]] }) })];
-    const there = playedNode("a", { address: "10.0.0.9:4433" });
+    const there = playedNode("a", { address: "10.0.0.9:4433", origin: "certified" });
     expect(swarm([there], machines, 0, 600).lines[0]?.from.label).toBe("node a");
-    expect(swarm([there, playedNode("b", { address: "10.0.0.9:4434" })], machines, 0, 600).lines[0]?.from.kind).toBe("other");
+    expect(swarm([there, playedNode("b", { address: "10.0.0.9:4434", origin: "certified" })], machines, 0, 600).lines[0]?.from.kind).toBe("other");
+    // a node that somebody started has one key, and is known by it
+    expect(swarm([{ ...there, origin: "enrolled" }], machines, 0, 600).lines[0]?.from.kind).toBe("other");
   });
 
   it("keeps what came over the WAN apart", () => {

@@ -73,9 +73,9 @@ export function swarm(nodes: readonly NodeInfo[], machines: readonly Machine[], 
   const ofNode = new Map(apart.map((node) => [node.key, point(node.key, node.name, "node", "node")]));
   const others = new Map<string, SwarmPoint>();
 
-  // an agent has a fresh key: it is known by where it is, when one node alone is there
+  // an agent had a fresh key: it is known by where it was, when the node that its machine is now is the only one there
   function nodeAt(address: string): NodeInfo | undefined {
-    const there = living.filter((known) => address !== "" && known.address?.replace(/:\d+$/, "") === address);
+    const there = living.filter((known) => address !== "" && known.origin !== "enrolled" && known.address?.replace(/:\d+$/, "") === address);
     return there.length === 1 ? there[0] : undefined;
   }
 

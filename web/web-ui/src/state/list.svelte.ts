@@ -1,6 +1,6 @@
 // A list of HQ's, read page by page, and kept true while it is looked at.
 
-import { get, sentence, type PathOf, type Wish } from "../api/client";
+import { get, isAway, sentence, type PathOf, type Wish } from "../api/client";
 import type { Page } from "../api/types";
 import { appended, replaced } from "../core/rows";
 
@@ -106,7 +106,8 @@ export class List<Row> {
       this.failure = "";
       this.isFirst = false;
     } catch (error) {
-      if (turn !== this.#turn) return;
+      // what is there can be read on, and the page says by itself that HQ is not heard
+      if (turn !== this.#turn || (isAway(error) && !this.isFirst)) return;
       this.failure = sentence(error);
     } finally {
       if (turn === this.#turn) this.isReading = false;

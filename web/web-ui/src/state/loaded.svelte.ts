@@ -1,6 +1,6 @@
 // One thing that HQ is asked for, and asked again when it may have changed.
 
-import { Refusal, sentence } from "../api/client";
+import { Refusal, isAway, sentence } from "../api/client";
 
 /** What changes often is asked for so often at most. */
 const AGAIN_MS = 1500;
@@ -28,7 +28,8 @@ export class Loaded<What> {
       this.failure = "";
       this.isUnknown = false;
     } catch (error) {
-      if (turn !== this.#turn) return;
+      // what is there can be read on, and the page says by itself that HQ is not heard
+      if (turn !== this.#turn || (isAway(error) && this.value !== undefined)) return;
       this.isUnknown = error instanceof Refusal && error.status === 404;
       this.failure = sentence(error);
     }

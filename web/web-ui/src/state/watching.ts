@@ -1,14 +1,11 @@
 // How views stay true while they are looked at.
 
-import { live } from "./live.svelte";
-import type { EventInfo, Machine } from "../api/types";
+import { live, type Told } from "./live.svelte";
 
 /** What HQ does not tell as it changes is looked at so often while somebody looks at it. */
 const LOOK_MS = 10_000;
 
-interface Wanted {
-  machine?: (machine: Machine) => void;
-  event?: (event: EventInfo) => void;
+interface Wanted extends Told {
   /** Reads again what is shown. */
   again: () => void;
 }
