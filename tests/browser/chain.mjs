@@ -58,17 +58,38 @@ export async function fillChain(hq, sites = 36) {
     await api("POST", "/orders", { site, version });
     const { token } = await api("POST", `/sites/${encodeURIComponent(site)}/tokens`);
     const node = await playedNode(hq, token, "back-office PC");
-    nodes.push({ site, node });
     const { key } = (await api("GET", `/nodes?site=${encodeURIComponent(site)}`)).rows[0];
+    nodes.push({ site, node, key: key.slice(0, 8) });
     await node.report(...reportsOf(site, at, version, key.slice(0, 8)));
   }
   await people(hq);
-  return { version, nodes };
+  let steps = 0;
+  /** The machines of the first site that are imaged go on a little. */
+  const goOn = () => {
+    steps += 1;
+    const { site, node } = nodes[0];
+    return node.report(...BUSY.map((n) => {
+      const machine = digits(`${site}-${n}`, 32);
+      return { kind: "install", machine, report: busy(n, version, steps, sourcesOf(site, 0, nodes[0].key)) };
+    }));
+  };
+  return { version, nodes, goOn };
+}
+
+/** Machines of the first site that are imaged. */
+const BUSY = [3, 4, 5, 6, 7];
+
+function busy(n, version, steps, from) {
+  return install(n === 6 ? "verifying" : "writing", version, 0.12 * n + steps * 0.0004 * (7 + n), from.slice(0, 1 + (n % 3)));
+}
+
+function sourcesOf(site, at, key) {
+  const source = (n) => `${digits(site + n, 8)} at 10.${at + 4}.2.${n}`;
+  return [[`${key} at 10.${at + 4}.2.1`, 5200], [source(11), 2900], [source(14), 1400]];
 }
 
 function reportsOf(site, at, version, key) {
-  const source = (n) => `${digits(site + n, 8)} at 10.${at + 4}.2.${n}`;
-  const from = [[`${key} at 10.${at + 4}.2.1`, 5200], [source(11), 2900], [source(14), 1400]];
+  const from = sourcesOf(site, at, key);
   const reports = [];
   const machine = (n) => digits(`${site}-${n}`, 32);
   for (let n = 1; n <= 14 - at; n += 1) {
@@ -79,8 +100,8 @@ function reportsOf(site, at, version, key) {
       continue;
     }
     reports.push({ kind: "admitted", ...told, order: 1 });
-    const is = (state, done, message) => reports.push({ kind: "install", machine: told.machine, report: install(state, version, done, state === "writing" ? from.slice(0, 1 + (n % 3)) : from, message) });
-    if (at === 0 && n >= 3 && n <= 7) is(n === 6 ? "verifying" : "writing", 0.13 * n, "");
+    const is = (state, done, message) => reports.push({ kind: "install", machine: told.machine, report: install(state, version, done, from, message) });
+    if (at === 0 && BUSY.includes(n)) reports.push({ kind: "install", machine: told.machine, report: busy(n, version, 0, from) });
     else if (n === 8 && at < 3) is("failed", 0, "preflight: the disk has 16.0 GB and the image needs 20.0 GB; nothing was touched. Put in a larger disk, or order a smaller image.");
     else if (n === 9) continue;
     else if (n <= 12) is("done", 1, "the disk is whole");
@@ -95,8 +116,8 @@ function reportsOf(site, at, version, key) {
 
 async function people({ api }) {
   const account = (name, role, scope = { all: true }) => api("POST", "/users", { name, role, scope, password: "lamps at dusk" });
-  await account("maria", "operator");
-  await account("jonas", "technician", { tags: ["north"] });
+  await account("operations", "operator");
+  await account("technician-north", "technician", { tags: ["north"] });
   await account("auditor", "viewer");
   await api("POST", "/users", { name: "night-build", role: "image-author" });
   await api("POST", "/users/night-build/access-tokens", { name: "imports", days: 90 });

@@ -32,7 +32,7 @@ function views(version, machine) {
     ["events", "/events", "asked for a boot file"],
     ["ledger", "/ledger", siteName(1)],
     ["people", "/people", "night-build"],
-    ["person", "/people?account=jonas", "Save role and scope"],
+    ["person", "/people?account=technician-north", "Save role and scope"],
     ["audit", "/audit", "night-build"],
     ["keys", "/keys", "Authority keys"],
     ["account", "/account", "Authenticator"],
@@ -52,7 +52,7 @@ async function fetchSome(t, { api, folder, environment }, sites) {
 test("every view is accessible, in light and dark, and fits a phone", async (t) => {
   const hq = await startHq(t, { viewport: { width: 1360, height: 860 } });
   const { url, page, api } = hq;
-  const { version, nodes } = await fillChain(hq);
+  const { version, nodes, goOn } = await fillChain(hq);
   t.after(() => nodes.forEach(({ node }) => node.end()));
   await fetchSome(t, hq, [siteName(0), siteName(1), siteName(2)]);
   const imaging = (await api("GET", "/machines?state=imaging")).rows[0];
@@ -60,6 +60,11 @@ test("every view is accessible, in light and dark, and fits a phone", async (t) 
   await signedIn(hq, "ada", "administrator");
   const look = async (path, words) => {
     await page.goto(url + path);
+    // what moves has a speed after some reports
+    for (let times = 0; path === "/" && times < 4; times += 1) {
+      await page.waitForTimeout(400);
+      await goOn();
+    }
     await page.getByText(words).first().waitFor({ state: "attached" });
     await page.waitForFunction(() => document.querySelector(".skeleton") === null);
   };
@@ -117,14 +122,14 @@ test("the first view is light, and comes within a second", async (t) => {
   await signedIn(hq, "ada", "administrator");
   await page.getByRole("heading", { name: "What comes next" }).waitFor();
   const sum = [...sizes.values()].reduce((all, one) => all + one, 0);
-  console.log(`first view: ${(sum / 1000).toFixed(1)} kB in ${sizes.size} answers`);
+  t.diagnostic(`first view: ${(sum / 1000).toFixed(1)} kB in ${sizes.size} answers`);
   assert.ok(sum < 200_000, `${sum} bytes`);
   // again: what never changes is not asked for again
   const begun = performance.now();
   await page.goto(url + "/sites");
   await page.getByText("No site yet").waitFor();
   const took = performance.now() - begun;
-  console.log(`a view with everything cached: ${took.toFixed(0)} ms`);
+  t.diagnostic(`a view with everything cached: ${took.toFixed(0)} ms`);
   assert.ok(took < 1000, `${took} ms`);
 });
 
