@@ -145,7 +145,7 @@ export async function fits(page, where = "") {
   assert.ok(width <= shown, `${where} is ${width} px wide on a screen of ${shown}`);
 }
 
-/** Kept when somebody asks for it. */
+/** Kept in the folder that LAMPLIGHTER_SCREENSHOTS names. Those of docs/screenshots are some of them. */
 export async function picture(page, name) {
   const folder = process.env.LAMPLIGHTER_SCREENSHOTS;
   if (folder) await page.screenshot({ path: join(folder, name + ".png") });

@@ -103,7 +103,7 @@ test("what machines and people say is text", async (t) => {
   const machine = digits("hostile", 32);
   const facts = { uuid: null, serial: "<i>serial</i>", macs: [], model: "<u>model</u>", code: "<s>c</s>" };
   await node.report({ kind: "waiting", machine, facts }, { kind: "trouble", message: HOSTILE },
-    { kind: "install", machine, report: install("failed", digits("v", 64), 0, [[HOSTILE, 3]], HOSTILE) });
+    { kind: "install", machine, report: install("failed", digits("v", 64), 0, [[HOSTILE, 3], [HOSTILE, 4], ["HQ", 1]], HOSTILE) });
   await signedIn(hq, "ada", "administrator");
   for (const path of ["/", "/sites", "/machines", "/nodes", "/events", "/orders", "/audit", "/people", site, site + "/nodes", site + "/events", site + "/admission", `${site}/machines/${machine}`]) {
     await page.goto(url + path);

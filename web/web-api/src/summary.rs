@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 pub struct Summary {
     /// Sites.
     pub sites: u64,
-    /// Sites that have living nodes, none of which was heard of within a minute.
-    pub silent_sites: u64,
     /// Machines by what they need of people.
     pub machines: MachineCounts,
     /// Living nodes; who opens a voucher is none.

@@ -72,14 +72,11 @@ pub(crate) async fn within(db: &mut Connection, reach: Reach, since: u64) -> Res
         };
         *counted += number(row, "machines")?;
     }
-    // one pass over nodes gives those of each site, and from there the sites in which all are silent
+    // one pass over all nodes: by site, or by when they were heard of, each would be looked up by itself
     let row = sql::query(
-        "SELECT COALESCE(CAST(SUM(living) AS BIGINT), 0) AS living, COALESCE(CAST(SUM(there) AS BIGINT), 0) AS there,
-            COALESCE(CAST(SUM(CASE WHEN there = 0 THEN 1 ELSE 0 END) AS BIGINT), 0) AS silent_sites
-         FROM (SELECT site, COUNT(*) AS living, SUM(CASE WHEN seen >= $2 THEN 1 ELSE 0 END) AS there FROM nodes
-            WHERE revoked = 0 AND origin <> 'voucher' AND (replaced_by IS NULL OR heard_again > 0)
-                AND ($1 IS NULL OR site IN (SELECT site FROM reach WHERE user_id = $1))
-            GROUP BY site) n",
+        "SELECT COUNT(*) AS living, CAST(COALESCE(SUM(CASE WHEN seen >= $2 THEN 1 ELSE 0 END), 0) AS BIGINT) AS there FROM nodes
+         WHERE revoked = 0 AND origin <> 'voucher' AND (replaced_by IS NULL OR heard_again > 0)
+            AND ($1 IS NULL OR site IN (SELECT site FROM reach WHERE user_id = $1))",
     )
     .bind(reach)
     .bind(big(since))
@@ -90,7 +87,6 @@ pub(crate) async fn within(db: &mut Connection, reach: Reach, since: u64) -> Res
         there,
         silent: number(&row, "living")?.saturating_sub(there),
     };
-    let silent_sites = number(&row, "silent_sites")?;
     let row = sql::query(
         "SELECT (SELECT COUNT(*) FROM sites WHERE $1 IS NULL OR id IN (SELECT site FROM reach WHERE user_id = $1)) AS sites,
             (SELECT CAST(COALESCE(SUM(wan_bytes), 0) AS BIGINT) FROM ledger
@@ -101,7 +97,6 @@ pub(crate) async fn within(db: &mut Connection, reach: Reach, since: u64) -> Res
     .await?;
     Ok(Summary {
         sites: number(&row, "sites")?,
-        silent_sites,
         machines,
         nodes,
         wan_bytes: number(&row, "wan_bytes")?,

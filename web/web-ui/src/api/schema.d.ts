@@ -2002,11 +2002,6 @@ export interface components {
             nodes: components["schemas"]["NodeCounts"];
             /**
              * Format: int64
-             * @description Sites that have living nodes, none of which was heard of within a minute.
-             */
-            silent_sites: number;
-            /**
-             * Format: int64
              * @description Sites.
              */
             sites: number;

@@ -31,6 +31,13 @@ describe("a site as a swarm", () => {
     expect(swarm([{ ...there, origin: "enrolled" }], machines, 0, 600).lines[0]?.from.kind).toBe("other");
   });
 
+  it("has one key for each line and point, whatever machines say", () => {
+    const from: [string, number][] = [["HQ", 1], ["HQ", 2], ["m1 at x", 3], ["", 4]];
+    const picture = swarm([playedNode("a")], [playedMachine("m1", { install: playedInstall({ from }) }), playedMachine("m2", { install: playedInstall({ from }) })], 1, 600);
+    const keys = [...picture.points.map((point) => `${point.kind} ${point.key}`), ...picture.lines.map((line) => line.key)];
+    expect(new Set(keys).size).toBe(keys.length);
+  });
+
   it("keeps what came over the WAN apart", () => {
     const picture = swarm([playedNode("a")], [], 5000, 600);
     expect(picture.lines).toMatchObject([{ isWan: true }]);

@@ -95,10 +95,10 @@ export function swarm(nodes: readonly NodeInfo[], machines: readonly Machine[], 
     const to = ofMachine.get(machine.id);
     const from = machine.install?.from ?? [];
     const all = from.reduce((sum, [, parts]) => sum + parts, 0);
-    for (const [text, parts] of from) {
+    for (const [at, [text, parts]] of from.entries()) {
       const giver = source(text);
       if (to === undefined || giver === to || parts === 0) continue;
-      lines.push({ key: `${text} ${machine.id}`, from: giver, to, share: parts / all, parts, isWan: false, isMoving: machine.state === "imaging" });
+      lines.push({ key: `${at} ${machine.id}`, from: giver, to, share: parts / all, parts, isWan: false, isMoving: machine.state === "imaging" });
     }
   }
   const hq = point("HQ", "HQ", "hq", "hq");
@@ -109,7 +109,7 @@ export function swarm(nodes: readonly NodeInfo[], machines: readonly Machine[], 
   bottom = placed([...ofMachine.values()], bottom + 26, width);
   const fetchers = [...ofNode.values()].length > 0 ? [...ofNode.values()] : [...ofMachine.values()].slice(0, 1);
   if (wanBytes > 0) {
-    for (const to of fetchers) lines.push({ key: `HQ ${to.key}`, from: hq, to, share: 1 / fetchers.length, parts: 0, isWan: true, isMoving: false });
+    for (const to of fetchers) lines.push({ key: `WAN ${to.kind} ${to.key}`, from: hq, to, share: 1 / fetchers.length, parts: 0, isWan: true, isMoving: false });
   }
   return { points: [hq, ...upper, ...ofMachine.values()], lines, width, height: bottom, left: machines.length - shown.length };
 }

@@ -61,10 +61,10 @@ export class List<Row> {
   /** The same rows as they are now, soon: many changes at once are read once. */
   again(): void {
     if (this.#timer !== undefined || this.rows.length > PAGE_ROWS_MAX) return;
-    const wait = Math.max(0, this.#readAt + AGAIN_MS - Date.now());
+    // a page that is on its way is not thrown away
+    const wait = this.isReading ? AGAIN_MS : Math.max(0, this.#readAt + AGAIN_MS - Date.now());
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      // a page that is on its way is not thrown away
       if (this.isReading) this.again();
       else void this.#read(Math.min(PAGE_ROWS_MAX, Math.max(PAGE_ROWS, this.rows.length)));
     }, wait);
