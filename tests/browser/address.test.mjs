@@ -61,6 +61,19 @@ test("a dialog is in the address, and what HQ refuses stays in it", async (t) =>
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "detached" });
   assert.equal(page.url(), url + "/sites");
+  // one that was opened here is a step, which Back takes back, and so does closing it
+  await page.goto(url + "/events");
+  await page.getByRole("link", { name: "Sites", exact: true }).click();
+  const open = page.getByRole("button", { name: "New site" });
+  await open.click();
+  await page.getByRole("dialog").waitFor();
+  await page.goBack();
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await open.click();
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await page.goBack();
+  await page.getByRole("heading", { name: "Events" }).waitFor();
 });
 
 test("a spreadsheet's faults are shown by line before anything is done", async (t) => {

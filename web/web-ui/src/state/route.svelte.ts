@@ -2,6 +2,9 @@
 
 import { viewOf, withQuery } from "../core/address";
 
+/** Said in the history of a step that people took within a view. */
+const STEP = { isStep: true };
+
 class Route {
   path = $state(location.pathname);
   #search = $state(location.search);
@@ -31,9 +34,15 @@ class Route {
   set(change: Readonly<Record<string, string | undefined>>, isStep = false): void {
     const address = withQuery(location.pathname, { ...this.query, ...change });
     if (address === location.pathname + location.search) return;
-    if (isStep) history.pushState(null, "", address);
-    else history.replaceState(null, "", address);
+    if (isStep) history.pushState(STEP, "", address);
+    else history.replaceState(history.state, "", address);
     this.#read();
+  }
+
+  /** A dialog is done: back to where it was opened, or, when a link led to it, the same address without it. */
+  leave(change: Readonly<Record<string, undefined>>): void {
+    if ((history.state as typeof STEP | null)?.isStep === true) history.back();
+    else this.set(change);
   }
 
   /** Links of the page are followed without loading it again; all others as usual. */
