@@ -36,7 +36,7 @@ pub struct MachineCounts {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeCounts {
-    /// Heard of within a minute.
+    /// Heard of within two minutes.
     pub there: u64,
     /// Not heard of since.
     pub silent: u64,

@@ -115,7 +115,7 @@ pub(crate) async fn metrics(
     }
     registry.register("machines", "Machines by what they need of people", machines);
     gauge(&mut registry, "nodes", "Living nodes", counts.nodes);
-    let help = "Living nodes that were heard of within a minute";
+    let help = "Living nodes that were heard of within two minutes";
     gauge(&mut registry, "nodes_there", help, counts.nodes_there);
     let wan = Counter::<u64>::default();
     wan.inc_by(counts.wan_bytes);

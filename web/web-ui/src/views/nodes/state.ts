@@ -2,8 +2,8 @@
 
 import type { NodeInfo } from "../../api/types";
 
-/** Signs of life come every ten seconds or so. */
-const THERE_SECONDS = 60;
+/** Of a node that a neighbour reports it is written every minute. */
+const THERE_SECONDS = 120;
 
 export interface NodeState {
   words: string;
