@@ -38,7 +38,7 @@ test("a site is made, its node comes, an image is ordered, machines are imaged a
   const words = (await page.getByRole("region", { name: "Command that starts the node" }).textContent()).trim().split(" ");
   assert.deepEqual(words.slice(0, 2), ["lamplighter", "node"]);
   // the store's line is slow enough for people to watch
-  await hq.api("PATCH", "/sites/0042%20Graz/wan", { windows: [{ from_minute: 0, to_minute: 0, bytes_per_second: 4_000_000 }] });
+  await hq.api("PATCH", "/sites/0042%20Graz/wan", { windows: [{ from_minute: 0, to_minute: 0, bytes_per_second: 2_000_000 }] });
 
   await page.getByRole("link", { name: "Go to the site" }).click();
   await page.getByRole("link", { name: "Nodes", exact: true }).last().click();
