@@ -1714,7 +1714,7 @@ export interface components {
             silent: number;
             /**
              * Format: int64
-             * @description Heard of within a minute.
+             * @description Heard of within two minutes.
              */
             there: number;
         };
