@@ -357,12 +357,12 @@ def main():
             show(made)
         results += rows
     if of_hq:
-        of_lists, of_fleet = beside("hq"), beside("fleet")
-        known = [*of_lists.KEYS, *of_fleet.KEYS]
+        parts = [beside("hq"), beside("fleet"), beside("page")]
+        known = [key for part in parts for key in part.KEYS]
         if unknown := [key for key in of_hq if key not in [*known, "hq"]]:
             raise SystemExit(f"bench: no key {unknown[0]}; there is {', '.join(known)}")
         wanted = known if "hq" in of_hq else of_hq
-        made_of_hq = [part.rows(wanted, quick) for part in (of_lists, of_fleet) if set(part.KEYS) & set(wanted)]
+        made_of_hq = [part.rows(wanted, quick) for part in parts if set(part.KEYS) & set(wanted)]
         for made in itertools.chain(*made_of_hq):
             show(made)
             results.append(made)

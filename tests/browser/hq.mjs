@@ -8,20 +8,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before } from "node:test";
+import { PASSWORD, launch, signIn } from "./chromium.mjs";
+
+export { PASSWORD, signIn };
 
 const require = createRequire(process.env.LAMPLIGHTER_BROWSER_MODULES + "/");
-const { chromium } = require("playwright-core");
 const { AxeBuilder } = require("@axe-core/playwright");
 
-export const PASSWORD = "lamps at dusk";
-const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync"];
 /** Anything is waited for no longer than this. */
 export const PATIENCE_MS = 60_000;
 
 let browser;
 before(async () => {
-  browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+  browser = await launch();
 });
 after(() => browser?.close());
 
@@ -116,12 +115,6 @@ export async function until(what, look, patience = PATIENCE_MS) {
     assert.ok(Date.now() < end, `not within ${patience / 1000} s: ${what}`);
     await new Promise((done) => setTimeout(done, 100));
   }
-}
-
-export async function signIn(page, name, password = PASSWORD) {
-  await page.getByLabel("Name", { exact: true }).fill(name);
-  await page.getByLabel("Password").fill(password);
-  await page.getByRole("button", { name: "Sign in" }).click();
 }
 
 /** An account with a role, signed in, and its page open. */

@@ -112,7 +112,7 @@ test("what machines and people say is text", async (t) => {
   }
 });
 
-test("the first view is light, and comes within a second", async (t) => {
+test("the first view is light", async (t) => {
   const hq = await startHq(t);
   const { url, page, context } = hq;
   const wire = await context.newCDPSession(page);
@@ -125,12 +125,12 @@ test("the first view is light, and comes within a second", async (t) => {
   t.diagnostic(`first view: ${(sum / 1000).toFixed(1)} kB in ${sizes.size} answers`);
   assert.ok(sum < 200_000, `${sum} bytes`);
   // again: what never changes is not asked for again
-  const begun = performance.now();
+  sizes.clear();
   await page.goto(url + "/sites");
   await page.getByText("No site yet").waitFor();
-  const took = performance.now() - begun;
-  t.diagnostic(`a view with everything cached: ${took.toFixed(0)} ms`);
-  assert.ok(took < 1000, `${took} ms`);
+  const again = [...sizes.values()].reduce((all, one) => all + one, 0);
+  t.diagnostic(`another view: ${(again / 1000).toFixed(1)} kB`);
+  assert.ok(again < 20_000, `${again} bytes`);
 });
 
 test("addresses of views are answered with the page, others as they should be", async (t) => {
