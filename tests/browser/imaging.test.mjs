@@ -79,6 +79,9 @@ test("a site is made, its node comes, an image is ordered, machines are imaged a
   await page.getByRole("region", { name: "Imaging now" }).getByRole("link").first().click();
   await page.getByRole("heading", { name: "Who it is" }).waitFor();
   await page.getByText(/MB\/s/).first().waitFor({ timeout: 30_000 });
+  // who feeds it is told while it is fed
+  await page.getByText("Who fed it").waitFor({ timeout: 30_000 });
+  assert.equal(await page.getByText("Done.").count(), 0, "only when it was over");
   await picture(page, "machine-imaging");
   await page.getByText("Done.").waitFor({ timeout: 60_000 });
 

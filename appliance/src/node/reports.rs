@@ -229,6 +229,7 @@ mod tests {
             total_bytes: 100,
             received_bytes: 0,
             from: vec![],
+            peer: None,
             message: String::new(),
         };
         use web_api::InstallState::{Verifying, Writing};

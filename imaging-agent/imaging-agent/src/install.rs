@@ -122,6 +122,7 @@ fn empty_report() -> InstallReport {
         total_bytes: 0,
         received_bytes: 0,
         from: Vec::new(),
+        peer: None,
         message: String::new(),
     }
 }
@@ -182,6 +183,7 @@ pub(crate) async fn install(options: InstallOptions) -> Result<(PeerCache, Outco
     let report = watch::Sender::new(InstallReport {
         version: Some(Hex(admitted.order.image.0)),
         order: Some(admitted.order.number),
+        peer: Some(Hex(cache.key().0)),
         ..empty_report()
     });
     tokio::spawn(send_reports(
@@ -494,7 +496,7 @@ impl Running {
         Ok(false)
     }
 
-    fn show(&self, manifest: &Manifest, writer: &Writer, bar: &mut Bar) {
+    fn show(&self, manifest: &Verified<Manifest>, writer: &Writer, bar: &mut Bar) {
         let (phase, (written, places), (read, _)) =
             writer.look(|i| (i.phase(), i.progress(), i.read_back_progress()));
         let done = manifest.used_bytes * written as u64 / (places as u64).max(1);
@@ -506,11 +508,13 @@ impl Running {
             _ => (InstallState::Writing, done),
         };
         let received: u64 = self.cache.peers().iter().map(|p| p.received_bytes).sum();
+        let from = self.cache.senders(&manifest.digest());
         self.report.send_modify(|r| {
             r.state = state;
             r.done_bytes = done_bytes;
             r.total_bytes = manifest.used_bytes;
             r.received_bytes = received;
+            r.from = from;
             r.message = String::new();
         });
     }

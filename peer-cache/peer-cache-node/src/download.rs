@@ -21,6 +21,7 @@ use crate::{
     Event, Role,
     fetch::fetch_from_origin,
     keeper::Arrived,
+    senders::Senders,
     session::{announce, join_everywhere},
     share::{Added, SWARM_EVENTS_MAX, Share, SwarmEvent},
     shared::{Asked, Peer, Shared, lock},
@@ -61,6 +62,7 @@ struct Running {
     last_sync: Instant,
     /// All that is to be here is here, and was said so.
     had_its_share: bool,
+    senders: Senders,
 }
 
 /// Starts to download, unless that is going on or nothing is missing.
@@ -88,6 +90,7 @@ pub(crate) fn start(shared: &Arc<Shared>, share: &Arc<Share>) {
         fetch: None,
         last_sync: Instant::now(),
         had_its_share: false,
+        senders: Senders::default(),
     };
     tokio::spawn(running.run(inbox));
 }
@@ -148,13 +151,7 @@ impl Running {
             self.share.set_source(true);
         }
         join_everywhere(&self.shared, &self.share);
-        let from: Vec<(String, u64)> = self
-            .download
-            .counters()
-            .received
-            .iter()
-            .map(|(id, chunks)| (self.shared.name_of(*id), *chunks))
-            .collect();
+        let from = self.tell_senders();
         let counters = self.download.counters();
         tracing::info!(
             manifest = %self.share.digest(),
@@ -168,6 +165,13 @@ impl Running {
             manifest: self.share.digest(),
             from,
         });
+    }
+
+    fn tell_senders(&mut self) -> Vec<(String, u64)> {
+        let received = &self.download.counters().received;
+        let from = self.senders.by_name(&self.shared, received);
+        self.share.set_senders(from.clone());
+        from
     }
 
     fn handle(&mut self, event: SwarmEvent) {
@@ -230,6 +234,7 @@ impl Running {
             self.look_at_the_share();
             let keeper = self.shared.keeper.clone();
             tokio::task::spawn_blocking(move || keeper.sync());
+            self.tell_senders();
         }
         let shared = &self.shared;
         let candidates = shared
@@ -591,12 +596,5 @@ impl Shared {
         let reason = source.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
         tracing::error!(reason, "an object could not be kept");
         self.emit(Event::KeepFailed { reason });
-    }
-
-    fn name_of(&self, id: peer_cache_proto::PeerId) -> String {
-        self.peer(id).map_or_else(
-            || format!("peer {}", id.0),
-            |p| format!("{} at {}", p.key.short(), p.address.ip()),
-        )
     }
 }

@@ -19,6 +19,7 @@ mod keeper;
 mod origin;
 mod pressure;
 mod scrub;
+mod senders;
 mod serve;
 mod session;
 mod share;
@@ -534,6 +535,14 @@ impl PeerCache {
     pub fn held(&self, digest: &Digest) -> Option<(usize, usize)> {
         let share = self.shared.share(digest)?;
         Some((share.held_chunks().len(), share.manifest.chunks.len()))
+    }
+
+    /// Who sent how many parts of a manifest's objects so far; a second old at most.
+    pub fn senders(&self, digest: &Digest) -> Vec<(String, u64)> {
+        self.shared
+            .share(digest)
+            .map(|share| share.senders())
+            .unwrap_or_default()
     }
 
     /// The object of a chunk that is here.

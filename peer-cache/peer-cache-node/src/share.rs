@@ -158,6 +158,8 @@ struct State {
     /// What each peer said of itself, for a download that begins later.
     peers: BTreeMap<PeerId, Known>,
     download: Option<mpsc::Sender<SwarmEvent>>,
+    /// Who sent how many parts of what is here.
+    senders: Vec<(String, u64)>,
 }
 
 impl Share {
@@ -173,6 +175,7 @@ impl Share {
                 duty: Duty::new(table.part_count(), rotation),
                 peers: BTreeMap::new(),
                 download: None,
+                senders: Vec::new(),
             }),
             intake: Arc::new(Semaphore::new(INTAKE_MAX)),
             passing: Arc::new(Semaphore::new(PASS_ON_MAX)),
@@ -183,6 +186,14 @@ impl Share {
             complete: watch::Sender::new(manifest.chunks.is_empty()),
             manifest,
         }
+    }
+
+    pub(crate) fn set_senders(&self, senders: Vec<(String, u64)>) {
+        self.state().senders = senders;
+    }
+
+    pub(crate) fn senders(&self) -> Vec<(String, u64)> {
+        self.state().senders.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -67,8 +67,11 @@ pub struct InstallReport {
     pub total_bytes: u64,
     /// Object bytes received so far.
     pub received_bytes: u64,
-    /// Who sent how many parts of objects.
+    /// Who sent how many parts of objects so far: the first eight digits of a peer's key, and where it is (`1f2e3d4c at 10.4.2.17`).
     pub from: Vec<(String, u64)>,
+    /// The agent's own key: as a sender it is this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Hex<32>>,
     /// One sentence for people: the reason of a failure, what happens next.
     pub message: String,
 }

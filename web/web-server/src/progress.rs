@@ -207,6 +207,7 @@ mod tests {
             total_bytes: 100,
             received_bytes: 0,
             from: vec![],
+            peer: None,
             message: String::new(),
         };
         NumberedReport {

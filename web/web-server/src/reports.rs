@@ -401,6 +401,7 @@ async fn called_home(db: &mut Connection, node: &NodeRecord) -> Result<(), Refus
         total_bytes: 0,
         received_bytes: 0,
         from: Vec::new(),
+        peer: None,
         message: String::new(),
     });
     install.order = Some(order);

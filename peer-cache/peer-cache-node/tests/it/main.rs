@@ -15,6 +15,7 @@ mod hostile;
 mod machines;
 mod raw;
 mod reporter;
+mod senders;
 mod spread;
 mod trust;
 mod vouchers;

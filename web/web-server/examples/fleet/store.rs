@@ -191,6 +191,7 @@ fn progress(at: u64) -> InstallReport {
         total_bytes: at * 2,
         received_bytes: at,
         from: vec![("till-1".into(), 400), ("till-2".into(), 300)],
+        peer: None,
         message: String::new(),
     }
 }

@@ -82,6 +82,7 @@ async fn a_summary_counts_what_its_reader_reaches() {
                     total_bytes: 0,
                     received_bytes: 0,
                     from: vec![],
+                    peer: None,
                     message: "the disk is too small".into(),
                 };
                 reports.push(NodeReport::Install { machine, report });

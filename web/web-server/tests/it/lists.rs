@@ -229,6 +229,7 @@ async fn a_machines_state_is_what_people_have_to_know() {
             total_bytes: 0,
             received_bytes: 0,
             from: vec![],
+            peer: None,
             message: String::new(),
         };
         node.report(number, vec![NodeReport::Install { machine, report }])

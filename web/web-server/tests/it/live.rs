@@ -78,6 +78,7 @@ async fn writes(node: &Node, number: u64, machine: u8, done_bytes: u64) {
         total_bytes: 100,
         received_bytes: 0,
         from: vec![],
+        peer: None,
         message: String::new(),
     };
     let machine = Hex([machine; 16]);

@@ -307,6 +307,7 @@ fn install(state: InstallState, order: u64) -> InstallReport {
         total_bytes: 10,
         received_bytes: 4,
         from: vec![("till-1".into(), 4)],
+        peer: None,
         message: String::new(),
     }
 }

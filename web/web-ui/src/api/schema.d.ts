@@ -1438,7 +1438,7 @@ export interface components {
              * @description Bytes of the disk that are done in this state.
              */
             done_bytes: number;
-            /** @description Who sent how many parts of objects. */
+            /** @description Who sent how many parts of objects so far: the first eight digits of a peer's key, and where it is (`1f2e3d4c at 10.4.2.17`). */
             from: [
                 string,
                 number
@@ -1450,6 +1450,7 @@ export interface components {
              * @description The order's number.
              */
             order?: number | null;
+            peer?: components["schemas"]["Hex32"] | null;
             /**
              * Format: int64
              * @description Object bytes received so far.

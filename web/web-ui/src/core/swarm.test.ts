@@ -22,13 +22,15 @@ describe("a site as a swarm", () => {
     expect(sender("peer 7")).toEqual({ key: "peer 7", address: "" });
   });
 
-  it("knows an agent by its address when its machine's node alone is there", () => {
-    const machines = [playedMachine("m1", { install: playedInstall({ from: [["cccc at 10.0.0.9", 1]] }) })];
-    const there = playedNode("a", { address: "10.0.0.9:4433", origin: "certified" });
-    expect(swarm([there], machines, 0, 600).lines[0]?.from.label).toBe("node a");
-    expect(swarm([there, playedNode("b", { address: "10.0.0.9:4434", origin: "certified" })], machines, 0, 600).lines[0]?.from.kind).toBe("other");
-    // a node that somebody started has one key, and is known by it
-    expect(swarm([{ ...there, origin: "enrolled" }], machines, 0, 600).lines[0]?.from.kind).toBe("other");
+  it("knows an agent by the key that its machine told", () => {
+    const machines = [
+      playedMachine("m1", { install: playedInstall({ peer: "cccc3333", from: [["dddd4444 at 10.0.0.4", 1]] }) }),
+      playedMachine("m2", { install: playedInstall({ from: [["cccc3333 at 10.0.0.9", 1], ["", 2]] }) }),
+    ];
+    const lines = swarm([], machines, 0, 600).lines;
+    expect(lines.map((line) => [line.from.label, line.from.kind, line.to.label])).toEqual([
+      ["10.0.0.4", "other", "S-m1"], ["S-m1", "machine", "S-m2"], ["", "other", "S-m2"],
+    ]);
   });
 
   it("has one key for each line and point, whatever machines say", () => {

@@ -73,16 +73,12 @@ export function swarm(nodes: readonly NodeInfo[], machines: readonly Machine[], 
   const ofNode = new Map(apart.map((node) => [node.key, point(node.key, node.name, "node", "node")]));
   const others = new Map<string, SwarmPoint>();
 
-  // an agent had a fresh key: it is known by where it was, when the node that its machine is now is the only one there
-  function nodeAt(address: string): NodeInfo | undefined {
-    const there = living.filter((known) => address !== "" && known.origin !== "enrolled" && known.address?.replace(/:\d+$/, "") === address);
-    return there.length === 1 ? there[0] : undefined;
-  }
-
   function source(text: string): SwarmPoint {
     const { key, address } = sender(text);
-    const node = living.find((known) => known.key.startsWith(key)) ?? nodeAt(address);
-    const known = node === undefined ? undefined : ofNode.get(node.key) ?? ofMachine.get(node.machine);
+    // an agent has a fresh key each time, which its own reports name
+    const agent = machines.find((known) => key !== "" && known.install?.peer?.startsWith(key));
+    const node = living.find((known) => key !== "" && known.key.startsWith(key));
+    const known = agent !== undefined ? ofMachine.get(agent.id) : node === undefined ? undefined : ofNode.get(node.key) ?? ofMachine.get(node.machine);
     if (known !== undefined) return known;
     const label = address === "" ? key : address;
     const other = others.get(text) ?? point(text, label, "other", "other");
