@@ -18,6 +18,7 @@ use crate::{
     Hq,
     access::Node,
     database::{machines, unix_seconds},
+    reports::clip_install,
 };
 
 /// So much later at most those who watch are told.
@@ -123,7 +124,9 @@ impl Progress {
             if !is_within {
                 return false;
             }
-            taken.push((place, numbered.number, report.clone()));
+            let mut report = report.clone();
+            clip_install(&mut report);
+            taken.push((place, numbered.number, report));
         }
         let now = Instant::now();
         for (place, number, report) in taken {
@@ -258,6 +261,23 @@ mod tests {
         assert!(progress.take_news().is_empty());
         progress.handle_written(&NODE, &end);
         assert!(!progress.take(&NODE, &[report(8, 1, Writing, 10)]));
+    }
+
+    #[test]
+    fn what_waits_is_as_short_as_what_is_written() {
+        let progress = Progress::default();
+        let long = |number| {
+            let mut report = report(number, 1, InstallState::Writing, number);
+            if let NodeReport::Install { report, .. } = &mut report.report {
+                report.message = "x".repeat(1 << 20);
+                report.from = vec![("y".repeat(1 << 20), 1); 1000];
+            }
+            [report]
+        };
+        progress.handle_written(&NODE, &long(1));
+        assert!(progress.take(&NODE, &long(2)));
+        let (_, report) = &progress.take_news()[0];
+        assert!(serde_json::to_string(report).unwrap().len() < 64 << 10);
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub(crate) fn clip_facts(facts: &mut Facts) {
     facts.macs.truncate(MACS_MAX);
 }
 
-fn clip_install(report: &mut InstallReport) {
+/// The same for its install.
+pub(crate) fn clip_install(report: &mut InstallReport) {
     clip(&mut report.message, MESSAGE_CHARS_MAX);
     clip_senders(&mut report.from);
 }

@@ -52,8 +52,7 @@ impl Store {
     /// Names of nodes, the lowest key first. A node is called as its computer, so its folder says which it is.
     fn keys(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        for (name, node) in &self.nodes {
-            let log = node.log();
+        for (name, _) in &self.nodes {
             let certificate = std::fs::read(self.site.path(name).join("certificate"))?;
             for listed in self.listed()? {
                 let key = listed["key"].as_str().context("key")?.to_owned();
@@ -62,7 +61,6 @@ impl Store {
                     found.push((key, name.clone()));
                 }
             }
-            ensure!(!log.is_empty(), "{name} says nothing");
         }
         found.sort();
         Ok(found.into_iter().map(|(_, name)| name).collect())
