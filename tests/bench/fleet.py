@@ -68,9 +68,8 @@ def rows(keys, quick):
         hq = Hq(folder, [])
         log = f"{folder}/fleet.log"
         with open(log, "w") as out, open(f"{folder}/faults.log", "w") as faults:
-            fleet = subprocess.Popen([FLEET, "run", hq.address, f"{folder}/plan", str(seconds)], stdout=out, stderr=faults,
-                                     preexec_fn=allow_connections,
-                                     env={**os.environ, "LAMPLIGHTER_TOKEN": hq.token})
+            fleet = subprocess.Popen([FLEET, "run", f"{folder}/hq/admin-token", f"{folder}/plan", str(seconds)], stdout=out, stderr=faults,
+                                     preexec_fn=allow_connections)
             try:
                 wait_for(lambda: "running" in text(log) or fleet.poll() is not None, CONNECTED_WITHIN)
                 before = processor_seconds(hq.program.process.pid)

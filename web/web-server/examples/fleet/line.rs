@@ -2,19 +2,16 @@
 
 use std::{io, sync::Arc};
 
-use rcgen::{CertificateParams, KeyPair, PublicKeyData};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
-};
+use rcgen::{KeyPair, PublicKeyData};
+use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{Headquarters, pinned::tls};
 
 /// An Ed25519 key in PKCS #8 (RFC 8410, section 7), without the 32 bytes at its end.
 const PKCS8: [u8; 16] = [
@@ -38,45 +35,6 @@ pub(crate) fn public_key(secret: &Secret) -> String {
     digits.map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Believes everybody: there is nothing to lose here.
-#[derive(Debug)]
-struct Anybody(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// A connection that is kept.
 pub(crate) struct Line {
     stream: BufReader<TlsStream<TcpStream>>,
@@ -85,24 +43,10 @@ pub(crate) struct Line {
 
 impl Line {
     /// Connects as a node, or as somebody who shows no key.
-    pub(crate) async fn open(hq: &str, node: Option<u64>) -> io::Result<Self> {
-        let provider = Arc::new(ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
-        let config = match node.map(Secret::of) {
-            None => config.with_no_client_auth(),
-            Some(secret) => {
-                let shown = CertificateParams::default().self_signed(&secret.0).unwrap();
-                let key = PrivatePkcs8KeyDer::from(secret.0.serialize_der());
-                config
-                    .with_client_auth_cert(vec![shown.der().clone()], PrivateKeyDer::Pkcs8(key))
-                    .unwrap()
-            }
-        };
-        let stream = TcpStream::connect(hq).await?;
+    pub(crate) async fn open(hq: &Headquarters, node: Option<u64>) -> io::Result<Self> {
+        let secret = node.map(Secret::of);
+        let config = tls(hq.fingerprint, secret.as_ref().map(|secret| &secret.0));
+        let stream = TcpStream::connect(&hq.address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("hq").unwrap();
         let stream = TlsConnector::from(Arc::new(config))

@@ -1,7 +1,7 @@
 //! The nodes of a whole chain, as HQ hears them. Called by `./dev bench hq`.
 //!
 //!     fleet keys COUNT
-//!     fleet run HQ PLAN SECONDS
+//!     fleet run TOKEN-FILE PLAN SECONDS
 //!
 //! `keys` prints the public keys of nodes 0 to COUNT. `run` reads PLAN, a line of JSON for each site: the numbers of its nodes, the first of
 //! which reports for all of them, and the ids of machines that it images. It connects every reporter, and then for so many seconds:
@@ -9,7 +9,7 @@
 //! - a reporter says that its nodes are there, HQ holds the question, and a second after the answer it asks again;
 //! - a machine tells its reporter every second how far it is, each at a moment of its own; a reporter passes on what is new every 500 ms;
 //! - every other node calls HQ itself once in ten minutes, over a connection of its own;
-//! - one page watches the whole chain, whose token is in `LAMPLIGHTER_TOKEN`.
+//! - one page watches the whole chain, by the token of HQ's own computer, whose file also says where HQ is.
 //!
 //! A machine's progress is the moment at which it was made, so the page knows how late it came. Prints a line `running` when all are
 //! connected, and a line of JSON at the end.
@@ -23,6 +23,8 @@
 
 mod line;
 mod page;
+#[path = "../../tests/it/pinned.rs"]
+mod pinned;
 mod store;
 
 use std::{
@@ -41,6 +43,30 @@ use tokio::{task::JoinSet, time::sleep};
 const CONNECTING: usize = 64;
 /// Progress is watched when the first round is over.
 const SETTLES: Duration = Duration::from_secs(15);
+
+/// Where HQ is, how it is known, and what it gives a page.
+#[derive(Debug, Clone)]
+struct Headquarters {
+    address: String,
+    token: String,
+    fingerprint: [u8; 32],
+}
+
+impl Headquarters {
+    /// A file with three lines: token, address, fingerprint.
+    fn read(token_file: &str) -> Self {
+        let text = std::fs::read_to_string(token_file).expect("a token file");
+        let [token, url, fingerprint] = text.lines().collect::<Vec<_>>()[..] else {
+            panic!("{token_file} has not three lines");
+        };
+        let address = url.trim_start_matches("https://").to_owned();
+        Self {
+            address,
+            token: token.to_owned(),
+            fingerprint: fingerprint.parse::<web_api::Hex<32>>().unwrap().0,
+        }
+    }
+}
 
 /// One line of the plan.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,24 +95,25 @@ async fn main() {
             let count: u64 = count.parse().expect("a count");
             (0..count).for_each(|n| println!("{}", public_key(&Secret::of(n))));
         }
-        ["run", hq, plan, seconds] => {
+        ["run", token_file, plan, seconds] => {
+            let hq = Headquarters::read(token_file);
             let plan = std::fs::read_to_string(plan).expect("a plan");
             let sites = plan.lines().map(|line| serde_json::from_str(line).unwrap());
             let seconds = seconds.parse().expect("seconds");
-            run(hq, sites.collect(), Duration::from_secs(seconds)).await;
+            run(&hq, sites.collect(), Duration::from_secs(seconds)).await;
         }
-        _ => panic!("fleet keys COUNT | fleet run HQ PLAN SECONDS"),
+        _ => panic!("fleet keys COUNT | fleet run TOKEN-FILE PLAN SECONDS"),
     }
 }
 
-async fn run(hq: &str, sites: Vec<Site>, time: Duration) {
+async fn run(hq: &Headquarters, sites: Vec<Site>, time: Duration) {
     let counts = Arc::new(Counts::default());
     let all = u64::try_from(sites.len()).unwrap();
     let at_once = Arc::new(tokio::sync::Semaphore::new(CONNECTING));
     let mut tasks = JoinSet::new();
     for site in sites {
         let store = store::Store {
-            hq: hq.to_owned(),
+            hq: hq.clone(),
             site,
             counts: counts.clone(),
         };

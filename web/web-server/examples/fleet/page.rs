@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{line::Line, store::unix_millis};
+use crate::{Headquarters, line::Line, store::unix_millis};
 
 #[derive(Deserialize)]
 struct Machine {
@@ -24,14 +24,13 @@ const MOMENT_MIN: u64 = 1_700_000_000_000;
 const STEP: u64 = 1000;
 
 /// For each progress that a machine made, how many milliseconds later it was shown, or a newer one. Sorted.
-pub(crate) async fn watch(hq: &str, time: Duration) -> Vec<u64> {
-    let token = std::env::var("LAMPLIGHTER_TOKEN").expect("LAMPLIGHTER_TOKEN");
+pub(crate) async fn watch(hq: &Headquarters, time: Duration) -> Vec<u64> {
     let until = Instant::now() + time;
     let mut delays = Vec::new();
     let mut shown: HashMap<String, u64> = HashMap::new();
     let mut line = Line::open(hq, None).await.expect("HQ");
     let path = "/api/v1/live?seconds=300";
-    line.get_endless(path, &token).await.expect("a stream");
+    line.get_endless(path, &hq.token).await.expect("a stream");
     while let Ok(read) = timeout_at(until, line.next_line()).await {
         let Some(json) = read.expect("a line").strip_prefix("data: ") else {
             continue;

@@ -16,7 +16,7 @@ use web_api::{
 };
 
 use crate::{
-    Counts, Site,
+    Counts, Headquarters, Site,
     line::{Line, Secret, public_key},
 };
 
@@ -32,7 +32,7 @@ const BESIDE_EVERY: Duration = Duration::from_secs(10);
 const OWN_CALL_EVERY: Duration = Duration::from_secs(600);
 
 pub(crate) struct Store {
-    pub(crate) hq: String,
+    pub(crate) hq: Headquarters,
     pub(crate) site: Site,
     pub(crate) counts: Arc<Counts>,
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 use web_server::{Bucket, DatabasePlace};
 
-use crate::world::tls;
+use crate::pinned::tls;
 
 /// Set by `./dev servers`: the URL of a database beside which others can be made.
 const POSTGRES: &str = "LAMPLIGHTER_TEST_POSTGRES";

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use web_api::*;
 
-use crate::world::*;
+use crate::{pinned::tls, world::*};
 
 #[tokio::test]
 async fn one_node_of_a_site_holds_the_lease() {

@@ -10,7 +10,8 @@ use web_server::{PageDoor, RunningHq};
 
 use crate::{
     backing::Backing,
-    world::{World, config, facts, tls},
+    pinned::tls,
+    world::{World, config, facts},
 };
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod matrix;
 mod names;
 mod openapi;
 mod people;
+mod pinned;
 mod rebuilt;
 mod roots;
 mod rosters;
